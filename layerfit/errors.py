@@ -12,7 +12,13 @@ def check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def check_range(
-    name: str, value: float, low: float, high: float = float("inf"), *, low_open: bool = False, high_open: bool = False
+    name: str,
+    value: float,
+    low: float,
+    high: float = float("inf"),
+    *,
+    low_open: bool = False,
+    high_open: bool = False,
 ) -> None:
     """Raise UserError unless `low <= value <= high` (bounds excluded where open). NaN is outside every range."""
     inside = (value > low if low_open else value >= low) and (value < high if high_open else value <= high)

@@ -1,0 +1,20 @@
+"""Fine-tuning methods: one file each. A new method is a file here and a line in METHODS."""
+
+from layerfit.methods.base import Method
+from layerfit.methods.full import Full, Vanilla
+from layerfit.methods.galore import GaLore
+from layerfit.methods.ila import ILA, ILARanking
+from layerfit.methods.ist import IST
+from layerfit.methods.lisa import LISA
+from layerfit.methods.lora import LoRA
+
+METHODS: dict[str, type[Method]] = {
+    "vanilla": Vanilla,
+    "full": Full,
+    "lora": LoRA,
+    "galore": GaLore,
+    "lisa": LISA,
+    "ila": ILA,
+    "ila_ranking": ILARanking,
+    "ist": IST,
+}

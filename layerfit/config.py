@@ -1,0 +1,186 @@
+"""Composing a run with Hydra, and naming it. Only this file and `cli.py` know Hydra.
+
+Past `typed` nobody sees a DictConfig. `run_id` names a run by everything that decides its result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from layerfit.errors import UserError
+from layerfit.methods import METHODS
+from layerfit.methods.base import Method
+from layerfit.schema import (
+    DatasetConfig,
+    EngineConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    SaveConfig,
+    TrackerConfig,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+
+
+def check(run: RunConfig) -> None:
+    """Raise UserError if the parts of a run do not fit together. Nothing is loaded for it."""
+    run.method.check(run.shape())
+    engine, training, method = run.engine, run.training, run.method_name()
+    if run.method.needs_matrices and engine.stage:
+        raise UserError(
+            f"method={method} needs whole matrices and engine={engine.name} flattens parameters; use engine=zero0 or torch"
+        )
+    if engine.name in run.method.unsupported_engines:
+        raise UserError(f"method={method} cannot run on engine={engine.name}; see its card in docs/methods")
+    if engine.stage is None and engine.ranks > 1:
+        raise UserError(f"engine=torch is the one-process reference, engine.ranks={engine.ranks}; use engine=zero0")
+    if training.batch_size % engine.ranks:
+        raise UserError(f"training.batch_size={training.batch_size} does not divide among engine.ranks={engine.ranks}")
+    per_rank = training.batch_size // engine.ranks
+    if training.micro_batch_size is not None and per_rank % training.micro_batch_size:
+        raise UserError(
+            f"training.micro_batch_size={training.micro_batch_size} does not divide the {per_rank} sequences of a rank"
+        )
+    if training.max_length > run.model.max_positions:
+        raise UserError(
+            f"training.max_length={training.max_length} is beyond model={run.model.name}, "
+            f"which has {run.model.max_positions} positions"
+        )
+    if run.optim.precision == "pure_bf16" and training.dtype != "bf16":
+        raise UserError("optim.precision=pure_bf16 needs training.dtype=bf16")
+
+
+def register() -> None:
+    """Give Hydra the schemas. A method's dataclass is its schema."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=RunConfig)
+    groups = {
+        "model": ModelConfig,
+        "dataset": DatasetConfig,
+        "eval": EvalConfig,
+        "engine": EngineConfig,
+        "optim": OptimConfig,
+        "tracker": TrackerConfig,
+    }
+    for group, cls in groups.items():
+        store.store(group=group, name="schema", node=cls)
+    for name, method in METHODS.items():
+        store.store(group="method", name=f"{name}_schema", node=method)
+
+
+def typed(cfg: DictConfig) -> RunConfig:
+    """Leave OmegaConf behind and check that the parts fit.
+
+    Raises:
+        UserError: naming the first thing that is wrong.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"no value for {', '.join(missing)}; give it on the command line, {missing[0]}=...")
+    run = OmegaConf.to_object(cfg)
+    assert isinstance(run, RunConfig)
+    check(run)
+    return run
+
+
+@contextmanager
+def composer() -> Iterator[None]:
+    """Open `conf/` for `compose`; opening once serves many compositions."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        yield
+
+
+def compose(overrides: list[str] | tuple[str, ...]) -> RunConfig:
+    """Compose one run inside `composer()`.
+
+    Raises:
+        UserError: in one line, whatever is wrong with the overrides.
+    """
+    from hydra import compose as hydra_compose
+    from hydra.errors import HydraException
+
+    try:
+        return typed(hydra_compose("config", overrides=list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(one_line(error)) from error
+
+
+def one_line(error: Exception) -> str:
+    """Return what Hydra or OmegaConf has to say, in one line: the cause first, the choices kept."""
+    causes: list[str] = []
+    current: BaseException | None = error
+    while current is not None:
+        text = " ".join(str(current).split())
+        text = text.split(" full_key: ")[0].replace(" Set the environment variable HYDRA_FULL_ERROR=1", "")
+        key = getattr(current, "full_key", None)
+        if text and not any(text in seen or seen in text for seen in causes):
+            causes.append(f"{key}: {text}" if key and key not in text else text)
+        current = current.__cause__
+    return "; ".join(causes)
+
+
+def _content(value: str) -> str:
+    """Return the hash of a file or of a folder's files: a path counts by what it holds."""
+    path = Path(value)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    digest = hashlib.blake2s()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return f"sha:{digest.hexdigest()[:16]}"
+
+
+def identity(node: Any) -> Any:
+    """Reduce a config to the JSON that decides its result.
+
+    A field with metadata `since` was added after records existed: it is left out while it has its default, so that
+    old records stay found.
+    """
+    if is_dataclass(node) and not isinstance(node, type):
+        out: dict[str, Any] = {"kind": type(node).__name__} if isinstance(node, Method) else {}
+        for f in fields(node):
+            rule, value = f.metadata.get("identity", True), getattr(node, f.name)
+            default = f.default_factory() if f.default_factory is not NO_DEFAULT else f.default
+            if rule is False or ("since" in f.metadata and value == default):
+                continue
+            by_content = rule == "content" and value is not None and Path(value).exists()
+            out[f.name] = _content(value) if by_content else identity(value)
+        return out
+    if isinstance(node, list | tuple):
+        return [identity(item) for item in node]
+    return node
+
+
+def run_id(run: RunConfig) -> str:
+    """Return ten hex digits that name a run: same science, same id."""
+    text = json.dumps(identity(run), sort_keys=True)
+    return hashlib.blake2s(text.encode(), digest_size=5).hexdigest()
+
+
+def required_run(run: RunConfig) -> RunConfig | None:
+    """Return the run that must exist before this one (a ranking), or None."""
+    method = run.method.requires()
+    if method is None:
+        return None
+    no_eval = EvalConfig(name="none", tasks=[])
+    return dataclasses.replace(run, method=method, eval=no_eval, save=SaveConfig(), label="")

@@ -1,0 +1,75 @@
+"""Adapters inside a model: inserting them with PEFT, and scaling their response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from layerfit.anatomy import Anatomy
+
+ADAPTER = "default"
+
+
+def add_lora(model: nn.Module, modules: list[str], *, rank: int, alpha: float, dropout: float) -> nn.Module:
+    """Insert LoRA into exactly `modules` (full module paths); everything else is frozen.
+
+    Adapters take the model's dtype (PEFT would upcast them to fp32): one precision policy for every method.
+    """
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=modules,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config, autocast_adapter_dtype=False)  # type: ignore[arg-type]
+
+
+def adapted_layers(model: nn.Module, anatomy: Anatomy) -> dict[str, LoraLayer]:
+    """Return the LoRA layers by unit name, in the model's order.
+
+    By type, never by attribute name: since transformers 4.48 attention modules carry a `scaling` of their own.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            unit = anatomy.unit(name)
+            assert unit is not None, f"adapter outside the blocks: {name}"
+            found[unit] = module
+    return found
+
+
+def _factor(scales: Mapping[str, Any], unit: str) -> Any:
+    """Return the factor of a module: its own, or that of the block it is in; 1.0 if neither is named."""
+    block = ".".join(unit.split(".")[:2])
+    return scales.get(unit, scales.get(block, 1.0))
+
+
+@contextmanager
+def scaled_responses(model: nn.Module, anatomy: Anatomy, scales: Mapping[str, float | torch.Tensor]) -> Iterator[None]:
+    """Multiply the response of every adapter by the factor of its unit; the old scaling always comes back.
+
+    o = m(x) + factor * a(x), with a(x) = (alpha / rank) B A x (IST's response suppression; ILA's mask).
+
+    Raises:
+        KeyError: if `scales` names a unit that has no adapter.
+    """
+    layers = adapted_layers(model, anatomy)
+    blocks = {".".join(unit.split(".")[:2]) for unit in layers}
+    if unknown := sorted(set(scales) - blocks - set(layers)):
+        raise KeyError(f"no adapter in {unknown[:3]}")
+    saved = {unit: layer.scaling[ADAPTER] for unit, layer in layers.items()}
+    try:
+        for unit, layer in layers.items():
+            layer.scaling[ADAPTER] = saved[unit] * _factor(scales, unit)
+        yield
+    finally:
+        for unit, layer in layers.items():
+            layer.scaling[ADAPTER] = saved[unit]

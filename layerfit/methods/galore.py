@@ -1,0 +1,56 @@
+"""GaLore: Adam on gradients projected to low rank, all parameters trained (Zhao et al., arXiv:2403.03507, Algorithm 2).
+
+The linear modules of the blocks are projected; embedding, norms and head get plain Adam. The optimizer must see
+matrices, so engines that flatten parameters (ZeRO 1-3) refuse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from layerfit.errors import UserError, check_one_of, check_range
+from layerfit.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+
+@dataclass
+class GaLore(Method):
+    """See the module's docstring; the projector is in `layerfit.optimizers.galore`."""
+
+    rank: int = 128
+    refresh_every: int = 200
+    scale: float = 0.25
+    projection: str = "svd"
+
+    needs_matrices: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_range("method.rank", self.rank, 1)
+        check_range("method.refresh_every", self.refresh_every, 1)
+        check_range("method.scale", self.scale, 0, low_open=True)
+        check_one_of("method.projection", self.projection, ("svd", "randomized"))
+
+    def optimizer(self) -> type[Optimizer]:
+        """AdamW whose marked groups run in a low-rank space."""
+        from layerfit.optimizers.galore import GaLoreAdamW
+
+        return GaLoreAdamW
+
+    def group_options(self, name: str, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Mark the matrices inside the blocks."""
+        if not name.startswith("layers.") or len(shape) != 2:
+            return {}
+        if self.rank > min(shape):
+            raise UserError(
+                f"method.rank={self.rank} is above the smaller side of {name} {shape}: use rank <= {min(shape)}"
+            )
+        return {
+            "rank": self.rank,
+            "refresh_every": self.refresh_every,
+            "scale": self.scale,
+            "projection": self.projection,
+            "seed": self.seed or 0,
+        }

@@ -1,0 +1,168 @@
+"""IST: importance-aware sparse tuning of adapters (Yao et al., arXiv:2410.11772; released code antgroup, 2024-12).
+
+Two loops. Fine-tuning: every step trains the adapters of `num_updated` blocks, drawn without replacement in proportion
+to sigmoid(I). Importance: every `update_every` steps, on one probe batch, `num_candidates` (N_c) subsets S_c^j keep
+their response while the other blocks' adapters are scaled by beta; r^j = exp(-L^j) - mean_k exp(-L^k), and
+I_i += mu r^j for i in S_c^j (`update=paper`). The released code moves the suppressed blocks instead, by
+-mu r^j p (1 - p) with p = sigmoid(-I) (`update=released`): the r^j sum to zero, so sets and signs agree.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from layerfit.errors import UserError, check_one_of, check_range
+from layerfit.methods.base import SKIP, Context, Plan, Shape, layer_units
+from layerfit.methods.lora import LoRA
+
+UNIFORM_BELOW = 1.5
+"""Odds ratio of the likeliest to the least likely block under which a run sampled uniformly in effect."""
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)), without overflow."""
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def draw_weighted(weights: list[float], count: int, rng: random.Random) -> frozenset[int]:
+    """Draw `count` indices without replacement, one after another in proportion to their weights.
+
+    By exponential keys (Efraimidis & Spirakis 2006): the same law as removing each winner and drawing again.
+    """
+    keys = [-math.log(1.0 - rng.random()) / w for w in weights]
+    return frozenset(sorted(range(len(weights)), key=keys.__getitem__)[:count])
+
+
+def rewards(losses: list[float]) -> list[float]:
+    """Return r^j = exp(-L^j) - mean_k exp(-L^k); they sum to zero."""
+    gains = [math.exp(-loss) for loss in losses]
+    mean = math.fsum(gains) / len(gains)
+    return [g - mean for g in gains]
+
+
+def updated(
+    scores: list[float], suppressed: list[frozenset[int]], losses: list[float], *, mu: float, rule: str
+) -> list[float]:
+    """Return the importance scores after one importance update. See the module's docstring for the two rules."""
+    out = list(scores)
+    for reward, low in zip(rewards(losses), suppressed, strict=True):
+        for i, score in enumerate(scores):
+            if rule == "paper" and i not in low:
+                out[i] += mu * reward
+            elif rule == "released" and i in low:
+                p = sigmoid(-score)
+                out[i] -= mu * reward * p * (1 - p)
+    return out
+
+
+def _count(name: str, value: float, num_layers: int) -> int:
+    """Return a number of blocks from a fraction of depth in (0, 1) or a count >= 1."""
+    count = round(value * num_layers) if value < 1 else int(value)
+    if (value >= 1 and value != count) or not 1 <= count <= num_layers:
+        raise UserError(
+            f"{name}={value:g} gives {count} of {num_layers} layers; use a fraction in (0, 1) or 1..{num_layers}"
+        )
+    return count
+
+
+@dataclass
+class IST(LoRA):
+    """See the module's docstring; `conf/method/ist.yaml` says where each default comes from."""
+
+    base: str = "lora"
+    update: str = "paper"
+    policy: str = "ist"
+    num_updated: float = 0.25  # N_u
+    num_suppressed: float = 0.5  # N_L - |S_c|
+    beta: float = 0.25
+    num_candidates: int = 3  # N_c
+    mu: float = 2.5
+    update_every: int = 10
+    probe_data: str = "train"
+    probe_batch_size: int = 16
+    _scores: list[float] = field(default_factory=list, init=False, repr=False, metadata={"identity": False})  # I
+
+    switching: ClassVar[str] = SKIP
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_one_of("method.base", self.base, ("lora",))
+        check_one_of("method.update", self.update, ("paper", "released"))
+        check_one_of("method.policy", self.policy, ("ist", "uniform", "fixed"))
+        check_one_of("method.probe_data", self.probe_data, ("train", "validation"))
+        check_range("method.num_updated", self.num_updated, 0, low_open=True)
+        check_range("method.num_suppressed", self.num_suppressed, 0, low_open=True)
+        check_range("method.beta", self.beta, 0, 1, high_open=True)
+        check_range("method.num_candidates", self.num_candidates, 2)
+        check_range("method.mu", self.mu, 0, low_open=True)
+        check_range("method.update_every", self.update_every, 1)
+        check_range("method.probe_batch_size", self.probe_batch_size, 1)
+
+    def check(self, shape: Shape) -> None:
+        """Raise UserError unless the fractions give whole layers and enough distinct subsets exist."""
+        super().check(shape)
+        _count("method.num_updated", self.num_updated, shape.num_layers)
+        low = _count("method.num_suppressed", self.num_suppressed, shape.num_layers)
+        if math.comb(shape.num_layers, low) < self.num_candidates:
+            raise UserError(
+                f"method.num_candidates={self.num_candidates} distinct subsets of {low} suppressed layers do not exist "
+                f"among {shape.num_layers} layers (there are {math.comb(shape.num_layers, low)}); lower it"
+            )
+
+    def probe_source(self) -> tuple[str, int]:
+        """As configured."""
+        return self.probe_data, self.probe_batch_size
+
+    def plan(self, step: int, ctx: Context) -> Plan:
+        """Update the scores if it is time, then draw the blocks of this step."""
+        depth = ctx.shape.num_layers
+        self._scores = self._scores or [0.0] * depth
+        if self.policy == "ist" and step > 0 and step % self.update_every == 0:
+            self._update_scores(step // self.update_every, ctx)
+        drawn = 0 if self.policy == "fixed" else step
+        weights = [sigmoid(score) for score in self._scores]
+        rng = random.Random(f"ist/{ctx.seed}/{drawn}")
+        return Plan(layer_units(draw_weighted(weights, _count("method.num_updated", self.num_updated, depth), rng)))
+
+    def _update_scores(self, number: int, ctx: Context) -> None:
+        suppressed = self._candidates(number, ctx)
+        losses = [ctx.probe({f"layers.{i}": self.beta for i in low}, number) for low in suppressed]
+        self._scores = updated(self._scores, suppressed, losses, mu=self.mu, rule=self.update)
+
+    def _candidates(self, number: int, ctx: Context) -> list[frozenset[int]]:
+        """Draw N_c distinct sets of suppressed blocks, in proportion to sigmoid(-I)."""
+        rng = random.Random(f"ist/{ctx.seed}/suppress/{number}")
+        weights = [sigmoid(-score) for score in self._scores]
+        low = _count("method.num_suppressed", self.num_suppressed, len(weights))
+        found: list[frozenset[int]] = []
+        for _ in range(10_000):
+            candidate = draw_weighted(weights, low, rng)
+            if candidate not in found:
+                found.append(candidate)
+            if len(found) == self.num_candidates:
+                return found
+        raise UserError(
+            f"importance scores are too extreme to draw {self.num_candidates} distinct subsets; lower method.mu"
+        )
+
+    def findings(self) -> dict[str, Any]:
+        """Scores I, the odds ratio of the extremes, and whether the run left uniform sampling at all."""
+        if not self._scores:
+            return {}
+        odds = math.exp(max(self._scores) - min(self._scores))
+        return {
+            "importance": list(self._scores),
+            "odds_ratio": odds,
+            "uniform_in_effect": odds < UNIFORM_BELOW,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scores I."""
+        return {"scores": list(self._scores)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the scores."""
+        self._scores = list(state["scores"])

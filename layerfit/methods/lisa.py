@@ -1,0 +1,97 @@
+"""LISA: train the embedding, the head and a few random blocks (Pan et al., arXiv:2403.17919, Algorithm 1).
+
+Every `switch_every` steps exactly `num_active` of the N blocks are drawn uniformly, without replacement; the others
+freeze. The authors ran each interval as a separate job, saving and loading the model between them (LMFlow #729):
+`moments=reset masters=drop`. `keep` carries the Adam state of whatever stays active over a switch. Version 1 of the
+paper drew each block by an independent coin of probability num_active / N: `sampling=bernoulli`.
+"""
+
+import random
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from layerfit.errors import UserError, check_one_of, check_range
+from layerfit.methods.base import (
+    EMBEDDING,
+    HEAD,
+    NORM,
+    REBUILD,
+    Context,
+    Method,
+    Plan,
+    Shape,
+    SwitchPolicy,
+    layer_units,
+)
+
+
+def interval(text: str, num_steps: int) -> int:
+    """Return K in steps from `20` or from a fraction of the run, `T/25` (rounded, at least 1).
+
+    Raises:
+        UserError: if the text is neither, or K < 1.
+    """
+    head, _, divisor = text.strip().partition("/")
+    try:
+        steps = int(head) if not divisor else max(1, round(num_steps / int(divisor))) if head == "T" else 0
+        steps = num_steps if text.strip() == "T" else steps
+    except (ValueError, ZeroDivisionError):
+        steps = 0
+    if steps < 1:
+        raise UserError(f"method.switch_every={text!r} is not an interval: a number of steps >= 1, or T/n with n >= 1")
+    return steps
+
+
+def draw_layers(*, num_layers: int, num_active: int, draw: int, seed: int, sampling: str) -> frozenset[int]:
+    """Draw block indices: a pure function, so that ranks agree and a resumed run repeats the draw."""
+    rng = random.Random(f"lisa/{seed}/{draw}")
+    if sampling == "bernoulli":
+        return frozenset(i for i in range(num_layers) if rng.random() < num_active / num_layers)
+    return frozenset(rng.sample(range(num_layers), num_active))
+
+
+@dataclass
+class LISA(Method):
+    """See the module's docstring; `conf/method/lisa.yaml` says where each default comes from."""
+
+    num_active: int = 2  # gamma
+    switch_every: str = "T/25"  # K
+    always: list[str] = field(default_factory=lambda: [EMBEDDING, HEAD, NORM])
+    moments: str = "keep"
+    masters: str = "carry"
+    sampling: str = "exact"
+
+    switching: ClassVar[str] = REBUILD
+
+    def __post_init__(self) -> None:
+        check_range("method.num_active", self.num_active, 0)
+        check_one_of("method.moments", self.moments, ("keep", "reset"))
+        check_one_of("method.masters", self.masters, ("carry", "drop"))
+        check_one_of("method.sampling", self.sampling, ("exact", "bernoulli"))
+        interval(self.switch_every, 100)
+        for part in self.always:
+            check_one_of("method.always", part, (EMBEDDING, HEAD, NORM))
+        if not self.always and self.num_active == 0:
+            raise UserError("method.num_active=0 with method.always=[] trains nothing; name a part or a block")
+
+    def check(self, shape: Shape) -> None:
+        """Raise UserError unless 0 <= num_active <= the model's depth."""
+        check_range("method.num_active", self.num_active, 0, shape.num_layers)
+        interval(self.switch_every, shape.num_steps)
+
+    def switch_policy(self) -> SwitchPolicy:
+        """As configured."""
+        return SwitchPolicy(moments=self.moments, masters=self.masters)
+
+    def plan(self, step: int, ctx: Context) -> Plan:
+        """Return the draw of this step's interval."""
+        draw = step // interval(self.switch_every, ctx.shape.num_steps)
+        layers = draw_layers(
+            num_layers=ctx.shape.num_layers,
+            num_active=self.num_active,
+            draw=draw,
+            seed=ctx.seed,
+            sampling=self.sampling,
+        )
+        # With fresh moments every interval is a switch, also when the same blocks are drawn again.
+        return Plan(layer_units(layers), tuple(self.always), draw=draw if self.moments == "reset" else 0)

@@ -1,0 +1,55 @@
+"""LoRA through PEFT (Hu et al., arXiv:2106.09685): W + (alpha / rank) B A, on all linear modules of the blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from layerfit.errors import UserError, check_range
+from layerfit.methods.base import Context, Method, Plan, Shape, layer_units
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from layerfit.anatomy import Anatomy
+
+
+@dataclass
+class LoRA(Method):
+    """Low-rank adapters; the base model, embedding, norms and head are frozen."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=list)
+    """Linear modules by the last part of their name; empty = all of them."""
+
+    adapter_kind: ClassVar[str] = "lora"
+
+    def __post_init__(self) -> None:
+        check_range("method.rank", self.rank, 1)
+        check_range("method.alpha", self.alpha, 0, low_open=True)
+        check_range("method.dropout", self.dropout, 0, 1, high_open=True)
+
+    def check(self, shape: Shape) -> None:
+        """Raise UserError if a target is no linear module of this model."""
+        known = sorted({name.rpartition(".")[2] for name in shape.linear})
+        for target in self.targets:
+            if target not in known:
+                raise UserError(f"method.targets names {target!r}; this model's linear modules are: {', '.join(known)}")
+
+    def adapted_modules(self, anatomy: Anatomy) -> list[str]:
+        """Return the units that get an adapter."""
+        units = anatomy.shape(num_steps=0).modules()
+        return [u for u in units if not self.targets or u.rpartition(".")[2] in self.targets]
+
+    def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
+        """Freeze the model and insert adapters, in the model's own dtype."""
+        from layerfit.methods.adapters import add_lora
+
+        names = [anatomy.module_path(unit) for unit in self.adapted_modules(anatomy)]
+        return add_lora(model, names, rank=self.rank, alpha=self.alpha, dropout=self.dropout)
+
+    def plan(self, step: int, ctx: Context) -> Plan:
+        """All adapters, always."""
+        return Plan(layer_units(range(ctx.shape.num_layers)))

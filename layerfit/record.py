@@ -1,0 +1,191 @@
+"""Records: one JSON file a run, written once and atomically, and the only thing that tables are made of."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+STATUSES = ("ok", "diverged", "oom", "failed", "interrupted")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one task.
+
+    num_items: items scored; num_available: items the task has. Fewer scored than available is a truncated evaluation.
+    docs: hash over the items asked, in order: two runs with equal hashes can be compared item by item.
+    """
+
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    num_items: int
+    num_available: int
+    num_fewshot: int
+    version: str
+    higher_is_better: bool
+    docs: str
+    data_complete: bool = True
+    """False where the data is known to be a cut copy of the published set."""
+
+    @property
+    def key(self) -> str:
+        """`nano_facts/acc`: how a table's column names it."""
+        return f"{self.task}/{self.metric}"
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """What the training data was: rows read, kept, dropped (by reason), and its hash.
+
+    complete: the rows are the published ones (pinned fingerprint, or number of rows where none is pinned); null = unknown.
+    """
+
+    rows: int
+    kept: int
+    dropped: dict[str, int]
+    fingerprint: str
+    complete: bool | None
+    length_quantiles: dict[str, int]
+    """Tokens per example at 0, 0.5, 0.9 and 1."""
+    loss_token_share: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What must be equal when a run is repeated, killed and resumed, or sharded."""
+
+    config: dict[str, Any]
+    """The run's identity (`config.identity`)."""
+    status: str
+    message: str | None = None
+    scores: list[Score] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    """Training loss of every step, nats per target token."""
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    """(steps taken, validation loss)."""
+    plans: list[tuple[int, list[str]]] = field(default_factory=list)
+    """(step, units): every change of plan."""
+    trainable_parameters: int | None = None
+    total_parameters: int | None = None
+    tokens: int | None = None
+    """Tokens seen in training, padding excluded; of a required run too."""
+    data: DataCard | None = None
+    findings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What may differ between repetitions: times, memory, where it ran. null = not known; `unknown` says why."""
+
+    train_seconds: float | None = None
+    eval_seconds: float | None = None
+    tokens_per_s: float | None = None
+    step_seconds_median: float | None = None
+    switch_seconds: float | None = None
+    peak_memory_bytes: dict[str, int | None] = field(default_factory=dict)
+    """weights, gradients, optimizer, activations, allocated, reserved."""
+    gpu_seconds: float | None = None
+    energy_joules: float | None = None
+    unknown: dict[str, str] = field(default_factory=dict)
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run's record."""
+
+    run_id: str
+    method: str
+    label: str
+    result: Result
+    measured: Measured
+    schema: int = SCHEMA
+
+
+Items = dict[str, list[float]]
+"""Outcome of every item by score key, in the task's order."""
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that nobody ever reads half of it: temporary name, flush to disk, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def record_path(results: str | Path, run_id: str) -> Path:
+    """Return where the record of a run is."""
+    return Path(results) / "runs" / f"{run_id}.json"
+
+
+def _items_path(results: str | Path, run_id: str) -> Path:
+    return Path(results) / "runs" / f"{run_id}.items.json.gz"
+
+
+def write(record: Record, items: Items, results: str | Path) -> Path:
+    """Write the items, then the record: a record that can be read is complete."""
+    compact = json.dumps({k: [round(x, 6) for x in v] for k, v in sorted(items.items())}, separators=(",", ":"))
+    if items:
+        write_atomically(_items_path(results, record.run_id), gzip.compress(compact.encode(), mtime=0))
+    path = record_path(results, record.run_id)
+    write_atomically(path, (json.dumps(asdict(record), indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+    return path
+
+
+def parse(data: dict[str, Any]) -> Record:
+    """Build a record from its JSON.
+
+    Raises:
+        ValueError: if it is not one.
+    """
+    try:
+        result = dict(data["result"])
+        result["scores"] = [Score(**s) for s in result["scores"]]
+        result["data"] = DataCard(**result["data"]) if result["data"] else None
+        result["validation"] = [(int(s), float(v)) for s, v in result["validation"]]
+        result["plans"] = [(int(s), list(u)) for s, u in result["plans"]]
+        rest = {k: v for k, v in data.items() if k not in ("result", "measured")}
+        record = Record(result=Result(**result), measured=Measured(**data["measured"]), **rest)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a record: {error}") from error
+    if record.result.status not in STATUSES:
+        raise ValueError(f"not a record: status {record.result.status!r}")
+    return record
+
+
+def read(results: str | Path, run_id: str) -> Record | None:
+    """Return the record of a run, None if there is none.
+
+    Raises:
+        ValueError: if the file is not a record.
+    """
+    path = record_path(results, run_id)
+    if not path.exists():
+        return None
+    try:
+        return parse(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; move it away and run again") from error
+
+
+def read_items(results: str | Path, run_id: str) -> Items:
+    """Return the per-item outcomes of a run, {} if it has none."""
+    path = _items_path(results, run_id)
+    return json.loads(gzip.decompress(path.read_bytes())) if path.exists() else {}

@@ -1,0 +1,257 @@
+"""The schema of a run: plain data classes that check their own values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from layerfit.anatomy import Anatomy
+from layerfit.errors import UserError, check_one_of, check_range
+from layerfit.methods import METHODS
+from layerfit.methods.base import Method, Shape
+
+LABEL = {"identity": False}
+"""Field metadata: where or how a run happens, never what it computes."""
+
+
+@dataclass
+class ModelConfig:
+    """A causal language model: where it comes from and what its parts are called."""
+
+    name: str = MISSING
+    id: str = MISSING
+    """Hub id; `layerfit/nano` is embedded."""
+    revision: str | None = None
+    path: str | None = field(default=None, metadata={"identity": "content"})
+    """A local folder, instead of the hub."""
+    weights: str = "pretrained"
+    num_layers: int = MISSING
+    blocks: str = "model.layers"
+    embedding: str = "model.embed_tokens"
+    norm: str = "model.norm"
+    head: str = "lm_head"
+    linear: list[str] = field(default_factory=list)
+    """Linear modules of a block, relative to it."""
+    max_positions: int = MISSING
+
+    def __post_init__(self) -> None:
+        check_one_of("model.weights", self.weights, ("pretrained", "random"))
+
+    def anatomy(self) -> Anatomy:
+        """Return where the parts are."""
+        return Anatomy(self.num_layers, self.blocks, self.embedding, self.norm, self.head, tuple(self.linear))
+
+
+@dataclass
+class DatasetConfig:
+    """Fine-tuning data: rows, how they become prompt and response, and what is held out."""
+
+    name: str = MISSING
+    id: str = MISSING
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    num_rows: int | None = None
+    """Rows of the published data; a copy with another number is recorded as not the real one."""
+    fingerprint: str | None = None
+    """Hash of the rows; null = not pinned, `num_rows` alone speaks."""
+    form: str = MISSING
+    """prompt | alpaca | messages | text: how a row is read."""
+    template: str = MISSING
+    """plain | alpaca: how a prompt is written."""
+    num_validation: int = 0
+    """Rows held out for the validation loss, the last of the seeded shuffle; 0 if `validation_split` is set."""
+    validation_split: str | None = None
+    seed: int | None = None
+    """Seed of the order; follows the run's seed unless set."""
+
+    def __post_init__(self) -> None:
+        check_one_of("dataset.form", self.form, ("prompt", "alpaca", "messages", "text", "???"))
+        check_one_of("dataset.template", self.template, ("plain", "alpaca", "???"))
+        check_range("dataset.num_validation", self.num_validation, 0)
+
+
+@dataclass
+class TaskConfig:
+    """One lm-eval task or group, with its number of shots."""
+
+    name: str = MISSING
+    num_fewshot: int = 0
+    dataset: str | None = None
+    """Hub id of its data, for the check that it is there before anything starts."""
+
+
+@dataclass
+class EvalConfig:
+    """What a trained model is asked."""
+
+    name: str = MISSING
+    tasks: list[TaskConfig] = field(default_factory=list)
+    include: str | None = None
+    """Folder of task files of our own, relative to the package."""
+    limit: int | None = None
+    """Items per task; such a run is marked and no table takes it without --draft."""
+    batch_size: int = field(default=64, metadata=LABEL)
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            check_range("eval.limit", self.limit, 1)
+        check_range("eval.batch_size", self.batch_size, 1)
+
+
+@dataclass
+class EngineConfig:
+    """What makes a plan true."""
+
+    name: str = MISSING
+    stage: int | None = None
+    """DeepSpeed's ZeRO stage; null = plain torch, the reference."""
+    offload: bool = False
+    ranks: int = field(default=1, metadata=LABEL)
+    device: str = field(default="auto", metadata=LABEL)
+
+    def __post_init__(self) -> None:
+        check_one_of("engine.device", self.device, ("auto", "cpu", "cuda"))
+        check_range("engine.ranks", self.ranks, 1)
+
+
+@dataclass
+class OptimConfig:
+    """AdamW (Loshchilov & Hutter, arXiv:1711.05101) and its schedule."""
+
+    name: str = "adamw"
+    lr: float = MISSING
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    """Largest gradient norm; 0 = no clipping."""
+    warmup_ratio: float = 0.0
+    schedule: str = "cosine"
+    precision: str = "mixed"
+    """mixed: fp32 masters and moments of what is active. pure_bf16: none, the LISA paper's byte count."""
+
+    def __post_init__(self) -> None:
+        check_one_of("optim.name", self.name, ("adamw",))
+        check_one_of("optim.schedule", self.schedule, ("constant", "linear", "cosine"))
+        check_one_of("optim.precision", self.precision, ("mixed", "pure_bf16"))
+        check_range("optim.lr", self.lr, 0, low_open=True)
+        check_range("optim.weight_decay", self.weight_decay, 0)
+        check_range("optim.clip", self.clip, 0)
+        check_range("optim.warmup_ratio", self.warmup_ratio, 0, 1)
+        for name in ("beta1", "beta2"):
+            check_range(f"optim.{name}", getattr(self, name), 0, 1, high_open=True)
+        check_range("optim.eps", self.eps, 0, low_open=True)
+
+
+@dataclass
+class TrainingConfig:
+    """How long, on how much at once, and on which tokens."""
+
+    max_steps: int | None = None
+    epochs: float | None = None
+    batch_size: int = MISSING
+    """Sequences per optimizer step, over all ranks."""
+    micro_batch_size: int | None = field(default=None, metadata=LABEL)
+    """Sequences per forward pass and rank; null = as many as a rank gets."""
+    max_length: int = MISSING
+    packing: bool = False
+    loss_on_prompt: bool = False
+    activation_checkpointing: bool = field(default=False, metadata=LABEL)
+    dtype: str = "bf16"
+    checkpoint_every: int = field(default=0, metadata=LABEL)
+    """Steps between checkpoints; 0 = at the end only."""
+    eval_every: int = field(default=0, metadata=LABEL)
+    """Steps between validation losses; 0 = never."""
+
+    def __post_init__(self) -> None:
+        check_one_of("training.dtype", self.dtype, ("fp32", "bf16"))
+        if (self.max_steps is None) == (self.epochs is None):
+            raise UserError("set exactly one of training.max_steps and training.epochs; the other is null")
+        if self.max_steps is not None:
+            check_range("training.max_steps", self.max_steps, 1)
+        if self.epochs is not None:
+            check_range("training.epochs", self.epochs, 0, low_open=True)
+        check_range("training.batch_size", self.batch_size, 1)
+        check_range("training.max_length", self.max_length, 2)
+        check_range("training.checkpoint_every", self.checkpoint_every, 0)
+        check_range("training.eval_every", self.eval_every, 0)
+        if self.micro_batch_size is not None:
+            check_range("training.micro_batch_size", self.micro_batch_size, 1)
+
+
+@dataclass
+class TrackerConfig:
+    """Where a run can be watched. A JSON-lines file is always written."""
+
+    name: str = "jsonl"
+    project: str = "layerfit"
+    entity: str | None = None
+    mode: str = "offline"
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        check_one_of("tracker.name", self.name, ("jsonl", "wandb"))
+        check_one_of("tracker.mode", self.mode, ("offline", "online"))
+
+
+@dataclass
+class HubConfig:
+    """Where models and data are looked for before the network."""
+
+    mirror: str | None = None
+    offline: bool = False
+
+
+@dataclass
+class PathsConfig:
+    """Where things are written; relative to the working directory."""
+
+    outputs: str = "outputs"
+    results: str = "results"
+
+
+@dataclass
+class SaveConfig:
+    """What is kept of a trained model, in `outputs/<run_id>/`."""
+
+    weights: str = "none"
+
+    def __post_init__(self) -> None:
+        check_one_of("save.weights", self.weights, ("none", "final"))
+
+
+@dataclass
+class RunConfig:
+    """One run: everything that decides its result, and where it happens."""
+
+    model: ModelConfig = MISSING
+    method: Method = MISSING
+    dataset: DatasetConfig = MISSING
+    eval: EvalConfig = MISSING
+    engine: EngineConfig = MISSING
+    optim: OptimConfig = MISSING
+    training: TrainingConfig = MISSING
+    tracker: TrackerConfig = field(default_factory=TrackerConfig, metadata=LABEL)
+    hub: HubConfig = field(default_factory=HubConfig, metadata=LABEL)
+    paths: PathsConfig = field(default_factory=PathsConfig, metadata=LABEL)
+    save: SaveConfig = field(default_factory=SaveConfig, metadata=LABEL)
+    seed: int = 0
+    label: str = field(default="", metadata=LABEL)
+
+    def __post_init__(self) -> None:
+        check_range("seed", self.seed, 0)
+        self.method.seed = self.seed if self.method.seed is None else self.method.seed
+        self.dataset.seed = self.seed if self.dataset.seed is None else self.dataset.seed
+        if not self.method.trains:  # nothing is drawn and nothing is ordered: one run for every seed
+            self.seed = self.method.seed = self.dataset.seed = 0
+
+    def method_name(self) -> str:
+        """Return the method's name on the command line."""
+        return next(name for name, cls in METHODS.items() if cls is type(self.method))
+
+    def shape(self) -> Shape:
+        """Return what the method checks itself against; for epochs, with one step (its length is not known yet)."""
+        return self.model.anatomy().shape(self.training.max_steps or 1)
