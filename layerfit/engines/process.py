@@ -45,3 +45,14 @@ def stop() -> None:
     """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Return this process's rank; 0 outside a process group."""
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def describe_device(wanted: str) -> str:
+    """Return the device's name: `cpu`, or the GPU's."""
+    device = device_for(wanted)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -32,7 +32,7 @@ class TorchEngine(Engine):
             loss = loss_sum(self.module, batch.to(self.device))
             (loss / num_targets).backward()
             total += float(loss.detach())
-        norm = clip_gradients(self, self.optim.clip)
+        norm = clip_gradients(self, self.optimizer, self.optim.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
@@ -75,11 +75,12 @@ def new_optimizer(engine: Engine, groups: list[dict[str, Any]]) -> Any:
     )
 
 
-def clip_gradients(engine: Engine, clip: float) -> float:
-    """Clip to a norm (0 = only measure); return the norm before clipping."""
-    active = [engine.parameters[n] for n in sorted(engine.active)]
-    limit = clip if clip > 0 else float("inf")
-    return float(torch.nn.utils.clip_grad_norm_(active, limit))
+def clip_gradients(engine: Engine, optimizer: Any, clip: float) -> float:
+    """Have the optimizer scale the gradients down to a norm (0 = only measure); return the norm before, in fp32."""
+    grads = [g for n in sorted(engine.active) if (g := engine.parameters[n].grad) is not None]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32) for g in grads]))
+    optimizer.gradient_scale = min(1.0, clip / (float(norm) + 1e-6)) if clip > 0 else 1.0
+    return float(norm)
 
 
 def _group_of(optimizer: Any, parameter: Tensor) -> dict[str, Any]:

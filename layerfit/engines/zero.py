@@ -93,7 +93,7 @@ class ZeroEngine(Engine):
             self.deepspeed.backward(loss * (self.world / num_targets), scale_wrt_gas=False)
             total += float(loss.detach())
             if self.stage == 0 and self.deepspeed.is_gradient_accumulation_boundary():
-                norm = clip_gradients(self, self.optim.clip)
+                norm = clip_gradients(self, self.optimizer_object(), self.optim.clip)
             self.deepspeed.step()
         return total, norm if self.stage == 0 else float(self.deepspeed.get_global_grad_norm())
 

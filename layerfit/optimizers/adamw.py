@@ -15,7 +15,8 @@ CHUNK = 1 << 26
 class AdamW(torch.optim.Optimizer):
     """AdamW (arXiv:1711.05101), torch's own kernel.
 
-    Group options beyond torch's: `active` (False = this step leaves the group out: no moment, step count or decay
+    `gradient_scale` multiplies every gradient, in the precision of the update: clipping a bf16 gradient in place would
+    round it once more. Group options beyond torch's: `active` (False = this step leaves the group out: no moment, step count or decay
     moves) and `masters` (True = bf16 parameters are updated through an fp32 copy).
     State is made at a parameter's first step: `exp_avg`, `exp_avg_sq`, `step` and, where kept, `master`.
     """
@@ -32,6 +33,7 @@ class AdamW(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, "masters": masters, "active": True})
+        self.gradient_scale = 1.0
 
     def allocate(self, param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         """Return the state of a parameter, made of zeros (and its master) if there is none."""
@@ -64,10 +66,16 @@ class AdamW(torch.optim.Optimizer):
             if chunk:
                 self._update(group, chunk)
 
+    def gradient(self, param: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return a parameter's gradient as the update uses it; the parameter's own may be overwritten."""
+        assert param.grad is not None
+        grad = param.grad.to(dtype)
+        return grad if self.gradient_scale == 1.0 else grad.mul_(self.gradient_scale)
+
     def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         states = [self.allocate(p, group) for p in params]
         targets = [s.get("master", p) for s, p in zip(states, params, strict=True)]
-        grads = [p.grad.to(t.dtype) for p, t in zip(params, targets, strict=True) if p.grad is not None]
+        grads = [self.gradient(p, t.dtype) for p, t in zip(params, targets, strict=True)]
         adamw(
             targets,
             grads,

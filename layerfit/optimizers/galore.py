@@ -68,9 +68,8 @@ class GaLoreAdamW(AdamW):
 
     def _update_projected(self, group: dict[str, Any], param: Tensor) -> None:
         state = self.allocate(param, group)
-        assert param.grad is not None
         target = state.get("master", param)
-        grad = param.grad.to(target.dtype)
+        grad = self.gradient(param, target.dtype)
         step = int(state["step"].item())
         if step % group["refresh_every"] == 0:
             found = basis(grad, rank=group["rank"], projection=group["projection"], seed=group["seed"] + step)
