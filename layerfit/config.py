@@ -61,7 +61,9 @@ def check(run: RunConfig) -> None:
             f"which has {run.model.max_positions} positions"
         )
     if run.method.probe_source()[1] < engine.ranks:
-        raise UserError(f"a probe batch of {run.method.probe_source()[1]} sequences is too small for {engine.ranks} ranks")
+        raise UserError(
+            f"a probe batch of {run.method.probe_source()[1]} sequences is too small for {engine.ranks} ranks"
+        )
     if run.optim.precision == "pure_bf16" and training.dtype != "bf16":
         raise UserError("optim.precision=pure_bf16 needs training.dtype=bf16")
 

@@ -12,6 +12,8 @@ from typing import Any
 
 SCHEMA = 1
 STATUSES = ("ok", "diverged", "oom", "failed", "interrupted")
+FINAL = ("ok", "diverged")
+"""Statuses that are results; a run with another one is tried again."""
 
 
 @dataclass(frozen=True)
