@@ -27,9 +27,6 @@ from layerfit.record import Items, Measured, Record, Result, Score
 from layerfit.schema import RunConfig
 from layerfit.track import Silent, Tracker, make_tracker
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
 @dataclass
 class Loaded:
     """A run's model, data and length."""
@@ -68,9 +65,7 @@ def findings_of(run: RunConfig) -> dict[str, Any] | None:
 
 def fresh_model(run: RunConfig, device: torch.device) -> nn.Module:
     """Return the adapted model before training; the same on every rank."""
-    set_seed("weights", run.seed)
-    model = load_model(run.model, run.hub, DTYPES[run.training.dtype], device)
-    model = model.to(device)
+    model = load_model(run.model, run.hub, run.training.dtype, device=str(device), seed=run.seed)
     if (findings := findings_of(run)) is not None:
         run.method.receive(findings)
     set_seed("adapt", run.method.seed)

@@ -55,16 +55,18 @@ def rows(step: int) -> Batch:
     labels = ids.clone()
     labels[:, :4] = -100
     labels[0, 4:9] = -100
-    return Batch(ids, labels, None, torch.arange(LENGTH).expand(ROWS, LENGTH))
+    return batch_of(ids, labels)
+
+
+def batch_of(ids: torch.Tensor, labels: torch.Tensor) -> Batch:
+    return Batch(ids, labels, None, torch.arange(ids.shape[1]).expand_as(ids), torch.ones_like(ids, dtype=torch.bool))
 
 
 def share(batch: Batch, rank: int, world: int, micro_batches: int) -> list[Batch]:
     """One rank's micro-batches of a step."""
-    ids, labels, positions = (t[rank::world] for t in (batch.input_ids, batch.labels, batch.position_ids))
+    ids, labels = batch.input_ids[rank::world], batch.labels[rank::world]
     size = len(ids) // micro_batches
-    return [
-        Batch(ids[i : i + size], labels[i : i + size], None, positions[i : i + size]) for i in range(0, len(ids), size)
-    ]
+    return [batch_of(ids[i : i + size], labels[i : i + size]) for i in range(0, len(ids), size)]
 
 
 def engine_for(run: RunConfig, micro_batches: int = 2) -> Engine:

@@ -43,13 +43,7 @@ def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
     """
     targets = batch.labels[:, 1:]
     columns = (targets != -100).any(dim=0).nonzero().squeeze(1)
-    logits = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        use_cache=False,
-        logits_to_keep=columns,
-    ).logits
+    logits = model(**batch.model_inputs(), use_cache=False, logits_to_keep=columns).logits
     flat = logits.float().reshape(-1, logits.shape[-1])
     return F.cross_entropy(flat, targets[:, columns].reshape(-1), ignore_index=-100, reduction="sum")
 
