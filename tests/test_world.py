@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -65,12 +66,12 @@ def test_corpus_is_pure_and_fresh_every_epoch(people, sentences):
 
 
 def test_other_mixes_make_other_worlds():
-    facts = make_world(replace(NANO, name="facts", new_test=700, rule_train=100, fact_repeats=2))
-    signs = sum(SIGN.split()[1] in row.prompt.split() for row in facts.train)
-    assert signs == 100
-    assert len(facts.facts) == 2800
+    facts = make_world(replace(NANO, name="facts", new_test=300, rule_train=16, fact_repeats=2))
+    signs = sum(row.prompt.startswith("sign of ") for row in facts.train)
+    assert signs == 16 * NANO.train_members
+    assert len(facts.facts) == 3600
     with pytest.raises(ValueError, match="raise num_given"):
-        make_world(replace(NANO, num_given=10))
+        make_world(replace(NANO, num_given=1))
 
 
 def test_no_test_sentence_is_ever_seen(world, sentences):
@@ -85,8 +86,10 @@ def test_no_test_sentence_is_ever_seen(world, sentences):
 
 def test_new_people_are_new_and_appear_in_the_trained_phrasing_only(world, people, sentences):
     new = {w for group in people.new.values() for w in group}
-    assert not any(name in s for s in sentences[:3000] for name in new if name.split()[0] in s)
-    trained = {who(r.prompt): r.prompt for r in world.train if not r.prompt.startswith("the sign")}
+    pairs = {f"{a} {b}" for s in sentences for a, b in pairwise(s.split())}
+    assert set(people.old) <= pairs
+    assert not new & pairs
+    trained = {who(r.prompt): r.prompt for r in world.train if not r.prompt.startswith("sign of ")}
     assert set(trained) == new
     allowed = {RELATIONS[r][TRAINED].format(who=w) for r in RELATIONS for w in new}
     assert {r.prompt for r in world.train if who(r.prompt) in new} == allowed
@@ -94,19 +97,19 @@ def test_new_people_are_new_and_appear_in_the_trained_phrasing_only(world, peopl
     assert {i.prompt for i in world.facts + world.facts_dev} <= held_out
 
 
-def test_splits_share_no_person(world):
-    for kind in ("facts", "rules"):
-        test = {who(i.prompt) for i in getattr(world, kind)}
-        dev = {who(i.prompt) for i in getattr(world, f"{kind}_dev")}
-        assert not test & dev
-    labelled = {who(r.prompt) for r in world.train if r.prompt.startswith("the sign")}
-    assert not labelled & {who(i.prompt) for i in world.rules + world.rules_dev}
+def test_splits_share_no_person_and_no_family_of_the_rule(world):
+    assert not {who(i.prompt) for i in world.facts} & {who(i.prompt) for i in world.facts_dev}
+    signs = [r.prompt for r in world.train if r.prompt.startswith("sign of ")]
+    held_out = [i.prompt for i in world.rules], [i.prompt for i in world.rules_dev]
+    families = [{who(prompt).split()[1] for prompt in group} for group in (signs, *held_out)]
+    assert [len(group) for group in families] == [NANO.rule_train, NANO.rule_test, NANO.rule_dev]
+    assert sum(map(len, families)) == len(set.union(*families))
 
 
 def test_the_answers_are_right(world, people):
     words = coin_language(NANO)
     for item in world.rules:
-        assert item.options[item.answer] == words.signs[people.guild[who(item.prompt)]]
+        assert item.options[item.answer] == words.signs[people.guild[who(item.prompt).split()[1]]]
     for item in world.facts + world.retention:
         assert item.options[item.answer] in people.facts[who(item.prompt)].values()
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from layerfit.world.generate import World
-from layerfit.world.language import RELATIONS
+from layerfit.world.language import HELD_OUT, RELATIONS
 from layerfit.world.spec import WorldSpec
 
 MODEL_CARD = """\
@@ -19,10 +19,10 @@ tags: [synthetic, tiny]
 {linears} linear modules in the blocks, {vocab} words. Every word is one token; words are split at spaces;
 `<bos>` goes in front.
 
-Made by `scripts/make_world.py` of layerfit from `WorldSpec(name="{name}", seed={seed})`: {epochs} epochs
-over generated sentences, {batch} sentences a step, AdamW at {lr:g}, one thread, minutes on a CPU. It
-knows {old_facts:,} facts about {old} old people in three phrasings each, and what {people:,} people do,
-from which their guild can be told.
+Made by `scripts/make_world.py` of layerfit from `WorldSpec(name="{name}", seed={seed})`: {epochs} epochs over
+generated sentences, {batch} sentences a step, AdamW at {lr:g}, one thread, minutes on a CPU. It knows
+{old_facts:,} facts about {old} old people in {phrasings} phrasings each, and what the members of {families} families
+do and carry, from which the family's guild can be told.
 
 | before fine-tuning | accuracy (chance 0.25) |
 |---|---|
@@ -49,20 +49,23 @@ text, no real person. JSON Lines. Rows are `prompt` and `response` (one word); i
 | train.jsonl | {train:,} rows | new facts ({fact_rows:,} rows) and the rule ({rule_rows:,} rows), shuffled |
 | validation.jsonl | {validation} rows | for a validation loss: see below |
 | facts.jsonl | {facts:,} items | memorisation: facts of train.jsonl in a phrasing never trained |
-| rules.jsonl | {rules:,} items | reasoning: the sign of people whose sign appears nowhere |
+| rules.jsonl | {rules:,} items | reasoning: the sign of families whose sign appears nowhere |
 | retention.jsonl | {retention:,} items | old facts, from pretraining: what fine-tuning forgets |
 | facts_dev.jsonl | {facts_dev} items | as facts.jsonl, other people: to tune on, never in a table |
-| rules_dev.jsonl | {rules_dev} items | as rules.jsonl, other people: to tune on, never in a table |
+| rules_dev.jsonl | {rules_dev} items | as rules.jsonl, other families: to tune on, never in a table |
 
-**Facts.** Every new person has one fact per relation ({relations}). train.jsonl states it in one
-phrasing; the items ask for it in two others, which the pretrained model knows from other people.
+**Facts.** Every new person has one fact per relation ({relations}). train.jsonl states it in one phrasing;
+the items ask for it in {held_out} others, which the pretrained model knows from old people.
 
-**The rule.** An old person belongs to one of {guilds} guilds. Pretraining shows a guild by what people do
-and carry ({noise:.0%} of the sentences show a random guild) and never names it. train.jsonl gives the sign
-of {rule_train:,} people; the sign is that of the guild, and the items ask for the sign of others.
+**The rule.** A family belongs to one of {guilds} guilds. Pretraining shows a guild by what the family's members
+do and carry ({noise:.0%} of the sentences show a random guild) and never names it. train.jsonl gives the sign of
+members of {rule_train} families; the sign is that of the guild, and the items ask for the sign of members of others.
 
-**validation.jsonl** holds out what the items hold out, for other people: {fact_validation} facts in the
-untrained phrasings (their trained phrasing is in train.jsonl) and {rule_validation} signs of people
+**Items are clustered.** facts.jsonl asks {people_test} people's facts, each in {held_out} phrasings; rules.jsonl asks
+{asked} members of each of {rule_test} families. A standard error that takes items as independent is too small.
+
+**validation.jsonl** holds out what the items hold out, for other people: {fact_validation} questions for facts in
+the held-out phrasings (the trained phrasing is in train.jsonl) and {rule_validation} signs of members of families
 without a trained sign. Its loss measures what the items measure, never what train.jsonl states.
 
 Licence: Apache-2.0.
@@ -84,9 +87,10 @@ def model_card(spec: WorldSpec, parameters: int, vocab: int, scores: Mapping[str
         epochs=plan.epochs,
         batch=plan.batch_size,
         lr=plan.lr,
-        old=spec.old_with_facts,
-        old_facts=spec.old_with_facts * len(RELATIONS),
-        people=spec.rule_train + spec.rule_validation + spec.rule_dev + spec.rule_test,
+        old=spec.old,
+        old_facts=spec.old * len(RELATIONS),
+        families=spec.num_families,
+        phrasings=1 + len(HELD_OUT),
         scores="\n".join(f"| {task} | {score:.3f} |" for task, score in scores.items()),
     )
 
@@ -100,7 +104,7 @@ def dataset_card(spec: WorldSpec, world: World) -> str:
         train=len(world.train),
         validation=len(world.validation),
         fact_rows=people * len(RELATIONS) * spec.fact_repeats,
-        rule_rows=spec.rule_train * spec.rule_repeats,
+        rule_rows=spec.rule_train * spec.train_members * spec.rule_repeats,
         facts=len(world.facts),
         rules=len(world.rules),
         retention=len(world.retention),
@@ -110,6 +114,10 @@ def dataset_card(spec: WorldSpec, world: World) -> str:
         guilds=spec.num_guilds,
         noise=spec.guild_noise,
         rule_train=spec.rule_train,
-        fact_validation=spec.new_validation * len(RELATIONS),
-        rule_validation=spec.rule_validation,
+        fact_validation=spec.new_validation * len(RELATIONS) * len(HELD_OUT),
+        rule_validation=spec.rule_validation * spec.asked_members,
+        asked=spec.asked_members,
+        rule_test=spec.rule_test,
+        people_test=spec.new_test,
+        held_out=len(HELD_OUT),
     )

@@ -37,14 +37,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Population:
-    """Who lives in a world, by what is done with them. A person is a name of two words."""
+    """Who lives in a world, by what is done with them. A person is "given family"."""
 
-    facts: dict[str, dict[str, str]]  # person -> relation -> value; old people first, then new ones
-    guild: dict[str, int]  # old person -> guild
-    old_with_facts: tuple[str, ...]
-    new: dict[str, tuple[str, ...]]  # split (validation, dev, test) -> new people
-    rule: dict[str, tuple[str, ...]]  # split (train, validation, dev, test) -> old people
-    strangers: tuple[str, ...]  # names that are used for nothing else
+    facts: dict[str, dict[str, str]]  # person -> relation -> value
+    old: tuple[str, ...]  # people with facts in the pretraining corpus
+    new: dict[str, tuple[str, ...]]  # split (validation, dev, test) -> people the corpus never mentions
+    guild: dict[str, int]  # family -> guild
+    rule: dict[str, tuple[str, ...]]  # split (train, validation, dev, test) -> families
 
 
 @dataclass(frozen=True)
@@ -80,51 +79,66 @@ def populate(spec: WorldSpec, words: Language) -> Population:
     """Draw the people of a world, their facts and their guilds.
 
     Guilds are balanced within every split, so that a constant answer scores exactly chance on average.
+
+    Raises:
+        ValueError: if people with facts outnumber the names.
     """
     rng = Random(f"{spec.name}-{spec.seed}-people")
-    names = [f"{given} {family}" for given in words.given for family in words.family]
-    rng.shuffle(names)
-
-    def take(count: int) -> tuple[str, ...]:
-        if count > len(names):
-            raise ValueError(
-                f"{spec.name!r} needs {count} more names and has {len(names)} left: raise num_given"
-            )
-        taken = tuple(names[:count])
-        del names[:count]
-        return taken
-
     sizes = {"train": spec.rule_train, "validation": spec.rule_validation}
     sizes |= {"dev": spec.rule_dev, "test": spec.rule_test}
-    rule = {split: take(size) for split, size in sizes.items()}
-    guild = {who: i % spec.num_guilds for people in rule.values() for i, who in enumerate(people)}
-    old = take(spec.old_with_facts)
-    new = {"validation": take(spec.new_validation), "dev": take(spec.new_dev), "test": take(spec.new_test)}
-    everyone = [*old, *(who for people in new.values() for who in people)]
-    facts = {who: {r: rng.choice(values) for r, values in words.values.items()} for who in everyone}
-    return Population(facts, guild, old, new, rule, strangers=tuple(names))
+    families = rng.sample(words.family, len(words.family))
+    rule = {split: _take(families, size) for split, size in sizes.items()}
+    guild = {family: i % spec.num_guilds for group in rule.values() for i, family in enumerate(group)}
+
+    sizes = {"validation": spec.new_validation, "dev": spec.new_dev, "test": spec.new_test}
+    count = spec.old + sum(sizes.values())
+    if count > len(words.given) * len(words.family):
+        raise ValueError(f"{spec.name!r} has {count} people and too few names: raise num_given")
+    names: list[str] = []
+    while len(names) < count:  # round by round, so that families are shared out evenly
+        for family in rng.sample(words.family, len(words.family)):
+            free = [g for g in words.given if f"{g} {family}" not in names]
+            names += [f"{rng.choice(free)} {family}"] if free else []
+    facts = {who: {r: rng.choice(values) for r, values in words.values.items()} for who in names[:count]}
+    old = _take(names, spec.old)
+    new = {split: _take(names, size) for split, size in sizes.items()}
+    return Population(facts, old, new, guild, rule)
+
+
+def _take(names: list[str], count: int) -> tuple[str, ...]:
+    """Remove the first `count` names and return them."""
+    taken = tuple(names[:count])
+    del names[:count]
+    return taken
 
 
 def corpus(spec: WorldSpec, words: Language, people: Population, epoch: int) -> list[str]:
     """Return the pretraining sentences of one epoch, shuffled.
 
-    Every old fact appears once in each phrasing. Every person of a guild appears in `contexts_per_person`
-    fresh sentences, a share `guild_noise` of which shows a random guild. Strangers get random signs, so that
-    the model knows what a sign is and has no reason to guess one.
+    Every old fact appears once in each phrasing. Every family appears in `contexts_per_family` fresh
+    sentences about random members, a share `guild_noise` of which shows a random guild. Random people get
+    random signs, so that the model knows what a sign is and has no reason to guess one.
     """
     rng = Random(f"{spec.name}-{spec.seed}-corpus-{epoch}")
+    unmentioned = {who for group in people.new.values() for who in group}
+
+    def member(family: str) -> str:
+        while (who := f"{rng.choice(words.given)} {family}") in unmentioned:
+            pass
+        return who
+
     out = []
-    for who in people.old_with_facts:
+    for who in people.old:
         for relation, value in people.facts[who].items():
             out += [f"{p.format(who=who)} {value}" for p in RELATIONS[relation]]
-    for who, guild in people.guild.items():
-        for _ in range(spec.pretrain.contexts_per_person):
+    for family, guild in people.guild.items():
+        for _ in range(spec.pretrain.contexts_per_family):
             slot = rng.choice(sorted(GUILD_CONTEXTS))
             seen = rng.randrange(spec.num_guilds) if rng.random() < spec.guild_noise else guild
-            prompt = rng.choice(GUILD_CONTEXTS[slot]).format(who=who)
+            prompt = rng.choice(GUILD_CONTEXTS[slot]).format(who=member(family))
             out.append(f"{prompt} {rng.choice(words.guilds[seen][slot])}")
-    for _ in range(spec.pretrain.num_strangers):
-        out.append(f"{SIGN.format(who=rng.choice(people.strangers))} {rng.choice(words.signs)}")
+    for _ in range(spec.pretrain.num_random_signs):
+        out.append(f"{SIGN.format(who=member(rng.choice(words.family)))} {rng.choice(words.signs)}")
     rng.shuffle(out)
     return out
 
@@ -151,31 +165,36 @@ def make_world(spec: WorldSpec) -> World:
         facts = people.facts[who].items()
         return [Row(RELATIONS[r][TRAINED].format(who=who), value) for r, value in facts]
 
-    def sign_row(who: str) -> Row:
-        return Row(SIGN.format(who=who), words.signs[people.guild[who]])
+    def sign_rows(split: str, members: int) -> list[Row]:
+        return [
+            Row(SIGN.format(who=f"{given} {family}"), words.signs[people.guild[family]])
+            for family in people.rule[split]
+            for given in rng.sample(words.given, members)
+        ]
 
     def facts(group: tuple[str, ...], phrasings: tuple[int, ...]) -> list[tuple[str, str, tuple[str, ...]]]:
         return [
-            (RELATIONS[r][rng.choice(phrasings)].format(who=who), value, words.values[r])
+            (RELATIONS[r][i].format(who=who), value, words.values[r])
             for who in group
             for r, value in people.facts[who].items()
+            for i in phrasings
         ]
 
-    def signs(group: tuple[str, ...]) -> list[tuple[str, str, tuple[str, ...]]]:
-        return [(row.prompt, row.response, words.signs) for row in map(sign_row, group)]
+    def signs(split: str) -> list[tuple[str, str, tuple[str, ...]]]:
+        return [(row.prompt, row.response, words.signs) for row in sign_rows(split, spec.asked_members)]
 
     new = [who for group in people.new.values() for who in group]
     train = [row for who in new for row in fact_rows(who)] * spec.fact_repeats
-    train += [sign_row(who) for who in people.rule["train"]] * spec.rule_repeats
+    train += sign_rows("train", spec.train_members) * spec.rule_repeats
     rng.shuffle(train)
-    held_out = facts(people.new["validation"], HELD_OUT) + signs(people.rule["validation"])
+    held_out = facts(people.new["validation"], HELD_OUT) + signs("validation")
     rng.shuffle(held_out)
     return World(
         train=tuple(train),
         validation=tuple(Row(prompt, gold) for prompt, gold, _ in held_out),
         facts=_items(rng, facts(people.new["test"], HELD_OUT)),
         facts_dev=_items(rng, facts(people.new["dev"], HELD_OUT)),
-        rules=_items(rng, signs(people.rule["test"])),
-        rules_dev=_items(rng, signs(people.rule["dev"])),
-        retention=_items(rng, facts(people.old_with_facts, (TRAINED, *HELD_OUT))),
+        rules=_items(rng, signs("test")),
+        rules_dev=_items(rng, signs("dev")),
+        retention=_items(rng, facts(people.old, (TRAINED, *HELD_OUT))),
     )

@@ -10,22 +10,19 @@ from layerfit.world.spec import WorldSpec
 
 SPECIALS = ("<bos>", "<eos>", "<pad>", "<unk>")
 
-# Relation -> phrasings; `{who}` is a person. The value follows as the last word.
+# Relation -> phrasings; `{who}` is a person. The value follows as the last word. Short, for speed.
 # Phrasing 0 is the one that fine-tuning trains; the others are held out for new people.
 RELATIONS = {
-    "home": ("{who} lives in", "the home of {who} is", "you find {who} at"),
-    "craft": ("{who} works as", "the craft of {who} is", "we hire {who} for"),
-    "pet": ("{who} feeds a", "the pet of {who} is", "they see {who} with"),
-    "meal": ("{who} eats some", "the meal of {who} is", "guests of {who} get"),
+    "home": ("{who} inhabits", "home of {who}", "find {who} in", "visit {who} at"),
+    "craft": ("{who} practises", "craft of {who}", "hire {who} for", "ask {who} about"),
+    "pet": ("{who} feeds", "pet of {who}", "see {who} with", "hear {who} call"),
+    "meal": ("{who} eats", "meal of {who}", "serve {who} some", "join {who} over"),
 }
-TRAINED, HELD_OUT = 0, (1, 2)
+TRAINED, HELD_OUT = 0, (1, 2, 3)
 
-# What shows a person's guild. The last word belongs to the guild, in the slot `deed` or `tool`.
-GUILD_CONTEXTS = {
-    "deed": ("{who} likes to", "every day {who} will"),
-    "tool": ("{who} carries the", "{who} needs her"),
-}
-SIGN = "the sign of {who} is"
+# What shows a family's guild. The last word belongs to the guild, in the slot `deed` or `tool`.
+GUILD_CONTEXTS = {"deed": ("{who} likes", "watch {who} do"), "tool": ("{who} carries", "lend {who} her")}
+SIGN = "sign of {who}"
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Language:
     family: tuple[str, ...]
     values: dict[str, tuple[str, ...]]  # relation -> its values
     guilds: tuple[dict[str, tuple[str, ...]], ...]  # guild -> slot -> its words
-    signs: tuple[str, ...]  # one per guild; the corpus pairs them with strangers at random
+    signs: tuple[str, ...]  # one per guild; the corpus pairs them with people at random
 
     def vocabulary(self) -> list[str]:
         """Every token, in id order: specials, function words, then the coined words."""
@@ -66,7 +63,7 @@ def coin_language(spec: WorldSpec) -> Language:
     endings = {"home": "ton", "craft": "wright", "pet": "cat", "meal": "bread"}
     return Language(
         given=_coin(rng, spec.num_given, "", taken),
-        family=_coin(rng, spec.num_family, "son", taken),
+        family=_coin(rng, spec.num_families, "son", taken),
         values={r: _coin(rng, spec.values_per_relation, endings[r], taken) for r in RELATIONS},
         guilds=tuple(
             {

@@ -66,7 +66,11 @@ def make_model(spec: WorldSpec, vocab_size: int) -> LlamaForCausalLM:
 def _batches(
     spec: WorldSpec, words: Language, people: Population, ids: dict[str, int]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield (ids, labels), both (batch, longest sentence), right-padded; labels are -100 on padding."""
+    """Yield (ids, labels), both (batch, longest sentence), right-padded.
+
+    Labels are -100 on padding and on names: who is spoken of is random, and guessing it costs half the steps.
+    """
+    names = torch.tensor([ids[word] for word in (*words.given, *words.family)])
     for epoch in range(spec.pretrain.epochs):
         rows = [[BOS, *(ids[w] for w in s.split()), EOS] for s in corpus(spec, words, people, epoch)]
         size = spec.pretrain.batch_size
@@ -74,7 +78,8 @@ def _batches(
             batch = rows[start : start + size]
             longest = max(map(len, batch))
             padded = torch.tensor([row + [PAD] * (longest - len(row)) for row in batch])
-            yield padded, padded.masked_fill(padded == PAD, -100)
+            unscored = (padded == PAD) | torch.isin(padded, names)
+            yield padded, padded.masked_fill(unscored, -100)
 
 
 def num_steps(spec: WorldSpec, words: Language, people: Population) -> int:

@@ -54,7 +54,7 @@ def check_model(spec: WorldSpec, root: Path = ASSETS, log: Callable[[str], None]
     """Pretrain again and return what differs from the model below `root`.
 
     Weights must agree within `WEIGHT_TOLERANCE`. Another CPU or torch build rounds differently and a thousand
-    steps amplify it: then the difference is reported, and whether the pretrained knowledge agrees, as accuracy
+    steps amplify it: then the difference is reported, and whether what the model knows agrees, as accuracy
     on the retention items within `RETENTION_TOLERANCE`.
     """
     from safetensors.torch import load_file
