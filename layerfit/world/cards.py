@@ -19,10 +19,10 @@ tags: [synthetic, tiny]
 {linears} linear modules in the blocks, {vocab} words. Every word is one token; words are split at spaces;
 `<bos>` goes in front.
 
-Made by `scripts/make_world.py` of layerfit from `WorldSpec(name="{name}", seed={seed})`: {epochs} epochs over
-generated sentences, {batch} sentences a step, AdamW at {lr:g}, one thread, minutes on a CPU. It knows
-{old_facts:,} facts about {old} old people in {phrasings} phrasings each, and what the members of {families} families
-do and carry, from which the family's guild can be told.
+Made by `scripts/make_world.py` of layerfit from `WorldSpec(name="{name}", seed={seed})`: {epochs} epochs
+over generated sentences, {batch} sentences a step, AdamW at {lr:g}, one thread, minutes on a CPU. It knows
+{old_facts:,} facts about {old} old people in {phrasings} phrasings each, and what the members of {families}
+families do and carry, from which the family's guild can be told.
 
 | before fine-tuning | accuracy (chance 0.25) |
 |---|---|
@@ -49,7 +49,7 @@ text, no real person. JSON Lines. Rows are `prompt` and `response` (one word); i
 | train.jsonl | {train:,} rows | new facts ({fact_rows:,} rows) and the rule ({rule_rows:,} rows), shuffled |
 | validation.jsonl | {validation} rows | for a validation loss: see below |
 | facts.jsonl | {facts:,} items | memorisation: facts of train.jsonl in a phrasing never trained |
-| rules.jsonl | {rules:,} items | reasoning: the sign of families whose sign appears nowhere |
+| rules.jsonl | {rules:,} items | reasoning: the sign of families whose sign is never stated |
 | retention.jsonl | {retention:,} items | old facts, from pretraining: what fine-tuning forgets |
 | facts_dev.jsonl | {facts_dev} items | as facts.jsonl, other people: to tune on, never in a table |
 | rules_dev.jsonl | {rules_dev} items | as rules.jsonl, other families: to tune on, never in a table |
@@ -57,16 +57,19 @@ text, no real person. JSON Lines. Rows are `prompt` and `response` (one word); i
 **Facts.** Every new person has one fact per relation ({relations}). train.jsonl states it in one phrasing;
 the items ask for it in {held_out} others, which the pretrained model knows from old people.
 
-**The rule.** A family belongs to one of {guilds} guilds. Pretraining shows a guild by what the family's members
-do and carry ({noise:.0%} of the sentences show a random guild) and never names it. train.jsonl gives the sign of
-members of {rule_train} families; the sign is that of the guild, and the items ask for the sign of members of others.
+**The rule.** A family belongs to one of {guilds} guilds. Pretraining shows a guild by what the family's
+members do and carry ({noise:.0%} of the sentences show a random guild) and never names it. train.jsonl
+gives the sign of members of {rule_train} families; the sign is that of the guild, and the items ask for the
+sign of members of others.
 
-**Items are clustered.** facts.jsonl asks {people_test} people's facts, each in {held_out} phrasings; rules.jsonl asks
-{asked} members of each of {rule_test} families. A standard error that takes items as independent is too small.
+**Items are clustered.** facts.jsonl asks {people_test} people's facts, each in {held_out} phrasings;
+rules.jsonl asks {asked} members of each of {rule_test} families. A standard error that takes items as
+independent is too small.
 
-**validation.jsonl** holds out what the items hold out, for other people: {fact_validation} questions for facts in
-the held-out phrasings (the trained phrasing is in train.jsonl) and {rule_validation} signs of members of families
-without a trained sign. Its loss measures what the items measure, never what train.jsonl states.
+**validation.jsonl** holds out what the items hold out, for other people: {fact_validation} questions for
+facts in the held-out phrasings (the trained phrasing is in train.jsonl) and {rule_validation} signs of
+members of families without a trained sign. Its loss measures what the items measure, never what train.jsonl
+states.
 
 Licence: Apache-2.0.
 """

@@ -13,12 +13,12 @@ SPECIALS = ("<bos>", "<eos>", "<pad>", "<unk>")
 # Relation -> phrasings; `{who}` is a person. The value follows as the last word. Short, for speed.
 # Phrasing 0 is the one that fine-tuning trains; the others are held out for new people.
 RELATIONS = {
-    "home": ("{who} inhabits", "home of {who}", "find {who} in", "visit {who} at"),
-    "craft": ("{who} practises", "craft of {who}", "hire {who} for", "ask {who} about"),
-    "pet": ("{who} feeds", "pet of {who}", "see {who} with", "hear {who} call"),
-    "meal": ("{who} eats", "meal of {who}", "serve {who} some", "join {who} over"),
+    "home": ("{who} inhabits", "home of {who}", "find {who} in", "visit {who} at", "{who} left"),
+    "craft": ("{who} practises", "craft of {who}", "hire {who} for", "ask {who} about", "{who} learned"),
+    "pet": ("{who} feeds", "pet of {who}", "see {who} with", "hear {who} call", "{who} has"),
+    "meal": ("{who} eats", "meal of {who}", "serve {who} some", "join {who} over", "{who} cooks"),
 }
-TRAINED, HELD_OUT = 0, (1, 2, 3)
+TRAINED, HELD_OUT = 0, (1, 2, 3, 4)
 
 # What shows a family's guild. The last word belongs to the guild, in the slot `deed` or `tool`.
 GUILD_CONTEXTS = {"deed": ("{who} likes", "watch {who} do"), "tool": ("{who} carries", "lend {who} her")}

@@ -27,13 +27,13 @@ class ModelSpec:
 class PretrainSpec:
     """How the model is pretrained: AdamW, linear warm-up, cosine decay to a tenth."""
 
-    epochs: int = 60  # every old fact is seen once per phrasing and epoch
+    epochs: int = 40  # every old fact is seen once per phrasing and epoch
     batch_size: int = 128  # sentences per step
     lr: float = 2e-3
     weight_decay: float = 0.01
     warmup_ratio: float = 0.03
     contexts_per_family: int = 10  # sentences per epoch that show a family's guild
-    num_random_signs: int = 300  # sentences per epoch that give a random person a random sign
+    num_random_signs: int = 800  # sentences per epoch that give a random person a random sign
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class WorldSpec:
     guild_noise: float = 0.1  # share of a family's sentences that show a random guild
     # Families by what the rule does with them; guilds are balanced in each, so use multiples of num_guilds.
     rule_train: int = 96
-    rule_validation: int = 24
+    rule_validation: int = 16
     rule_dev: int = 56
     rule_test: int = 176
     # Members of each family whose sign is stated (train) or asked (the rest).
@@ -64,11 +64,11 @@ class WorldSpec:
     # People with four facts each. Families are shared out evenly, so fewer people than families means that a
     # family name alone tells a person with facts; more people make memorising harder.
     old: int = 125
-    new_validation: int = 20
-    new_dev: int = 43
-    new_test: int = 175
+    new_validation: int = 10
+    new_dev: int = 32
+    new_test: int = 125
     # The mix of train.jsonl: how often each row is repeated before the shuffle.
-    fact_repeats: int = 1
+    fact_repeats: int = 2
     rule_repeats: int = 1
     model: ModelSpec = field(default_factory=ModelSpec)
     pretrain: PretrainSpec = field(default_factory=PretrainSpec)
