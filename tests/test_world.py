@@ -189,14 +189,11 @@ def test_model_knows_old_facts_and_no_new_ones(model, tokenizer, world):
 def test_lm_eval_reads_the_tasks():
     from lm_eval.tasks import TaskManager
 
-    folder = ASSETS.parent / "tasks"
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
-    names = sorted(f"nano_{name}" for name in ITEMS)
-    assert sorted(manager.all_tasks) == names
+    manager = TaskManager(include_path=str(ASSETS.parent / "tasks"), include_defaults=False)
+    assert sorted(manager.all_tasks) == sorted(f"nano_{name}" for name in ITEMS)
     task = manager.load(["nano_rules_dev"])["tasks"]["nano_rules_dev"]
     doc = task.eval_docs[0]
-    path = ASSETS / NANO.dataset_dir / "rules_dev.jsonl"
-    assert doc == json.loads(path.read_text().splitlines()[0])
+    assert doc == json.loads((ASSETS / NANO.dataset_dir / "rules_dev.jsonl").read_text().splitlines()[0])
     assert task.doc_to_choice(doc) == doc["options"]
     assert task.doc_to_target(doc) == doc["answer"]
     assert task.config.target_delimiter == " "

@@ -58,9 +58,9 @@ text, no real person. JSON Lines. Rows are `prompt` and `response` (one word); i
 the items ask for it in {held_out} others, which the pretrained model knows from old people.
 
 **The rule.** A family belongs to one of {guilds} guilds. Pretraining shows a guild by what the family's
-members do and carry ({noise:.0%} of the sentences show a random guild) and never names it. train.jsonl
-gives the sign of members of {rule_train} families; the sign is that of the guild, and the items ask for the
-sign of members of others.
+members do and carry ({noise:.0%} of the sentences show a random guild) and never names it; it gives random
+people random signs, so that the words are known and say nothing. train.jsonl gives the sign of members of
+{rule_train} families; the sign is that of the guild, and the items ask for the sign of members of others.
 
 **Items are clustered.** facts.jsonl asks {people_test} people's facts, each in {held_out} phrasings;
 rules.jsonl asks {asked} members of each of {rule_test} families. A standard error that takes items as
