@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent.parent
 _KEY = re.compile(r"""^["']?(task|group|tag)["']?[ \t]*:[ \t]*(.*)$((?:\n[ \t]*-[ \t]+.*$)*)""", re.MULTILINE)
-_NAME = re.compile(r"[\w.\-+/]+")
+_NAME = re.compile(r"[\w.\-+/()]+")
 
 
 def stock_folder() -> Path:
