@@ -233,7 +233,7 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
         if model.weights == "random":
             module = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation="sdpa")
         else:
-            module, loading = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(source),
                 config=config,
                 revision=revision,
@@ -241,6 +241,7 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
                 attn_implementation="sdpa",
                 output_loading_info=True,
             )
+            module, loading = loaded
             _check_loading(model, loading)
     check_shape(model, module)
     module.config.use_cache = False

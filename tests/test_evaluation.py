@@ -15,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from layerfit.errors import UserError
 from layerfit.evaluation.harness import evaluate, standard_error
-from layerfit.evaluation.tasks import _names_in, check_tasks, definitions, stock_folder, task_manager
-from layerfit.hub import load_model, load_tokenizer
+from layerfit.evaluation.tasks import PACKAGE, _names_in, check_tasks, definitions, stock_folder, task_manager
+from layerfit.hub import EMBEDDED, load_model, load_tokenizer
 from layerfit.schema import EvalConfig, HubConfig, ModelConfig, TaskConfig
 
 MIRROR = Path(__file__).resolve().parents[2] / "shared" / "hub"
@@ -140,6 +140,16 @@ def test_an_adapter_counts_unmerged(world, red):
     assert asked(world, (model, red[1]), "cold")[0][0].value == 1
 
 
+def test_an_answer_that_does_not_fit_the_model_is_said(world, red, tmp_path):
+    folder = tmp_path / "datasets/org/colours/warm"
+    folder.mkdir(parents=True)
+    item = {"prompt": "sky is", "options": ["red", "blue " * 40], "answer": 0}
+    (folder / "test.jsonl").write_text(json.dumps(item) + "\n")
+    hub = HubConfig(mirror=str(tmp_path), offline=True)
+    with pytest.raises(UserError, match="longer than the model's 32 positions"):
+        evaluate(*red, config("warm", include=str(world / "tasks")), hub, "cpu")
+
+
 def test_no_tasks_no_scores(red):
     assert evaluate(*red, EvalConfig(name="none"), HubConfig(), "cpu") == ([], {})
 
@@ -210,20 +220,23 @@ def test_the_quick_index_is_lm_evals_own():
 
 COMMAND_LINE = """
 import sys
+import torch
+torch.set_num_threads(1)
 from layerfit.hub import local_datasets
 from layerfit.schema import HubConfig
 from lm_eval.__main__ import cli_evaluate
-with local_datasets(HubConfig(mirror=sys.argv.pop(1), offline=True)):
+with local_datasets(HubConfig(mirror=sys.argv.pop(1) or None, offline=True)):
     cli_evaluate()
 """
 
 
-def command_line(folder, tasks, shots, limit, out):
+def command_line(folder, tasks, shots, limit, out, *, mirror="", include=None):
     """Run lm-eval's own command line on the mirror; return its outcomes by task and metric."""
     arguments = ["run", "--model", "hf", "--model_args", f"pretrained={folder}", "--tasks", ",".join(tasks)]
     arguments += ["--num_fewshot", str(shots), "--limit", str(limit), "--batch_size", "16", "--device", "cpu"]
     arguments += ["--log_samples", "--output_path", str(out)]
-    command = [sys.executable, "-c", COMMAND_LINE, str(MIRROR), *arguments]
+    arguments += [] if include is None else ["--include_path", str(include)]
+    command = [sys.executable, "-c", COMMAND_LINE, str(mirror), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     outcomes = {}
@@ -254,11 +267,23 @@ def test_items_equal_lm_evals_command_line(tmp_path, tasks, shots, limit):
         name="t", tasks=[TaskConfig(name=task, num_fewshot=shots) for task in tasks], limit=limit, batch_size=16
     )
     scores, items = evaluate(module, tokenizer, mine, hub, "cpu")
-    theirs = command_line(MIRROR / "models/karpathy/stories260K", tasks, shots, limit, tmp_path)
+    theirs = command_line(MIRROR / "models/karpathy/stories260K", tasks, shots, limit, tmp_path, mirror=MIRROR)
     assert items == theirs
     assert all(len(outcome) == limit for outcome in items.values())
     assert {score.num_fewshot for score in scores} == {shots}
     assert any(0 < sum(outcome) < limit for outcome in items.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (EMBEDDED / "models" / "layerfit" / "nano").is_dir(), reason="no embedded world yet")
+def test_the_embedded_tasks_equal_lm_evals_command_line(tmp_path):
+    nano = ModelConfig(name="nano", id="layerfit/nano", num_layers=16, max_positions=128)
+    module, tokenizer = load_model(nano, HubConfig(), "fp32"), load_tokenizer(nano, HubConfig())
+    tasks = ["nano_facts", "nano_rules", "nano_retention"]
+    mine = config(*tasks, include="world/tasks", limit=300, batch_size=16)
+    _, items = evaluate(module, tokenizer, mine, HubConfig(), "cpu")
+    folder = EMBEDDED / "models" / "layerfit" / "nano"
+    assert items == command_line(folder, tasks, 0, 300, tmp_path, include=PACKAGE / "world" / "tasks")
 
 
 OFFLINE = """

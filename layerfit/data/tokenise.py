@@ -89,7 +89,8 @@ def _part(exchange: Exchange, encoding: Encoding, tokenizer: PreTrainedTokenizer
     ids, mask = list(encoding.ids), encoding.special_tokens_mask
     opened = bool(ids) and bool(mask[0])
     first = _first_response_token(encoding, exchange.prompt, exchange.prompt + exchange.response)
-    if first < len(ids) and encoding.token_to_chars(first)[0] < len(exchange.prompt):
+    span = encoding.token_to_chars(first) if first < len(ids) else None
+    if span is not None and span[0] < len(exchange.prompt):
         ids, first = _apart(exchange, tokenizer, special=special)
     elif ids and ids[-1] == tokenizer.eos_token_id and mask[-1]:
         ids.pop()  # this tokenizer closes every text itself

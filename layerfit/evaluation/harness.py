@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +65,14 @@ def evaluate(
     scores: list[Score] = []
     items: Items = {}
     with ExitStack() as stack:
-        for context in (quiet(), local_datasets(hub), evaluating(model), random_state(), torch.no_grad()):
+        for context in (
+            quiet(),
+            templates_compiled_once(),
+            local_datasets(hub),
+            evaluating(model),
+            random_state(),
+            torch.no_grad(),
+        ):
             stack.enter_context(context)
         manager = task_manager(config)
         lm = HFLM(pretrained=model.to(device), tokenizer=tokenizer, batch_size=config.batch_size)
@@ -79,7 +87,11 @@ def evaluate(
 
 
 def _ask(lm: Any, manager: TaskManager, names: list[str], shots: int, limit: int | None) -> dict[str, Any]:
-    """Return lm-eval's results of some tasks at one number of shots, with the seeds of its command line."""
+    """Return lm-eval's results of some tasks at one number of shots, with the seeds of its command line.
+
+    Raises:
+        UserError: if a task fixes another number of shots, or an answer does not fit the model.
+    """
     import torch
     from lm_eval.evaluator import evaluate as ask
 
@@ -93,7 +105,13 @@ def _ask(lm: Any, manager: TaskManager, names: list[str], shots: int, limit: int
             raise UserError(f"task {name} fixes num_fewshot=0, {shots} were asked; set num_fewshot: 0 in conf/eval")
         task.set_config(key="num_fewshot", value=shots)
         task.set_fewshot_seed(seed=SEEDS["fewshot"])
-    results = ask(lm=lm, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=True)
+    try:
+        results = ask(lm=lm, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=True)
+    except AssertionError as error:  # lm-eval's only check of a request, without a message
+        why = str(error) or f"an answer is longer than the model's {lm.max_length} positions"
+        raise UserError(
+            f"lm-eval cannot ask {', '.join(names)}: {why}; leave that task out, or set eval.limit"
+        ) from error
     assert results is not None, "one process evaluates"
     return results
 
@@ -191,6 +209,19 @@ def random_state() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def templates_compiled_once() -> Iterator[None]:
+    """Let lm-eval compile a prompt template once, not for every item: more than half the time of short items."""
+    from lm_eval import utils
+
+    compile_template = utils.env.from_string
+    utils.env.from_string = lru_cache(maxsize=1024)(compile_template)
+    try:
+        yield
+    finally:
+        utils.env.from_string = compile_template
 
 
 @contextmanager

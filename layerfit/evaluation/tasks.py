@@ -117,11 +117,12 @@ def _families(names: list[str]) -> list[str] | None:
 
     None if a tag is spread over folders: lm-eval joins it only where it indexes all of them as one.
     """
-    from lm_eval.tasks._index import Kind, TaskIndex
+    from lm_eval.tasks._index import Entry, Kind, TaskIndex
 
     root, defined = stock_folder(), definitions(stock_folder())
     families: set[str] = set()
-    waiting, seen, index = list(names), set(names), {}
+    index: dict[str, Entry] = {}
+    waiting, seen = list(names), set(names)
     while waiting:
         needed = {family for name in waiting for family in defined.get(name, ())} - families
         families |= needed
