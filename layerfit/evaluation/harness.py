@@ -226,12 +226,13 @@ def templates_compiled_once() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep lm-eval's log to errors, and its progress bars to terminals."""
+    """Keep the logs of lm-eval and transformers to errors, and progress bars to terminals."""
     from tqdm import tqdm
 
-    logger, original = logging.getLogger("lm_eval"), tqdm.__init__
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    original = tqdm.__init__
+    levels = {name: logging.getLogger(name).level for name in ("lm_eval", "transformers")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
     def hidden(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs | {"disable": True})
@@ -241,5 +242,6 @@ def quiet() -> Iterator[None]:
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         tqdm.__init__ = original
