@@ -95,6 +95,19 @@ def dataset_source(repo: str, hub: HubConfig, path: str | None = None, revision:
     return local
 
 
+def origin(kind: str, repo: str, hub: HubConfig, path: str | None = None, revision: str | None = None) -> str:
+    """Return where a source was found, for a record: `embedded`, `mirror`, `path`, or `hub@<commit>` (if cached).
+
+    No path of this machine is in it.
+    """
+    if path is not None:
+        return "path"
+    if (folder := local_copy(kind, repo, hub)) is not None:
+        return "embedded" if folder.is_relative_to(EMBEDDED) else "mirror"
+    snapshot = cached_snapshot(kind, repo, revision)
+    return f"hub@{snapshot.name if snapshot else revision or 'main'}"
+
+
 def prepare_environment(hub: HubConfig) -> None:
     """Set what the Hugging Face libraries read when they are imported. Call it before they are.
 
@@ -154,9 +167,14 @@ def _redirected(original: Callable[..., Any], hub: HubConfig) -> Callable[..., A
     return load_dataset
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a model's folder: of the first kind that it holds, as transformers chooses."""
+    return next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+
+
 def has_weights(folder: Path) -> bool:
     """Return whether a model's folder holds weights."""
-    return any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
+    return bool(weight_files(folder))
 
 
 def load_tokenizer(model: ModelConfig, hub: HubConfig) -> PreTrainedTokenizerBase:
@@ -215,7 +233,7 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
         if model.weights == "random":
             module = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation="sdpa")
         else:
-            module, loading = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(source),
                 config=config,
                 revision=revision,
@@ -223,6 +241,7 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
                 attn_implementation="sdpa",
                 output_loading_info=True,
             )
+            module, loading = loaded
             _check_loading(model, loading)
     check_shape(model, module)
     module.config.use_cache = False

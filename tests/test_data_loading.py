@@ -220,6 +220,8 @@ def test_real_rows_decode_to_what_they_say(model_id):
     kept = [row for row in rows if row["output"].strip()]
     for row, example in zip(kept[:200], data.train[:200], strict=True):
         assert example.labels[-1] == tokenizer.eos_token_id
+        [exchange] = exchanges(turns(row, "alpaca"), "alpaca")
+        assert example.ids[example.labels == IGNORE].tolist() == tokenizer(exchange.prompt).input_ids
         if "\ufffd" not in (answer := tokenizer.decode(example.labels[example.labels != IGNORE][:-1])):
             assert answer.split() == row["output"].split()
 

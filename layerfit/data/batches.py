@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from layerfit.data.tokenise import IGNORE
 from layerfit.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from layerfit.data.tokenise import Example
 
 
@@ -66,6 +66,8 @@ def collate(rows: list[list[Example]], pad_id: int, *, packed: bool) -> Batch:
         pad_id: token that fills up; it is never a target.
         packed: whether rows hold several examples, which the attention mask then keeps apart.
     """
+    import torch
+
     shape = (len(rows), max(sum(len(x) for x in row) for row in rows))
     input_ids, labels = torch.full(shape, pad_id), torch.full(shape, IGNORE)
     position_ids = torch.arange(shape[1]).repeat(shape[0], 1)

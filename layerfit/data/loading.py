@@ -16,6 +16,7 @@ from layerfit.data.sources import Row, read_rows
 from layerfit.data.templates import Turn, exchanges, turns
 from layerfit.data.tokenise import Example, tokenise
 from layerfit.errors import UserError
+from layerfit.hub import DATASETS, origin
 from layerfit.record import DataCard
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class FineTuningData:
     """What a run trains on and what it is validated on.
 
     rows: examples of each training row, by index; one each unless packed.
+    sources: where the data was found (`hub.origin`), by hub id.
     """
 
     train: list[Example]
@@ -40,6 +42,7 @@ class FineTuningData:
     rows: list[tuple[int, ...]]
     packed: bool
     pad_id: int
+    sources: dict[str, str]
 
     @property
     def num_rows(self) -> int:
@@ -130,6 +133,7 @@ def load_data(
         rows=first_fit(lengths, training.max_length) if packed else [(i,) for i in range(len(train))],
         packed=packed,
         pad_id=tokenizer.pad_token_id,
+        sources={dataset.id: origin(DATASETS, dataset.id, hub, dataset.path, dataset.revision)},
     )
 
 

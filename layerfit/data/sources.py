@@ -16,8 +16,8 @@ import yaml
 from layerfit.errors import UserError
 
 if TYPE_CHECKING:
-    import pyarrow
     from datasets import DatasetDict
+    from pyarrow.parquet import ParquetFile
 
     from layerfit.schema import DatasetConfig, HubConfig
 
@@ -77,14 +77,18 @@ def read_file(path: Path) -> list[Row]:
     """Return the rows of one file: Parquet, JSON Lines, or a JSON list.
 
     Raises:
-        UserError: naming the file and line that is not a row.
+        UserError: naming the file that does not hold rows.
     """
     if path.suffix == ".parquet":
-        return _table(path).to_pylist()
+        return _parquet(path).read().to_pylist()
     text = path.read_text(encoding="utf-8")
+    return _rows(path, [line for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else text)
+
+
+def _rows(path: Path, text: str | list[str]) -> list[Row]:
+    """Parse a JSON list, or the lines of JSON Lines."""
     try:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if path.suffix == ".jsonl" else None
-        rows = json.loads(text) if rows is None else rows
+        rows = json.loads(text) if isinstance(text, str) else [json.loads(line) for line in text]
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not {path.suffix[1:]}: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -92,12 +96,24 @@ def read_file(path: Path) -> list[Row]:
     return rows
 
 
-def _table(path: Path) -> pyarrow.Table:
+def first_row(path: Path) -> Row | None:
+    """Return the first row of a file without reading the rest (of JSON Lines and Parquet); None if it has no rows."""
+    if path.suffix == ".parquet":
+        batch = next(_parquet(path).iter_batches(batch_size=1), None)
+        return batch.to_pylist()[0] if batch is not None and batch.num_rows else None
+    if path.suffix != ".jsonl":
+        return next(iter(read_file(path)), None)
+    with path.open(encoding="utf-8") as file:
+        line = next((line for line in file if line.strip()), None)
+    return None if line is None else _rows(path, [line])[0]
+
+
+def _parquet(path: Path) -> ParquetFile:
     import pyarrow
-    from pyarrow import parquet
+    from pyarrow.parquet import ParquetFile
 
     try:
-        return parquet.read_table(path)
+        return ParquetFile(path)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is not Parquet: {' '.join(str(error).split())}") from error
 
@@ -141,7 +157,7 @@ def load_folder(folder: Path, subset: str | None) -> DatasetDict:
     out = {}
     for split, paths in data_files(folder, subset).items():
         if all(path.suffix == ".parquet" for path in paths):
-            out[split] = Dataset(InMemoryTable(pyarrow.concat_tables([_table(path) for path in paths])))
+            out[split] = Dataset(InMemoryTable(pyarrow.concat_tables([_parquet(path).read() for path in paths])))
         else:
             out[split] = Dataset.from_list([row for path in paths for row in read_file(path)])
     return DatasetDict(out)

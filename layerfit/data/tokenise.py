@@ -1,8 +1,9 @@
 """From exchanges to tokens and labels.
 
-An exchange is tokenised as one text, so that training sees the tokens that evaluation scores (lm-eval does the same);
-a token is a response token if it holds a character of the response. The end-of-text token closes every response,
-in every form and template, and is a target.
+An exchange is tokenised as one text, so that training sees the tokens that evaluation scores (lm-eval does the same).
+Where a token would hold characters of both prompt and response, the two are tokenised apart: the prompt's tokens are
+those that the prompt has alone. The end-of-text token closes every response, in every form and template, and is a
+target.
 """
 
 from __future__ import annotations
@@ -71,12 +72,29 @@ class _Part:
     opened: bool
 
 
-def _part(exchange: Exchange, encoding: Encoding, eos: int) -> _Part:
-    ids, special = list(encoding.ids), encoding.special_tokens_mask
+def _apart(exchange: Exchange, tokenizer: PreTrainedTokenizerBase, *, special: bool) -> tuple[list[int], int]:
+    """Tokenise prompt and response each alone, for a response whose first characters merge with the prompt's last.
+
+    The response is read behind a line break, which is then dropped: alone, sentencepiece would put a space before it.
+    """
+    prompt = list(tokenizer(exchange.prompt, add_special_tokens=special, verbose=False).input_ids)
+    answer = tokenizer("\n" + exchange.response, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    rest = [token for token, (_, end) in zip(answer.input_ids, answer.offset_mapping, strict=True) if end > 1]
+    if prompt and prompt[-1] == tokenizer.eos_token_id:
+        prompt.pop()
+    return prompt + rest, len(prompt)
+
+
+def _part(exchange: Exchange, encoding: Encoding, tokenizer: PreTrainedTokenizerBase, *, special: bool) -> _Part:
+    ids, mask = list(encoding.ids), encoding.special_tokens_mask
+    opened = bool(ids) and bool(mask[0])
     first = _first_response_token(encoding, exchange.prompt, exchange.prompt + exchange.response)
-    if ids and ids[-1] == eos and special[-1]:
+    span = encoding.token_to_chars(first) if first < len(ids) else None
+    if span is not None and span[0] < len(exchange.prompt):
+        ids, first = _apart(exchange, tokenizer, special=special)
+    elif ids and ids[-1] == tokenizer.eos_token_id and mask[-1]:
         ids.pop()  # this tokenizer closes every text itself
-    return _Part([*ids, eos], min(first, len(ids)), bool(ids) and bool(special[0]))
+    return _Part([*ids, tokenizer.eos_token_id], min(first, len(ids)), opened)
 
 
 def cut(num_prompt: int, num_rest: int, max_length: int) -> tuple[int, int]:
@@ -120,14 +138,16 @@ def tokenise(
     followers = [exchange for row in rows_kept for exchange in row[1:]]
     opening = _encode([x.prompt + x.response for x in openings], tokenizer, special=True)
     follower = _encode([x.prompt + x.response for x in followers], tokenizer, special=False)
-    eos = tokenizer.eos_token_id
     examples: list[Example] = []
     dropped = {"empty response": 0, "no target": 0}
     for row in rows_kept:
         if not row:
             dropped["empty response"] += 1
             continue
-        parts = [_part(x, next(follower if number else opening), eos) for number, x in enumerate(row)]
+        parts = [
+            _part(x, next(follower if number else opening), tokenizer, special=number == 0)
+            for number, x in enumerate(row)
+        ]
         example = _assemble(parts, max_length, loss_on_prompt=loss_on_prompt)
         if example is None:
             dropped["no target"] += 1
