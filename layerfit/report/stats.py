@@ -1,0 +1,122 @@
+"""Means, spreads, and the paired test that decides what is bold.
+
+Two sources of noise meet in a difference D of two methods: which seeds were run, and which items were asked. On paired
+differences d[s, i] of S seeds and n items
+
+    Var(D) = s2_seed / S + s2_item / n
+
+with s2_seed the variance over seeds of the seed means and s2_item the variance over items of the item means.
+Student's t with Satterthwaite's degrees of freedom (Biometrics Bulletin 2:110, 1946). Items answered by one model stand
+or fall together, so S x n outcomes are not S x n observations: pooled, half of all null differences come out
+"significant" (tests/test_stats.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+
+LEVEL = 0.05
+POWER = 0.80
+
+Outcomes = NDArray[np.float64]
+"""Seeds x items; one row for a method without seeds."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The variance of a mean over seeds and items, and its degrees of freedom."""
+
+    variance: float
+    df: float
+
+    def quantile(self, probability: float) -> float:
+        """Return Student's t quantile times the standard error; 0 where nothing varied."""
+        return float(stdtrit(self.df, probability)) * self.variance**0.5 if self.variance else 0.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two methods on the same items. difference: of the means, in the score's unit. p: two-sided, not adjusted."""
+
+    difference: float
+    spread: Spread
+    p: float
+
+    def detectable(self, level: float = LEVEL) -> float:
+        """Return the difference that a two-sided test at `level` finds with 80% power (t approximation)."""
+        return self.spread.quantile(1 - level / 2) + self.spread.quantile(POWER)
+
+
+@dataclass(frozen=True)
+class NotTestable:
+    """No comparison could be made, and why."""
+
+    reason: str
+
+
+def mean(values: list[float]) -> float:
+    """Return the arithmetic mean."""
+    return float(np.mean(values))
+
+
+def deviation(values: list[float]) -> float | None:
+    """Return the standard deviation over seeds (n - 1); None for one value, which has no spread."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def two_sources(d: Outcomes) -> Spread:
+    """Return the variance of the mean of seeds x items. One seed: the items' share alone.
+
+    Satterthwaite: df = (A + B)^2 / (A^2 / (S - 1) + B^2 / (n - 1)) with A, B the two shares. A share that is exactly
+    zero leaves the other one's degrees of freedom; nothing varying at all is variance 0.
+    """
+    seeds, items = d.shape
+    assert seeds > 1 or items > 1, d.shape
+    a = float(d.mean(axis=1).var(ddof=1)) / seeds if seeds > 1 else 0.0
+    b = float(d.mean(axis=0).var(ddof=1)) / items if items > 1 else 0.0
+    # Sums of equal floats differ in the last bits: what is below them is no variance.
+    floor = (np.finfo(np.float64).eps * float(np.abs(d).max())) ** 2
+    a, b = (0.0 if share <= floor else share for share in (a, b))
+    if a + b == 0:
+        return Spread(0.0, float("inf"))
+    parts = (a**2 / (seeds - 1) if a else 0.0) + (b**2 / (items - 1) if b else 0.0)
+    return Spread(a + b, (a + b) ** 2 / parts)
+
+
+def interval(outcomes: Outcomes) -> tuple[float, float]:
+    """Return the 95% confidence interval of a method's own mean, over seeds and items."""
+    middle, half = float(outcomes.mean()), two_sources(outcomes).quantile(1 - LEVEL / 2)
+    return middle - half, middle + half
+
+
+def compare(first: Outcomes, second: Outcomes) -> Comparison | NotTestable:
+    """Test first - second, paired over items and, where both have seeds, over seeds.
+
+    Rows are paired in order: the caller gives the same seeds in the same order. A method without seeds (one row) is the
+    same model whatever the seed, so its row stands for each of the other's.
+    """
+    if first.shape[1] != second.shape[1]:
+        return NotTestable(f"{first.shape[1]} items against {second.shape[1]}")
+    if max(len(first), len(second)) < 2:
+        return NotTestable("fewer than two seeds")
+    if len(first) != len(second) and min(len(first), len(second)) != 1:
+        return NotTestable(f"{len(first)} seeds against {len(second)}")
+    d = first - second
+    difference, spread = float(d.mean()), two_sources(d)
+    if spread.variance == 0:  # the same difference on every item and seed: none, or a certain one
+        return Comparison(difference, spread, 1.0 if difference == 0 else 0.0)
+    t = abs(difference) / spread.variance**0.5
+    return Comparison(difference, spread, 2 * float(stdtr(spread.df, -t)))
+
+
+def holm(ps: list[float]) -> list[float]:
+    """Return p values adjusted for their number (Holm, Scand. J. Statist. 6:65, 1979), in the order given."""
+    out, largest = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
+        out[index] = largest
+    return out
