@@ -1,4 +1,4 @@
-"""The cells of a table: every (row, seed) composed, named by its run id, and looked up by it. Missing cells are work."""
+"""The cells of a table: every (row, seed) composed and looked up by its run id. Missing cells are the work queue."""
 
 from __future__ import annotations
 

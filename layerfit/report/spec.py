@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -10,10 +9,7 @@ from typing import Any
 
 from layerfit.config import CONF
 from layerfit.errors import UserError
-
-Value = str | int | float | bool
-Grid = dict[str, dict[str, tuple[Value, ...]]]
-"""Row -> knob -> values: every combination is a trial."""
+from layerfit.report.reading import Grid, count, grid, read_yaml, section, seeds, strings
 
 
 @dataclass(frozen=True)
@@ -111,7 +107,7 @@ def load(name: str, conf: Path = CONF) -> TableSpec:
     if not path.is_file():
         names = sorted(p.stem for p in (conf / "table").glob("*.yaml"))
         raise UserError(f"no table {name!r}; known tables: {', '.join(names) or 'none, add one to conf/table/'}")
-    return parse(name, _yaml(path), f"conf/table/{name}.yaml")
+    return parse(name, read_yaml(path), f"conf/table/{name}.yaml")
 
 
 def load_tuned(spec: TableSpec, conf: Path = CONF) -> Tuned | None:
@@ -125,33 +121,35 @@ def load_tuned(spec: TableSpec, conf: Path = CONF) -> Tuned | None:
     path, where = conf / "tuned" / f"{spec.tuned}.yaml", f"conf/tuned/{spec.tuned}.yaml"
     if not path.is_file():
         raise UserError(f"table {spec.name} needs {where}; write it with: make tune T={spec.tuned}")
-    raw = _section(_yaml(path), where, "", ("trials", "seeds", "chosen", "searched", "edges"), ("chosen",))
-    chosen = _section(raw["chosen"], where, "chosen")
+    raw = section(read_yaml(path), where, "", ("trials", "seeds", "chosen", "searched", "edges"), ("chosen",))
+    chosen = section(raw["chosen"], where, "chosen")
     missing = [row.label for row in spec.rows if row.label not in chosen]
     if missing:
         raise UserError(f"{where}: chosen misses the rows {', '.join(missing)} of table {spec.name}; tune them as well")
     return Tuned(
         name=spec.tuned,
-        trials=_count(raw.get("trials"), where, "trials", low=0),
-        seeds=_seeds(raw.get("seeds"), where, "seeds"),
-        chosen={row: _strings(v, where, f"chosen.{row}") for row, v in chosen.items()},
-        searched=_grid(raw.get("searched") or {}, where, "searched"),
-        edges={row: _strings(v, where, f"edges.{row}") for row, v in (raw.get("edges") or {}).items()},
+        trials=count(raw.get("trials"), where, "trials", low=0),
+        seeds=seeds(raw.get("seeds"), where, "seeds"),
+        chosen={row: strings(v, where, f"chosen.{row}") for row, v in chosen.items()},
+        searched=grid(raw.get("searched") or {}, where, "searched"),
+        edges={row: strings(v, where, f"edges.{row}") for row, v in (raw.get("edges") or {}).items()},
     )
 
 
 def parse(name: str, data: object, where: str) -> TableSpec:
     """Check a table's YAML and return it as data. `where` names the file in messages."""
     allowed = ("title", "note", "base", "rows", "seeds", "columns", "tuned", "results", "tuning", "published", "gates")
-    raw = _section(data, where, "", allowed, ("title", "rows", "seeds", "columns"))
+    raw = section(data, where, "", allowed, ("title", "rows", "seeds", "columns"))
     rows = tuple(
-        Row(label, _strings(v, where, f"rows.{label}")) for label, v in _section(raw["rows"], where, "rows").items()
+        Row(label, strings(v, where, f"rows.{label}")) for label, v in section(raw["rows"], where, "rows").items()
     )
-    columns = tuple(_column(label, v, where) for label, v in _section(raw["columns"], where, "columns").items())
-    base = _strings(raw.get("base") or [], where, "base")
+    columns = tuple(_column(label, v, where) for label, v in section(raw["columns"], where, "columns").items())
+    base = strings(raw.get("base") or [], where, "base")
     for key, overrides in (("base", base), *((f"rows.{row.label}", row.overrides) for row in rows)):
         if any(text.startswith(("seed=", "paths.")) for text in overrides):
-            raise UserError(f"{where}: {key} sets seed or paths; a table's seeds are in `seeds`, its folder in `results`")
+            raise UserError(
+                f"{where}: {key} sets seed or paths; a table's seeds are in `seeds`, its folder in `results`"
+            )
     keys = [column.key for column in columns]
     if len(set(keys)) < len(keys):
         raise UserError(f"{where}: columns show one score twice: {', '.join(keys)}; keep one of them")
@@ -161,13 +159,13 @@ def parse(name: str, data: object, where: str) -> TableSpec:
         note=" ".join(str(raw.get("note") or "").split()),
         base=base,
         rows=rows,
-        seeds=_seeds(raw["seeds"], where, "seeds"),
+        seeds=seeds(raw["seeds"], where, "seeds"),
         columns=columns,
         tuned=raw.get("tuned"),
         results=str(raw.get("results") or "results"),
         tuning=_tuning(raw["tuning"], where) if raw.get("tuning") else None,
         published=_published(raw.get("published") or {}, rows, columns, where),
-        gates=_section(raw["gates"], where, "gates") if raw.get("gates") else None,
+        gates=section(raw["gates"], where, "gates") if raw.get("gates") else None,
     )
     _check_tuning(spec, where)
     return spec
@@ -176,28 +174,28 @@ def parse(name: str, data: object, where: str) -> TableSpec:
 def _column(label: str, value: object, where: str) -> Column:
     if isinstance(value, str):
         value = {"score": value}
-    raw = _section(value, where, f"columns.{label}", ("score", "percent", "min_items", "chance"), ("score",))
+    raw = section(value, where, f"columns.{label}", ("score", "percent", "min_items", "chance"), ("score",))
     key = str(raw["score"])
     if not all(key.partition("/")):
         raise UserError(f"{where}: columns.{label}={key!r} is no score; write task/metric, for example nano_facts/acc")
     low = raw.get("min_items")
-    minimum = None if low is None else _count(low, where, f"columns.{label}.min_items")
+    minimum = None if low is None else count(low, where, f"columns.{label}.min_items")
     return Column(label, key, bool(raw.get("percent", True)), minimum, raw.get("chance"))
 
 
 def _tuning(data: object, where: str) -> Tuning:
     needed = ("seeds", "objective", "trials", "grid")
-    raw = _section(data, where, "tuning", ("base", *needed), needed)
-    objective = {str(k): v for k, v in _section(raw["objective"], where, "tuning.objective").items()}
+    raw = section(data, where, "tuning", ("base", *needed), needed)
+    objective = {str(k): v for k, v in section(raw["objective"], where, "tuning.objective").items()}
     for key, weight in objective.items():
         if not isinstance(weight, int | float) or not weight > 0:
             raise UserError(f"{where}: tuning.objective.{key}={weight!r} is no weight; give a number above 0")
     return Tuning(
-        base=_strings(raw.get("base") or [], where, "tuning.base"),
-        seeds=_seeds(raw["seeds"], where, "tuning.seeds"),
+        base=strings(raw.get("base") or [], where, "tuning.base"),
+        seeds=seeds(raw["seeds"], where, "tuning.seeds"),
         objective={key: float(weight) for key, weight in objective.items()},
-        trials=_count(raw["trials"], where, "tuning.trials"),
-        grid=_grid(raw["grid"], where, "tuning.grid"),
+        trials=count(raw["trials"], where, "tuning.trials"),
+        grid=grid(raw["grid"], where, "tuning.grid"),
     )
 
 
@@ -211,7 +209,9 @@ def _check_tuning(spec: TableSpec, where: str) -> None:
         raise UserError(f"{where}: tuning.seeds={both} are seeds of the table too; tune on others, for example 100")
     seen = sorted(set(tuning.objective) & {column.key for column in spec.columns})
     if seen:
-        raise UserError(f"{where}: tuning.objective uses {', '.join(seen)}, which the table reports; tune on other items")
+        raise UserError(
+            f"{where}: tuning.objective uses {', '.join(seen)}, which the table reports; tune on other items"
+        )
     for row, knobs in tuning.grid.items():
         if row not in labels:
             raise UserError(f"{where}: tuning.grid names {row!r}, not a row; rows: {', '.join(labels)}")
@@ -228,84 +228,15 @@ def _published(
 ) -> dict[str, dict[str, Published]]:
     out: dict[str, dict[str, Published]] = {}
     row_labels, column_labels = tuple(r.label for r in rows), tuple(c.label for c in columns)
-    for row, cells in _section(data, where, "published", row_labels, empty=True).items():
+    for row, cells in section(data, where, "published", row_labels, empty=True).items():
         out[row] = {}
-        for column, cell in _section(cells, where, f"published.{row}", column_labels).items():
+        for column, cell in section(cells, where, f"published.{row}", column_labels).items():
             key = f"published.{row}.{column}"
-            raw = _section(cell, where, key, ("value", "spread", "source"), ("value", "source"))
+            raw = section(cell, where, key, ("value", "spread", "source"), ("value", "source"))
             spread = raw.get("spread")
             try:
                 value, spread = float(raw["value"]), None if spread is None else float(spread)
             except (TypeError, ValueError) as error:
                 raise UserError(f"{where}: {key} holds no numbers; write value: 43.1, spread: 0.4 or none") from error
             out[row][column] = Published(value, spread, str(raw["source"]))
-    return out
-
-
-# Reading YAML: each helper names the file and the key it refuses.
-
-
-def _yaml(path: Path) -> object:
-    """Read YAML; OmegaConf's loader knows that 1e-3 is a number and refuses a key given twice."""
-    from omegaconf import OmegaConf
-    from yaml import YAMLError
-
-    try:
-        return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except YAMLError as error:
-        raise UserError(f"{path.parent.name}/{path.name} is no YAML: {' '.join(str(error).split())}") from error
-
-
-def _section(
-    data: object,
-    where: str,
-    key: str,
-    allowed: tuple[str, ...] | None = None,
-    required: tuple[str, ...] = (),
-    *,
-    empty: bool = False,
-) -> dict[str, Any]:
-    """Return a mapping whose keys are `allowed` (None: any) and include `required`."""
-    name = key or "the file"
-    if not isinstance(data, Mapping) or (not data and not empty):
-        raise UserError(f"{where}: {name} is no mapping; write `key: value` lines, got {data!r}")
-    out = {str(k): v for k, v in data.items()}
-    unknown = [k for k in out if allowed is not None and k not in allowed]
-    if unknown and allowed is not None:
-        raise UserError(f"{where}: unknown key {unknown[0]!r} in {name}; allowed: {', '.join(allowed)}")
-    missing = [k for k in required if out.get(k) is None]
-    if missing:
-        raise UserError(f"{where}: {name} lacks {', '.join(missing)}")
-    return out
-
-
-def _strings(data: object, where: str, key: str) -> tuple[str, ...]:
-    if not isinstance(data, list) or not all(isinstance(item, str) for item in data):
-        raise UserError(f"{where}: {key} is no list of texts, such as [optim.lr=1e-3]; got {data!r}")
-    return tuple(data)
-
-
-def _count(data: object, where: str, key: str, low: int = 1) -> int:
-    if not isinstance(data, int) or isinstance(data, bool) or data < low:
-        raise UserError(f"{where}: {key}={data!r} is no number of things; give a whole number from {low}")
-    return data
-
-
-def _seeds(data: object, where: str, key: str) -> tuple[int, ...]:
-    seeds = tuple(_count(seed, where, key, low=0) for seed in data) if isinstance(data, list) else ()
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"{where}: {key}={data!r} is no list of different seeds, such as [0, 1, 2]")
-    return seeds
-
-
-def _grid(data: object, where: str, key: str) -> Grid:
-    out: Grid = {}
-    for row, knobs in _section(data, where, key, empty=True).items():
-        out[row] = {}
-        for knob, values in _section(knobs, where, f"{key}.{row}").items():
-            if not isinstance(values, list) or not values or not all(isinstance(v, Value) for v in values):
-                raise UserError(f"{where}: {key}.{row}.{knob}={values!r} is no list of values")
-            if len(set(values)) < len(values):
-                raise UserError(f"{where}: {key}.{row}.{knob}={values!r} names a value twice")
-            out[row][knob] = tuple(values)
     return out
