@@ -7,7 +7,7 @@ from typing import IO
 
 from layerfit.report.table import Costs, Entry, Gate, TableData
 
-NONE = "–"
+NONE = "-"
 GIB, MIB = 2**30, 2**20
 
 
@@ -136,7 +136,6 @@ _LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
-    "–": "--",
     "<": r"$<$",
     ">": r"$>$",
     **{mark: "\\" + mark for mark in "&%$#_{}"},
@@ -149,9 +148,9 @@ def escape_latex(text: str) -> str:
 
 
 def latex(data: TableData) -> str:
-    """Return a table environment for booktabs, notes in the caption."""
+    """Return a table environment for booktabs: title and note in the caption, the rest below the rule."""
     laid = grid(data)
-    caption = " ".join(escape_latex(text) for text in (f"{title(data)}.", data.note, *under(data)) if text)
+    caption = " ".join(escape_latex(text) for text in (f"{title(data)}.", data.note) if text)
     label = f"tab:{data.name}"
     body = []
     for line in laid.lines:
@@ -171,6 +170,8 @@ def latex(data: TableData) -> str:
         *body,
         r"\bottomrule",
         r"\end{tabular}}",
+        r"\par\smallskip\footnotesize\raggedright",
+        *(escape_latex(text) for text in under(data)),
         r"\end{table}",
     ]
     return "\n".join(out) + "\n"
