@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from io import BytesIO
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from layerfit.report.render import score, title
@@ -17,8 +18,17 @@ if TYPE_CHECKING:
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart; blue and grey differ in lightness as well.
 BEST, OTHER, REFERENCE, GUESSING, DRAFT = "#0072B2", "#7A7A7A", "#D55E00", "#999999", "#D55E00"
-PANEL_WIDTH, ROW_HEIGHT, MARGIN_HEIGHT = 2.45, 0.34, 1.25  # inches
-STYLE: dict[str, Any] = {
+PANEL_WIDTH, ROW_HEIGHT, BETWEEN, LEAST_WIDTH, MOST_ACROSS = 2.45, 0.34, 0.85, 4.5, 4  # inches; panels
+DASHES, DOTS = (0, (4, 2)), (0, (1, 1.6))
+LEGEND: Any = {
+    "bbox_to_anchor": (0.0, 0.0),
+    "frameon": False,
+    "fontsize": 7.5,
+    "handlelength": 2.0,
+    "columnspacing": 1.6,
+    "handletextpad": 0.6,
+}
+STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs everywhere
     "font.size": 8.5,
     "axes.spines.top": False,
@@ -42,22 +52,36 @@ def draw(data: TableData) -> dict[str, bytes]:
     rows = [row for row in data.rows if row.trains] or list(data.rows)
     references = [row for row in data.rows if row not in rows]
     with matplotlib.rc_context(STYLE):
-        label_width = 0.075 * max(len(row.label) for row in rows) + 0.25
-        width = label_width + PANEL_WIDTH * len(data.columns)
-        height = MARGIN_HEIGHT + ROW_HEIGHT * len(rows) + 0.25
+        across = min(MOST_ACROSS, len(data.columns))
+        down = -(-len(data.columns) // across)
+        label_width = 0.075 * max(len(row.label) for row in rows) + 0.3
+        width = max(LEAST_WIDTH, label_width + PANEL_WIDTH * across)
+        heading, marks = wrap(title(data), int(11 * width)), _marks(data, references)
+        marks_across = min(len(marks), max(1, int(width / 1.75)))
+        marks_down = -(-len(marks) // marks_across)
+        top, bottom = 0.52 + 0.19 * len(heading), 0.5 + 0.2 * marks_down
+        height = top + bottom + down * (ROW_HEIGHT * len(rows) + 0.1) + (down - 1) * BETWEEN
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)
-        panels = figure.subplots(1, len(data.columns), sharey=True, squeeze=False)[0]
-        for index, axes in enumerate(panels):
-            _panel(axes, data, index, rows, references)
-        panels[0].set_yticks(range(len(rows)), [row.label for row in rows])
-        panels[0].set_ylim(len(rows) - 0.45, -0.6)
-        _legend(figure, data, references)
+        panels = figure.subplots(down, across, sharey=True, squeeze=False)
+        for index, axes in enumerate(panels.flat):
+            if index < len(data.columns):
+                _panel(axes, data, index, rows, references)
+            else:
+                axes.set_visible(False)
+        panels[0, 0].set_yticks(range(len(rows)), [row.label for row in rows])
+        panels[0, 0].set_ylim(len(rows) - 0.45, -0.6)
         figure.subplots_adjust(
-            left=label_width / width, right=1 - 0.42 / width, top=1 - 0.68 / height, bottom=0.72 / height, wspace=0.34
+            left=label_width / width,
+            right=1 - 0.45 / width,
+            top=1 - top / height,
+            bottom=bottom / height,
+            wspace=0.34,
+            hspace=BETWEEN / (ROW_HEIGHT * len(rows) + 0.1),
         )
-        heading = title(data)
-        figure.text(0.08 / width, 1 - 0.16 / height, heading, va="top", fontsize=10, fontweight="bold")
+        figure.text(0.1 / width, 1 - 0.14 / height, "\n".join(heading), va="top", fontsize=10, fontweight="bold")
+        handles, labels = zip(*marks, strict=True)
+        figure.legend(handles, labels, loc="lower left", ncols=marks_across, **LEGEND)
         if data.draft:
             figure.text(0.5, 0.5, "DRAFT", fontsize=60, color=DRAFT, alpha=0.16, rotation=18, ha="center", va="center")
         png, pdf = BytesIO(), BytesIO()
@@ -71,11 +95,11 @@ def _panel(axes: Axes, data: TableData, index: int, rows: list[RowData], referen
     shown = data.columns[index]
     scale = 100.0 if shown.column.percent else 1.0
     if shown.column.chance is not None:
-        axes.axvline(scale * shown.column.chance, color=GUESSING, linewidth=0.9, linestyle=(0, (1, 1.6)), zorder=1)
+        axes.axvline(scale * shown.column.chance, color=GUESSING, linewidth=0.9, linestyle=DOTS, zorder=1)
     for reference in references:
         mean = reference.entries[index].mean
         if mean is not None:
-            axes.axvline(scale * mean, color=REFERENCE, linewidth=1.1, linestyle=(0, (4, 2)), zorder=1)
+            axes.axvline(scale * mean, color=REFERENCE, linewidth=1.1, linestyle=DASHES, zorder=1)
     for y, row in enumerate(rows):
         _method(axes, row.entries[index], y, scale, percent=shown.column.percent)
     unit = " (%)" if shown.column.percent else ""
@@ -98,11 +122,11 @@ def _method(axes: Axes, entry: Entry, y: int, scale: float, *, percent: bool) ->
     color = BEST if entry.bold else OTHER
     if entry.interval is not None:
         low, high = (scale * bound for bound in entry.interval)
-        axes.plot([low, high], [y, y], color=color, linewidth=1.7, solid_capstyle="butt", zorder=3)
+        axes.plot([low, high], [y, y], color=color, linewidth=1.5, solid_capstyle="butt", zorder=3)
     seeds = [scale * value for _, value in entry.values]
     if len(seeds) > 1:
         axes.scatter(seeds, [y + 0.26] * len(seeds), s=9, color=color, alpha=0.55, linewidths=0, zorder=2)
-    axes.scatter([scale * entry.mean], [y], s=26, color=color, edgecolors="white", linewidths=0.7, zorder=4)
+    axes.scatter([scale * entry.mean], [y], s=20, color=color, linewidths=0, zorder=4)
     axes.text(
         1.02,
         y,
@@ -115,36 +139,24 @@ def _method(axes: Axes, entry: Entry, y: int, scale: float, *, percent: bool) ->
     )
 
 
-def _legend(figure: Any, data: TableData, references: list[RowData]) -> None:
-    """Say what the marks mean, in one line under the panels."""
+def _marks(data: TableData, references: list[RowData]) -> list[tuple[Any, str]]:
+    """Return what the marks of the figure mean."""
     from matplotlib.lines import Line2D
 
-    marks: list[tuple[Any, str]] = []
     entries = [entry for row in data.rows if row.trains for entry in row.entries]
-    if any(entry.bold for entry in entries):
-        dot = {"marker": "o", "markersize": 5, "linewidth": 1.7}
-        marks.append((Line2D([], [], color=BEST, **dot), "not shown worse than the best"))
-        if not all(entry.bold for entry in entries if entry.mean is not None):
-            marks.append((Line2D([], [], color=OTHER, **dot), "worse, or not tested"))
-    else:
-        marks.append((Line2D([], [], color=OTHER, marker="o", markersize=5, linewidth=1.7), "mean, 95% interval"))
+    kinds = {entry.bold for entry in entries if entry.mean is not None}
+    mean: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 1.5}
+    marks: list[tuple[Any, str]] = []
+    if True in kinds:
+        marks.append((Line2D([], [], color=BEST, **mean), "not shown worse than the best"))
+    if False in kinds:
+        name = "worse, or not tested" if True in kinds else "mean, 95% interval"
+        marks.append((Line2D([], [], color=OTHER, **mean), name))
     if any(len(entry.values) > 1 for entry in entries):
         marks.append((Line2D([], [], color=OTHER, marker="o", markersize=2.6, linewidth=0, alpha=0.6), "one seed"))
     if references:
-        label = ", ".join(row.label for row in references)
-        marks.append((Line2D([], [], color=REFERENCE, linewidth=1.1, linestyle=(0, (4, 2))), label))
+        names = ", ".join(row.label for row in references)
+        marks.append((Line2D([], [], color=REFERENCE, linewidth=1.1, linestyle=DASHES), names))
     if any(shown.column.chance is not None for shown in data.columns):
-        marks.append((Line2D([], [], color=GUESSING, linewidth=0.9, linestyle=(0, (1, 1.6))), "guessing"))
-    handles, labels = zip(*marks, strict=True)
-    figure.legend(
-        handles,
-        labels,
-        loc="lower left",
-        bbox_to_anchor=(0.0, 0.0),
-        ncols=len(marks),
-        frameon=False,
-        fontsize=7.5,
-        handlelength=2.0,
-        columnspacing=1.6,
-        handletextpad=0.6,
-    )
+        marks.append((Line2D([], [], color=GUESSING, linewidth=0.9, linestyle=DOTS), "guessing"))
+    return marks or [(Line2D([], [], color=OTHER, **mean), "no records yet")]

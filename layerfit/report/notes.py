@@ -69,8 +69,8 @@ def _test(data: TableData) -> str:
         if c.detectable is not None and c.comparisons
     )
     return (
-        f"Bold: not shown worse than the column's best at {stats.LEVEL:.0%} (paired over items and seeds; variance over "
-        f"seeds and over items; Student t, Satterthwaite's degrees of freedom; Holm over the methods of a column). "
+        f"Bold: not shown worse than the column's best at {stats.LEVEL:.0%} (paired over items and seeds, both counted "
+        f"as noise; Student t, Satterthwaite's degrees of freedom; Holm over the methods of a column). "
         f"Smallest difference found with {stats.POWER:.0%} power (median over a column's comparisons, Holm's first "
         f"level): {seen}."
     )

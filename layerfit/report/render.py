@@ -51,8 +51,9 @@ def count(value: float | None) -> str:
         return NONE
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= 0.9995 * size:
-            return f"{value / size:.3g}{unit}" if value < 999.5 * size else f"{value / size:.0f}{unit}"
-    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
+            # `#` keeps zeros, so that 1.00M is known to three figures; it also leaves a point after 123.
+            return f"{value / size:#.3g}".rstrip(".") + unit
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
 def grid(data: TableData) -> Grid:
@@ -64,7 +65,7 @@ def grid(data: TableData) -> Grid:
     costs = [row.costs for row in data.rows]
     largest = max((c.memory for c in costs if c.memory is not None), default=0.0)
     unit, name = (GIB, "GiB") if largest >= GIB or not largest else (MIB, "MiB")
-    cost_heads = [f"Memory {name}", "Tokens/s", "Trained", "Tokens", "Seconds"]
+    cost_heads = [f"Memory {name}", "Tok/s", "Trained", "Tokens", "Seconds"]
     lines = []
     for row in data.rows:
         line = [Text(row.label)]
@@ -190,14 +191,29 @@ def console(data: TableData, file: IO[str] | None = None, width: int = 100) -> N
     out.print(escape(title(data)), style=style)
     if data.note:
         out.print(escape(data.note), style="italic")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for index, head in enumerate(laid.heads):
-        is_score = 0 < index <= laid.scores
-        table.add_column(head, justify="right" if index else "left", no_wrap=index == 0 or is_score)
-    for line in laid.lines:
-        # The terminal of a log knows no bold: a star says the same.
-        table.add_row(*(f"[bold]{escape(t.text)}*[/]" if t.bold else escape(t.text) for t in line))
-    out.print(table)
+    for part in _parts(laid, width):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        for index in part:
+            table.add_column(escape(laid.heads[index]), justify="right" if index else "left", no_wrap=True)
+        for line in laid.lines:
+            # The terminal of a log knows no bold: a star says the same.
+            shown = [(line[i], " " if 0 < i <= laid.scores else "") for i in part]
+            table.add_row(*(f"[bold]{escape(t.text)}[/]*" if t.bold else escape(t.text) + pad for t, pad in shown))
+        out.print(table)
     for text in under(data):
         red = data.draft and text.startswith("DRAFT")
         out.print(escape(text.replace("Bold:", "*:", 1)), style="red" if red else "dim")
+
+
+def _parts(laid: Grid, width: int) -> list[list[int]]:
+    """Return which columns are printed together: as many as fit, the row label first in every part."""
+    sizes = [2 + max(len(head), *(len(line[i].text) + 1 for line in laid.lines)) for i, head in enumerate(laid.heads)]
+    parts, room = [[0]], width - sizes[0]
+    for index, size in list(enumerate(sizes))[1:]:
+        # Scores and costs part where one table cannot hold both.
+        if size > room or (index == laid.scores + 1 and sum(sizes[index:]) > room):
+            parts.append([0])
+            room = width - sizes[0]
+        parts[-1].append(index)
+        room -= size
+    return parts

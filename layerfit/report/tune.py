@@ -186,13 +186,14 @@ def tuned_file(spec: TableSpec, choices: list[Choice]) -> str:
     from yaml import safe_dump
 
     tuning = section(spec)
+    total = sum(tuning.objective.values())
     chosen: dict[str, list[str]] = {row.label: [] for row in spec.rows}
     chosen |= {c.row: [override(*item) for item in c.best.trial.point.items()] for c in choices}
     head = [
-        f"# Chosen by `make tune T={spec.name}`; all trials are in {spec.results}/tuning/{spec.name}.json. Do not edit.",
-        f"# Every row: {tuning.trials} trials x seeds {list(tuning.seeds)}, with {' '.join(tuning.base) or 'no override'}.",
-        "# Objective: "
-        + " + ".join(f"{w / sum(tuning.objective.values()):g} {k}" for k, w in tuning.objective.items()),
+        f"# Written by `make tune T={spec.name}`. All trials: {spec.results}/tuning/{spec.name}.json.",
+        f"# Every row: {tuning.trials} trials, each on the seeds {', '.join(map(str, tuning.seeds))}.",
+        f"# Overrides while tuning: {' '.join(tuning.base) or 'none'}. Best mean objective by row, the objective being",
+        "# " + " + ".join(f"{weight / total:g} {key}" for key, weight in tuning.objective.items()) + ":",
         *(f"#   {c.row}: {c.best.mean:.4f}" for c in choices),
     ]
     body = {
