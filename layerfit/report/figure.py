@@ -150,8 +150,8 @@ def _marks(data: TableData, references: list[RowData]) -> list[tuple[Any, str]]:
     if True in kinds:
         marks.append((Line2D([], [], color=BEST, **mean), "not shown worse than the best"))
     if False in kinds:
-        name = "worse, or not tested" if True in kinds else "mean, 95% interval"
-        marks.append((Line2D([], [], color=OTHER, **mean), name))
+        marks.append((Line2D([], [], color=OTHER, **mean), "worse, or not tested" if True in kinds else "mean"))
+    marks.append((Line2D([], [], color=OTHER, linewidth=1.5), "95% interval"))
     if any(len(entry.values) > 1 for entry in entries):
         marks.append((Line2D([], [], color=OTHER, marker="o", markersize=2.6, linewidth=0, alpha=0.6), "one seed"))
     if references:
@@ -159,4 +159,4 @@ def _marks(data: TableData, references: list[RowData]) -> list[tuple[Any, str]]:
         marks.append((Line2D([], [], color=REFERENCE, linewidth=1.1, linestyle=DASHES), names))
     if any(shown.column.chance is not None for shown in data.columns):
         marks.append((Line2D([], [], color=GUESSING, linewidth=0.9, linestyle=DOTS), "guessing"))
-    return marks or [(Line2D([], [], color=OTHER, **mean), "no records yet")]
+    return marks
