@@ -12,6 +12,7 @@ import numpy as np
 from layerfit.config import identity, run_id
 from layerfit.record import DataCard, Measured, Record, Result, Score, write
 from layerfit.report.cells import Cell, required
+from layerfit.report.spec import TableSpec, parse
 from layerfit.schema import RunConfig
 
 MANIFEST = {
@@ -71,3 +72,31 @@ def fill(cells: list[Cell], folder: Path, shares: dict[str, dict[str, float]], c
             write(record(run, {}, seconds=4.0), {}, folder)
         items = {k: coin(k, share, count, seed=cell.seed) for k, share in shares[cell.row].items()}
         write(record(cell.run, items), items, folder)
+
+
+KEYS = ("nano_facts/acc", "nano_rules/acc")
+SPEC: dict[str, Any] = {
+    "title": "A small table",
+    "base": [
+        "model=nano",
+        "dataset=nano",
+        "eval=nano",
+        "engine=zero0",
+        "training.max_steps=20",
+        "training.batch_size=64",
+    ],
+    "rows": {
+        "Vanilla": ["method=vanilla"],
+        "LoRA": ["method=lora", "method.rank=4"],
+        "ILA": ["method=ila", "method.rank=4"],
+    },
+    "seeds": [0, 1, 2],
+    "columns": {"Facts": {"score": KEYS[0], "chance": 0.25}, "Rules": KEYS[1]},
+}
+SHARES = {row: dict(zip(KEYS, shares, strict=True)) for row, shares in
+          {"Vanilla": (0.25, 0.26), "LoRA": (0.6, 0.45), "ILA": (0.61, 0.6)}.items()}  # fmt: skip
+
+
+def small(**sections: Any) -> TableSpec:
+    """A table of three rows and two columns."""
+    return parse("small", {**SPEC, **sections}, "conf/table/small.yaml")
