@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from layerfit.config import identity, run_id
 from layerfit.record import DataCard, Measured, Record, Result, Score, write
+from layerfit.report import build, spec
 from layerfit.report.cells import Cell, required
 from layerfit.report.spec import TableSpec, parse
 from layerfit.schema import RunConfig
@@ -100,3 +102,19 @@ SHARES = {row: dict(zip(KEYS, shares, strict=True)) for row, shares in
 def small(**sections: Any) -> TableSpec:
     """A table of three rows and two columns."""
     return parse("small", {**SPEC, **sections}, "conf/table/small.yaml")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration folder with one small table, and a working directory."""
+    (tmp_path / "conf" / "table").mkdir(parents=True)
+    text = (
+        "title: A small table\nbase: [eval=nano, training.max_steps=20]\n"
+        "rows: {Vanilla: [method=vanilla], LoRA: [method=lora]}\nseeds: [0, 1]\n"
+        f"columns: {{Facts: {KEYS[0]}}}\n"
+    )
+    (tmp_path / "conf" / "table" / "tiny.yaml").write_text(text)
+    monkeypatch.setattr(spec, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(build.spec, "load", lambda name, conf=tmp_path / "conf", load=spec.load: load(name, conf))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_fakes import KEYS, SHARES, fill, record, small
+from report_fakes import KEYS, SHARES, fill, project, record, small  # noqa: F401
 
 from layerfit.config import ROOT, composer
 from layerfit.record import read, record_path, write
@@ -226,24 +226,6 @@ def test_the_figure_embeds_its_fonts_and_no_date(data):
 def test_a_table_without_any_record_can_be_drawn(tmp_path):
     (tmp_path / "runs").mkdir()
     assert figure.draw(build.assemble(loaded(tmp_path), draft=True))["png"]
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A configuration folder with one small table, and a working directory."""
-    from layerfit.report import spec
-
-    (tmp_path / "conf" / "table").mkdir(parents=True)
-    text = (
-        "title: A small table\nbase: [eval=nano, training.max_steps=20]\n"
-        "rows: {Vanilla: [method=vanilla], LoRA: [method=lora]}\nseeds: [0, 1]\n"
-        f"columns: {{Facts: {KEYS[0]}}}\n"
-    )
-    (tmp_path / "conf" / "table" / "tiny.yaml").write_text(text)
-    monkeypatch.setattr(spec, "CONF", tmp_path / "conf")
-    monkeypatch.setattr(build.spec, "load", lambda name, conf=tmp_path / "conf", load=spec.load: load(name, conf))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_from_the_command_line(project, capsys):

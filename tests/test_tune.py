@@ -6,8 +6,7 @@ import sys
 import types
 
 import pytest
-from report_fakes import record, small
-from test_report_table import project
+from report_fakes import project, record, small  # noqa: F401
 
 from layerfit.config import composer
 from layerfit.errors import UserError
@@ -19,8 +18,6 @@ KEY, OTHER = "nano_facts_dev/acc", "nano_rules_dev/acc"
 ROWS = {"Vanilla": ["method=vanilla"], "LoRA": ["method=lora"], "Full": ["method=full"]}
 GRID = {"LoRA": {"optim.lr": [0.001, 0.01, 0.1]}, "Full": {"optim.lr": [0.0001, 0.001, 0.01]}}
 TUNING = {"base": ["eval=nano_dev"], "seeds": [100, 101], "objective": {KEY: 1, OTHER: 3}, "trials": 3, "grid": GRID}
-
-__all__ = ["project"]
 
 
 def table(**changes):
@@ -135,7 +132,7 @@ def test_a_trial_that_cannot_be_counted_stops_the_choice(made, tmp_path, result,
 
 
 def test_a_missing_trial_stops_the_choice(made, tmp_path):
-    with pytest.raises(UserError, match="12 trials cannot be counted: LoRA, seed 100.*no record"):
+    with pytest.raises(UserError, match=r"12 trials cannot be counted: LoRA, seed 100.*no record"):
         tune.choose(table(), made, cells.load([], tmp_path))
 
 
