@@ -8,7 +8,7 @@ What the paper leaves open (s_0, optimizer, penalty) is configuration: `conf/met
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from layerfit.errors import UserError, check_one_of, check_range
@@ -128,8 +128,7 @@ class ILA(ILARanking):
         """The ranking run, unless a ranking is given."""
         if self.ranking != "auto":
             return None
-        names = [f for f in ILARanking.__dataclass_fields__ if not f.startswith("_")]
-        return ILARanking(**{name: getattr(self, name) for name in names})
+        return ILARanking(**{f.name: getattr(self, f.name) for f in fields(ILARanking) if f.init})
 
     def reads(self) -> str | None:
         """The given ranking's path."""

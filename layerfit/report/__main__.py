@@ -1,0 +1,131 @@
+"""`python -m layerfit.report`: todo, cells, render, table, tune. Status 0: done, 1: refused or failed, 2: a mistake."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from layerfit.config import composer
+from layerfit.errors import UserError
+from layerfit.report import build, render, spec, tune
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    out = argparse.ArgumentParser(prog="python -m layerfit.report", description="From records to tables.")
+    commands = out.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str, *, optional: bool = False) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text)
+        one.add_argument(
+            "table", metavar="T", nargs="?" if optional else None, help="a file of conf/table, without .yaml"
+        )
+        return one
+
+    command("cells", "list the runs of a table")
+    command("todo", "list the runs that a table still needs")
+    for name, text in (
+        ("render", "print and write a table from its records"),
+        ("table", "run what is missing, then render"),
+    ):
+        one = command(name, text, optional=name == "render")
+        one.add_argument(
+            "--draft", action="store_true", help="print it with its holes, marked DRAFT, to outputs/drafts"
+        )
+        one.add_argument("--no-figures", action="store_true", help="write Markdown and LaTeX only")
+        if name == "render":
+            one.add_argument("--all", action="store_true", help="every table that was rendered before")
+    one = command("tune", "run a table's trials and choose")
+    one.add_argument("--allow-edge", action="store_true", help="accept a best value at the end of its range")
+    return out
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; return the exit status."""
+    options = parser().parse_args(argv)
+    try:
+        with composer():
+            if options.command == "render":
+                return _render_many(options)
+            return {"cells": _cells, "todo": _todo, "table": _table, "tune": _tune}[options.command](options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _cells(options: argparse.Namespace) -> int:
+    loaded = build.load(options.table)
+    for cell in loaded.cells:
+        record = loaded.store.records.get(cell.run_id)
+        status = record.result.status if record else "missing"
+        print(f"{cell.run_id}  {status:11}  {cell.name:24}  {' '.join(cell.overrides)}")
+    return 0
+
+
+def _todo(options: argparse.Namespace) -> int:
+    todo = build.load(options.table).todo()
+    for item in todo:
+        print(f"{item.run_id}  {item.name:32}  {item.reason}")
+    print(f"{len(todo)} runs to do" if todo else "nothing to do")
+    return 0
+
+
+def _render(name: str, *, draft: bool, figures: bool) -> int:
+    """Print and write one table, or say why not."""
+    loaded = build.load(name)
+    data = build.assemble(loaded, draft=draft)
+    if data.problems and not data.draft:
+        print(
+            f"table {name} is refused ({len(data.problems)} problems); --draft prints it all the same:", file=sys.stderr
+        )
+        for problem in data.problems:
+            print(f"  {problem}", file=sys.stderr)
+        return 1
+    render.console(data)
+    for path in build.write(loaded, data, figures=figures):
+        print(path)
+    return 0
+
+
+def _render_many(options: argparse.Namespace) -> int:
+    if options.all == bool(options.table):
+        raise UserError("render takes a table or --all, one of them; known tables: " + ", ".join(spec.known()))
+    names = build.committed() if options.all else [options.table]
+    if not names:
+        print("no table has been rendered yet; make table T=... renders the first")
+    return max((_render(name, draft=options.draft, figures=not options.no_figures) for name in names), default=0)
+
+
+def _table(options: argparse.Namespace) -> int:
+    from layerfit.sweep import run_cells
+
+    loaded = build.load(options.table)
+    runs = [cell.run for cell in loaded.cells]
+    ok = run_cells(runs, group=options.table) if loaded.todo() else True
+    rendered = _render(options.table, draft=options.draft, figures=not options.no_figures)
+    return rendered if ok else 1
+
+
+def _tune(options: argparse.Namespace) -> int:
+    read = spec.load(options.table)
+    trials = tune.trials(read)
+    runs = build.tuning_runs(read, trials)
+    if runs:
+        from layerfit.sweep import run_cells
+
+        # A diverged trial is a result: whether the trials can be counted is for `choose` to say.
+        run_cells(runs, group=f"tune-{options.table}")
+    choices = build.finish_tuning(read, trials, allow_edge=options.allow_edge)
+    for choice in choices:
+        point = " ".join(tune.override(*item) for item in choice.best.trial.point.items())
+        edge = f"  edge: extend {', '.join(choice.edges)}" if choice.edges else ""
+        print(f"{choice.row:16} {choice.best.mean:.4f}  {point}{edge}")
+    if any(choice.edges for choice in choices) and not options.allow_edge:
+        print("not written: extend the grids at their edges, or accept them with --allow-edge", file=sys.stderr)
+        return 1
+    print(f"conf/tuned/{options.table}.yaml")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

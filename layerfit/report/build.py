@@ -1,0 +1,133 @@
+"""From a table's name to its files: read records, check, compute, write. The steps are pure; this reads and writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from layerfit.config import CONF
+from layerfit.errors import UserError
+from layerfit.record import write_atomically
+from layerfit.report import cells, checks, notes, render, spec, table, tune
+from layerfit.report.cells import Cell, Store, Todo
+from layerfit.report.spec import TableSpec, Tuned
+from layerfit.schema import RunConfig
+
+DRAFTS = Path("outputs/drafts")
+"""Drafts never lie where finished tables do."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A table's spec, cells and records, read once."""
+
+    spec: TableSpec
+    tuned: Tuned | None
+    cells: list[Cell]
+    store: Store
+
+    def todo(self) -> list[Todo]:
+        """Return the runs still to do, required runs first."""
+        return cells.queue(self.cells, self.store)
+
+
+def load(name: str, extra: tuple[str, ...] = ()) -> Loaded:
+    """Read everything a table is made of, inside `config.composer()`.
+
+    Raises:
+        UserError: whatever is wrong with the spec, the tuned values or a record.
+    """
+    read = spec.load(name)
+    tuned = spec.load_tuned(read)
+    made = cells.row_cells(read, tuned, extra)
+    return Loaded(read, tuned, made, cells.load(made, read.results))
+
+
+def assemble(loaded: Loaded, *, draft: bool = False, gates: Sequence[table.Gate] = ()) -> table.TableData:
+    """Return a table ready to print. Its `problems` are why it must not be, unless it is a draft.
+
+    gates: conditions on the whole table, decided elsewhere (`world.gates`), printed under it.
+    """
+    found = checks.problems(loaded.spec, loaded.cells, loaded.store)
+    data = table.build(loaded.spec, loaded.cells, loaded.store)
+    under = notes.footnotes(loaded.spec, loaded.cells, loaded.store, loaded.tuned, data)
+    decided = tuple(gates) or world_gates(loaded.spec, data)
+    # A draft without problems is a table: the word on its face would be untrue.
+    return replace(data, draft=draft and bool(found), problems=tuple(found), footnotes=under, gates=decided)
+
+
+def world_gates(read: TableSpec, data: table.TableData) -> tuple[table.Gate, ...]:
+    """Return the verdicts of the embedded world on a table that has a section `gates`, () for any other.
+
+    Raises:
+        UserError: if the section has a key that is no gate's.
+    """
+    if read.gates is None:
+        return ()
+    from layerfit.world.gates import Evidence, gates
+
+    labels = [shown.column.label for shown in data.columns]
+    scores = {
+        row.label: {name: [v for _, v in entry.values] for name, entry in zip(labels, row.entries, strict=True)}
+        for row in data.rows
+    }
+    items = {shown.column.label: shown.num_items for shown in data.columns if shown.num_items}
+    still = frozenset(row.label for row in data.rows if not row.trains)
+    try:
+        evidence = Evidence(scores=scores, items=items, not_methods=still, **read.gates)
+        return tuple(table.Gate(gate.name, gate.passed, gate.detail) for gate in gates(evidence))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"conf/table/{read.name}.yaml: gates: {error}") from error
+
+
+def write(loaded: Loaded, data: table.TableData, *, figures: bool = True) -> list[Path]:
+    """Write a table's Markdown, LaTeX and figures; return their paths.
+
+    Raises:
+        UserError: if the table has problems and is no draft.
+    """
+    if data.problems and not data.draft:
+        raise UserError(f"table {data.name} is refused: {len(data.problems)} problems; --draft prints it all the same")
+    root = DRAFTS if data.draft else Path(loaded.spec.results)
+    files = {
+        root / "tables" / f"{data.name}.md": render.markdown(data).encode(),
+        root / "tables" / f"{data.name}.tex": render.latex(data).encode(),
+    }
+    if figures:
+        from layerfit.report import figure
+
+        files |= {root / "figures" / f"{data.name}.{kind}": text for kind, text in figure.draw(data).items()}
+    for path, text in files.items():
+        write_atomically(path, text)
+    return list(files)
+
+
+def committed() -> list[str]:
+    """Return the tables that were rendered before, where their records live: `make tables` keeps these up to date."""
+    return [name for name in spec.known() if (Path(spec.load(name).results) / "tables" / f"{name}.md").exists()]
+
+
+def tuning_runs(read: TableSpec, trials: list[tune.Trial]) -> list[RunConfig]:
+    """Return the runs of trials that are still to do. One that diverged has lost and is not run again."""
+    made = [cell for trial in trials for cell in trial.cells]
+    todo = cells.queue(made, cells.load(made, read.results))
+    return [item.run for item in todo if not item.reason.startswith("diverged")]
+
+
+def finish_tuning(
+    read: TableSpec, trials: list[tune.Trial], *, allow_edge: bool = False, conf: Path = CONF
+) -> list[tune.Choice]:
+    """Choose from finished trials; write all trials, and what was chosen if it lies inside the grid (or `allow_edge`).
+
+    Raises:
+        UserError: if trials are missing.
+    """
+    store = cells.load([cell for trial in trials for cell in trial.cells], read.results)
+    choices = tune.choose(read, trials, store)
+    text = json.dumps(tune.trials_file(read, choices), indent=1, allow_nan=False) + "\n"
+    write_atomically(Path(read.results) / "tuning" / f"{read.name}.json", text.encode())
+    if allow_edge or not any(choice.edges for choice in choices):
+        write_atomically(conf / "tuned" / f"{read.name}.yaml", tune.tuned_file(read, choices).encode())
+    return choices

@@ -1,0 +1,167 @@
+"""The cells of a table: every (row, seed) composed and looked up by its run id. Missing cells are the work queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from layerfit.config import CONF, one_line, required_run, run_id, typed
+from layerfit.errors import UserError
+from layerfit.record import Items, Record, read, read_items
+from layerfit.report.spec import TableSpec, Tuned, load_tuned
+from layerfit.schema import RunConfig
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a table. seed: None where the method trains nothing, one run for every seed."""
+
+    row: str
+    seed: int | None
+    overrides: tuple[str, ...]
+    run: RunConfig
+    run_id: str
+
+    @property
+    def name(self) -> str:
+        """`LoRA, seed 3`, for messages."""
+        return self.row if self.seed is None else f"{self.row}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Todo:
+    """A run that has no usable record, and why: `no record`, or the status of the one it has."""
+
+    name: str
+    run: RunConfig
+    run_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Store:
+    """The records of a table's cells, and of the runs they require, by run id; per-item outcomes beside them."""
+
+    records: dict[str, Record]
+    items: dict[str, Items]
+
+
+def merge(*lists: Iterable[str]) -> tuple[str, ...]:
+    """Join overrides; of two with one key the later wins and takes the earlier one's place."""
+    out: dict[str, str] = {}
+    for overrides in lists:
+        for text in overrides:
+            out[text.partition("=")[0]] = text
+    return tuple(out.values())
+
+
+def expand(overrides: tuple[str, ...], seeds: tuple[int, ...], results: str) -> list[tuple[int | None, RunConfig]]:
+    """Compose one run for every seed, inside `config.composer()`; a method that trains nothing has one run, seed None.
+
+    Hydra composes once (0.1 s); a seed is then set in the composed config and read out again (3 ms), so that whatever
+    follows the run's seed follows it, and what an override pins stays.
+
+    Raises:
+        UserError: if the overrides do not compose.
+    """
+    from hydra import compose
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    out: list[tuple[int | None, RunConfig]] = []
+    try:
+        config = compose("config", overrides=[*overrides, f"paths.results={results}"])
+        for seed in seeds:
+            config.seed = seed
+            run = typed(config)
+            if not run.method.trains:
+                return [(None, run)]
+            out.append((seed, run))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(one_line(error)) from error
+    return out
+
+
+def cells(spec: TableSpec, extra: tuple[str, ...] = (), conf: Path = CONF) -> list[Cell]:
+    """Return the cells of a table in printing order, inside `config.composer()`.
+
+    extra: overrides on top of every row's, from the command line.
+
+    Raises:
+        UserError: naming the row that does not compose, or the tuned values that are not there.
+    """
+    return row_cells(spec, load_tuned(spec, conf), extra)
+
+
+def row_cells(spec: TableSpec, tuned: Tuned | None, extra: tuple[str, ...] = ()) -> list[Cell]:
+    """As `cells`, with the tuned values already read."""
+    out: list[Cell] = []
+    for row in spec.rows:
+        overrides = merge(spec.base, row.overrides, tuned.chosen[row.label] if tuned else (), extra)
+        try:
+            runs = expand(overrides, spec.seeds, spec.results)
+        except UserError as error:
+            raise UserError(f"table {spec.name}, row {row.label}: {error}") from error
+        for seed, run in runs:
+            shown = overrides if seed is None else (*overrides, f"seed={seed}")
+            out.append(Cell(row.label, seed, shown, run, run_id(run)))
+    by_id: dict[str, Cell] = {}
+    for cell in out:
+        twin = by_id.setdefault(cell.run_id, cell)
+        if twin.row != cell.row:
+            raise UserError(f"table {spec.name}: rows {twin.row} and {cell.row} are the same run; change or drop one")
+    return out
+
+
+def required(run: RunConfig) -> list[RunConfig]:
+    """Return the runs that must exist before this one, the first to run first."""
+    before = required_run(run)
+    return [] if before is None else [*required(before), before]
+
+
+def load(table: list[Cell], results: str | Path) -> Store:
+    """Read every record that a table can use.
+
+    Raises:
+        UserError: if a file is not a record.
+    """
+    records: dict[str, Record] = {}
+    items: dict[str, Items] = {}
+    try:
+        for cell in table:
+            for name in (cell.run_id, *map(run_id, required(cell.run))):
+                record = read(results, name)
+                if record is not None:
+                    records[name] = record
+            if cell.run_id in records:
+                items[cell.run_id] = read_items(results, cell.run_id)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(str(error)) from error
+    return Store(records, items)
+
+
+def hole(store: Store, name: str) -> str | None:
+    """Return why a run has no numbers, None if it has: `no record`, `diverged: loss is NaN at step 12`."""
+    record = store.records.get(name)
+    if record is None:
+        return "no record"
+    if record.result.status == "ok":
+        return None
+    return f"{record.result.status}: {record.result.message}" if record.result.message else record.result.status
+
+
+def queue(table: list[Cell], store: Store) -> list[Todo]:
+    """Return the runs that are still to do, each once, a required run before the runs that need it."""
+    out: dict[str, Todo] = {}
+    for cell in table:
+        if hole(store, cell.run_id) is None:
+            continue
+        for run in (*required(cell.run), cell.run):
+            name = run_id(run)
+            reason = hole(store, name)
+            if reason is not None and name not in out:
+                title = cell.name if name == cell.run_id else f"{run.method_name()} for {cell.name}"
+                out[name] = Todo(title, run, name, reason)
+    first = {run_id(run) for cell in table for run in required(cell.run)}
+    return sorted(out.values(), key=lambda todo: todo.run_id not in first)

@@ -1,0 +1,189 @@
+"""What stands under a table: how its numbers were made, and what they can show. One sentence or two a note."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from layerfit.methods.base import REBUILD, SKIP
+from layerfit.report import checks, stats
+from layerfit.report.cells import Cell, Store
+from layerfit.report.spec import TableSpec, Tuned
+from layerfit.report.table import ColumnData, TableData
+from layerfit.schema import RunConfig
+
+
+def footnotes(
+    spec: TableSpec, table: list[Cell], store: Store, tuned: Tuned | None, data: TableData
+) -> tuple[str, ...]:
+    """Return the notes of a table, in printing order."""
+    out = [
+        _seeds(spec, data),
+        _tasks(data, table, store),
+        _test(data),
+        *_untested(data),
+        _tuning(spec, tuned),
+        _training(table),
+        _switching(table),
+        _costs(data),
+        _software(table, store),
+        *checks.notes(table, store),
+        *_published(spec),
+    ]
+    return tuple(text for text in out if text)
+
+
+def _seeds(spec: TableSpec, data: TableData) -> str:
+    single = [row.label for row in data.rows if not row.trains]
+    seeds = f"Mean ± standard deviation over {len(spec.seeds)} seeds ({_range(spec.seeds)})."
+    return seeds + (f" {', '.join(single)}: one run, nothing is drawn." if single else "")
+
+
+def _range(values: tuple[int, ...]) -> str:
+    """Return `0-4` for consecutive numbers, `0, 2, 5` otherwise."""
+    consecutive = len(values) > 2 and list(values) == list(range(values[0], values[-1] + 1))
+    return f"{values[0]}-{values[-1]}" if consecutive else ", ".join(map(str, values))
+
+
+def _tasks(data: TableData, table: list[Cell], store: Store) -> str:
+    out = []
+    for shown in data.columns:
+        column, records = shown.column, checks.usable(table, store)
+        score = next((s for _, r in records if (s := checks.score_of(r, column.key))), None)
+        if score is not None:
+            unit = " in percent" if column.percent else ""
+            better = "" if score.higher_is_better else ", lower is better"
+            out.append(
+                f"{column.label}: {column.key}{unit}{better}, {score.num_items:,} items, "
+                f"{score.num_fewshot}-shot, task version {score.version}"
+            )
+    return "; ".join(out) + "." if out else ""
+
+
+def _test(data: TableData) -> str:
+    if not any(column.comparisons for column in data.columns):
+        return ""
+    seen = ", ".join(
+        f"{c.column.label} {_amount(c, c.detectable)}"
+        for c in data.columns
+        if c.detectable is not None and c.comparisons
+    )
+    return (
+        f"Bold: not shown worse than the column's best at {stats.LEVEL:.0%} (paired over items and seeds, both counted "
+        f"as noise; Student t, the stricter of Satterthwaite and Cochran; Holm over the methods of a column). "
+        f"Smallest difference found with {stats.POWER:.0%} power (median over a column's comparisons, Holm's first "
+        f"level): {seen}."
+    )
+
+
+def _amount(shown: ColumnData, value: float) -> str:
+    return f"{100 * value:.1f} points" if shown.column.percent else f"{value:.2f}"
+
+
+def _untested(data: TableData) -> list[str]:
+    found: dict[str, list[str]] = {}
+    for index, shown in enumerate(data.columns):
+        for row in data.rows:
+            result = row.entries[index].against_best
+            if isinstance(result, stats.NotTestable):
+                found.setdefault(f"Not tested in {shown.column.label} ({result.reason})", []).append(row.label)
+    return [f"{what}: {', '.join(labels)}." for what, labels in found.items()]
+
+
+def _tuning(spec: TableSpec, tuned: Tuned | None) -> str:
+    if tuned is None:
+        return "No tuning: every row runs with the settings of its table file."
+    rows = [row.label for row in spec.rows if tuned.chosen[row.label] or row.label in tuned.searched]
+    fixed = [row.label for row in spec.rows if row.label not in rows]
+    out = (
+        f"Tuning (conf/tuned/{tuned.name}.yaml): {tuned.trials} trials a row, each on the seeds {_range(tuned.seeds)}, "
+        f"on items that are not in this table. " + "; ".join(_choice(label, tuned) for label in rows) + "."
+    )
+    return out + (f" Not tuned: {', '.join(fixed)}." if fixed else "")
+
+
+def _choice(label: str, tuned: Tuned) -> str:
+    """Return `LoRA: optim.lr=0.003 of 0.001, 0.003, 0.01`."""
+    parts = []
+    searched = tuned.searched.get(label, {})
+    for override in tuned.chosen[label]:
+        values = searched.get(override.partition("=")[0])
+        edge = " (the last value tried)" if override.partition("=")[0] in tuned.edges.get(label, ()) else ""
+        parts.append(override + (f" of {', '.join(map(str, values))}" if values else "") + edge)
+    return f"{label}: {', '.join(parts)}"
+
+
+def _shared(table: list[Cell], value: Callable[[RunConfig], Any]) -> str:
+    """Return a setting that all rows share, or which rows have which."""
+    groups = checks.by_value({cell.row: value(cell.run) for cell in table if cell.run.method.trains})
+    if len(groups) == 1:
+        return next(iter(groups))
+    return ", ".join(f"{text} ({', '.join(labels)})" for text, labels in groups.items())
+
+
+def _training(table: list[Cell]) -> str:
+    if not any(cell.run.method.trains for cell in table):
+        return ""
+
+    def length(run: RunConfig) -> str:
+        return f"{run.training.max_steps} steps" if run.training.max_steps else f"{run.training.epochs:g} epochs"
+
+    model, dataset = _shared(table, lambda r: r.model.name), _shared(table, lambda r: r.dataset.name)
+    loss = _shared(table, lambda r: "all tokens" if r.training.loss_on_prompt else "the response only")
+    return (
+        f"Model {model}, data {dataset}, {_shared(table, length)} of {_shared(table, lambda r: r.training.batch_size)} "
+        f"sequences; loss on {loss}; weights in {_shared(table, lambda r: r.training.dtype)}, "
+        f"optimizer precision {_shared(table, lambda r: r.optim.precision)}."
+    )
+
+
+def _switching(table: list[Cell]) -> str:
+    first = {cell.row: cell.run for cell in reversed(table) if cell.run.method.trains}
+    if not first:
+        return ""
+    rebuilt = [
+        f"{row} (moments {run.method.switch_policy().moments}, masters {run.method.switch_policy().masters})"
+        for row, run in reversed(first.items())
+        if run.method.switching == REBUILD
+    ]
+    skipped = [row for row, run in reversed(first.items()) if run.method.switching == SKIP]
+    out = f"Engine {_shared(table, lambda r: r.engine.name)}."
+    if rebuilt:
+        out += f" A switch rebuilds the optimizer over what trains: {_names(rebuilt)}."
+    if skipped:
+        out += f" All optimizer state is kept, a step leaves out what does not train: {_names(skipped)}."
+    return out
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _costs(data: TableData) -> str:
+    rows = [row for row in data.rows if row.trains]
+    if not rows:
+        return ""
+    unknown = checks.by_value({f"{r.label}/{text}": text for r in rows for text in r.costs.unknown})
+    out = (
+        "Memory: peak allocated. Trained: parameters that can receive an update. "
+        "Seconds: training, required runs included, mean over seeds."
+    )
+    return out + "".join(
+        f" Not known: {text} ({_names(n.rpartition('/' + text)[0] for n in names)})." for text, names in unknown.items()
+    )
+
+
+def _software(table: list[Cell], store: Store) -> str:
+    have = checks.usable(table, store)
+    if not have:
+        return ""
+    parts = []
+    for package in ("lm_eval", *checks.PACKAGES):
+        found = sorted({checks.version(record, package) for _, record in have})
+        parts.append(f"{package} {' and '.join(found)}")
+    return "Software: " + ", ".join(parts) + "."
+
+
+def _published(spec: TableSpec) -> list[str]:
+    sources = sorted({cell.source for cells in spec.published.values() for cell in cells.values()})
+    return [f"Published numbers, copied, never merged with ours: {'; '.join(sources)}."] if sources else []

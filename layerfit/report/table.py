@@ -1,0 +1,248 @@
+"""A table as data: spec + records + per-item outcomes -> numbers, tests, costs, notes. No formatting, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
+
+from layerfit.config import run_id
+from layerfit.record import Record
+from layerfit.report import stats
+from layerfit.report.cells import Cell, Store, hole, required
+from layerfit.report.checks import score_of
+from layerfit.report.spec import Column, Published, TableSpec
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a table says about one row and column. Scores are in the task's unit: a share is in [0, 1].
+
+    values: (seed, score), seed None for a run that has none. spread: standard deviation over seeds, None for one run.
+    interval: 95%, over seeds and items. worse: the test against the column's best, with its adjusted p.
+    holes: why a seed has no number.
+    """
+
+    values: tuple[tuple[int | None, float], ...] = ()
+    mean: float | None = None
+    spread: float | None = None
+    interval: tuple[float, float] | None = None
+    best: bool = False
+    bold: bool = False
+    against_best: stats.Comparison | stats.NotTestable | None = None
+    adjusted_p: float | None = None
+    holes: tuple[str, ...] = ()
+    published: Published | None = None
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a row costs, mean over its seeds; None = does not apply, or not known (`unknown` says why).
+
+    memory: peak allocated bytes. trained: parameters. seconds: training, that of required runs included.
+    """
+
+    memory: float | None = None
+    tokens_per_s: float | None = None
+    trained: float | None = None
+    seconds: float | None = None
+    tokens: float | None = None
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RowData:
+    """One line. trains: False for the model as it was, the reference."""
+
+    label: str
+    trains: bool
+    entries: tuple[Entry, ...]
+    costs: Costs
+
+
+@dataclass(frozen=True)
+class ColumnData:
+    """One score and what its tests could see.
+
+    comparisons: number of methods tested against the best. detectable: the difference that a comparison of this column
+    finds with 80% power at Holm's strictest level, median over the comparisons; None without any.
+    """
+
+    column: Column
+    num_items: int | None
+    higher_is_better: bool
+    comparisons: int
+    detectable: float | None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A condition on the whole table; passed: None = could not be decided."""
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class TableData:
+    """Everything that is printed. draft: some of `problems` stand, and the table says so on its face."""
+
+    name: str
+    title: str
+    note: str
+    rows: tuple[RowData, ...]
+    columns: tuple[ColumnData, ...]
+    draft: bool
+    problems: tuple[str, ...] = ()
+    footnotes: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row's entry of one column, with the outcomes its tests need."""
+
+    entry: Entry
+    outcomes: stats.Outcomes | str
+    """Seeds x items, in the order of `entry.values`; or why there are none."""
+
+
+def build(spec: TableSpec, table: list[Cell], store: Store) -> TableData:
+    """Return a table's numbers. Problems, footnotes and gates are for the caller to add (`dataclasses.replace`)."""
+    by_row = {row.label: [cell for cell in table if cell.row == row.label] for row in spec.rows}
+    columns: list[ColumnData] = []
+    entries: dict[str, list[Entry]] = {label: [] for label in by_row}
+    for column in spec.columns:
+        scores = [s for c in table if (r := _usable(store, c)) and (s := score_of(r, column.key))]
+        docs = scores[0].docs if scores else ""
+        rows = {label: _entry(column, cells, store, docs) for label, cells in by_row.items()}
+        higher = scores[0].higher_is_better if scores else True
+        tested, detectable, comparisons = _tested(rows, higher)
+        items = min((s.num_items for s in scores), default=None)
+        columns.append(ColumnData(column, items, higher, comparisons, detectable))
+        for label, entry in tested.items():
+            entries[label].append(replace(entry, published=spec.published.get(label, {}).get(column.label)))
+    lines = tuple(
+        RowData(label, cells[0].run.method.trains, tuple(entries[label]), _costs(cells, store))
+        for label, cells in by_row.items()
+    )
+    return TableData(spec.name, spec.title, spec.note, lines, tuple(columns), draft=False)
+
+
+def _usable(store: Store, cell: Cell) -> Record | None:
+    return store.records[cell.run_id] if hole(store, cell.run_id) is None else None
+
+
+def _entry(column: Column, cells: list[Cell], store: Store, docs: str) -> _Row:
+    values: list[tuple[int | None, float]] = []
+    outcomes: list[list[float]] = []
+    holes: list[str] = []
+    reason = ""
+    for cell in cells:
+        record = _usable(store, cell)
+        score = score_of(record, column.key) if record else None
+        if score is None:
+            holes.append(f"{cell.name}: {hole(store, cell.run_id) or f'no score {column.key}'}")
+            continue
+        values.append((cell.seed, score.value))
+        items = store.items.get(cell.run_id, {}).get(column.key)
+        reason = reason or _untestable(score.value, items, score.docs == docs)
+        outcomes.append(items or [])
+    if not values:
+        return _Row(Entry(holes=tuple(holes)), "no record")
+    numbers = [value for _, value in values]
+    matrix = None if reason else np.array(outcomes, dtype=np.float64)
+    entry = Entry(
+        values=tuple(values),
+        mean=stats.mean(numbers),
+        spread=stats.deviation(numbers),
+        interval=None if matrix is None or matrix.size < 2 else stats.interval(matrix),
+        holes=tuple(holes),
+    )
+    return _Row(entry, reason if matrix is None else matrix)
+
+
+def _untestable(value: float, items: list[float] | None, same: bool) -> str:
+    """Return why per-item outcomes cannot stand for a score, empty if they can."""
+    if not items:
+        return "no per-item outcomes"
+    if not same:
+        return "other items were asked"
+    # Items are stored with six decimals. A score that is no mean of its items (a perplexity, F1) has another test.
+    if abs(sum(items) / len(items) - value) > 1e-5 * max(1.0, abs(value)):
+        return "the score is no mean over its items"
+    return ""
+
+
+def _tested(rows: dict[str, _Row], higher: bool) -> tuple[dict[str, Entry], float | None, int]:
+    """Compare every row with the best; return the entries, the detectable difference and the number of comparisons."""
+    entries = {label: row.entry for label, row in rows.items()}
+    means = {label: e.mean if higher else -e.mean for label, e in entries.items() if e.mean is not None}
+    if not means:
+        return entries, None, 0
+    best = max(means, key=means.__getitem__)
+    results = {label: _against(rows[best], rows[label]) for label in means if label != best}
+    made = {label: r for label, r in results.items() if isinstance(r, stats.Comparison)}
+    adjusted = dict(zip(made, stats.holm([r.p for r in made.values()]), strict=True))
+    for label, result in results.items():
+        p = adjusted.get(label)
+        entries[label] = replace(
+            entries[label], against_best=result, adjusted_p=p, bold=p is not None and p > stats.LEVEL
+        )
+    # Without one test nothing is shown about anybody, and bold would say that it is.
+    entries[best] = replace(entries[best], best=True, bold=bool(made))
+    detectable = median(r.detectable(stats.LEVEL / len(made)) for r in made.values()) if made else None
+    return entries, detectable, len(made)
+
+
+def _against(best: _Row, other: _Row) -> stats.Comparison | stats.NotTestable:
+    """Compare two rows on the seeds that both have; a run without seeds stands for every seed."""
+    for row in (best, other):
+        if isinstance(row.outcomes, str):
+            return stats.NotTestable(row.outcomes)
+    assert not isinstance(best.outcomes, str)
+    assert not isinstance(other.outcomes, str)
+    first, second = ([seed for seed, _ in row.entry.values] for row in (best, other))
+    if None in first or None in second:
+        return stats.compare(best.outcomes, other.outcomes)
+    common = [seed for seed in first if seed in second]
+    if not common:
+        return stats.NotTestable("no seed in common")
+    a, b = [first.index(seed) for seed in common], [second.index(seed) for seed in common]
+    return stats.compare(best.outcomes[a], other.outcomes[b])
+
+
+def _costs(cells: list[Cell], store: Store) -> Costs:
+    pairs = [(cell, record) for cell in cells if (record := _usable(store, cell))]
+    if not pairs or not cells[0].run.method.trains:
+        return Costs()
+    unknown: list[str] = []
+
+    def average(what: str, key: str, of: Callable[[Cell, Record], float | None]) -> float | None:
+        values = [of(cell, record) for cell, record in pairs]
+        numbers = [value for value in values if value is not None]
+        if len(numbers) == len(values):
+            return stats.mean(numbers)
+        unknown.extend(sorted({f"{what}: {r.measured.unknown.get(key, 'not recorded')}" for _, r in pairs}))
+        return None
+
+    def seconds(cell: Cell, record: Record) -> float | None:
+        before = [_seconds(store.records.get(run_id(run))) for run in required(cell.run)]
+        parts = [_seconds(record), *before]
+        return None if None in parts else sum(part for part in parts if part is not None)
+
+    return Costs(
+        memory=average("peak memory", "peak_memory_bytes", lambda _, r: r.measured.peak_memory_bytes.get("allocated")),
+        tokens_per_s=average("tokens/s", "tokens_per_s", lambda _, r: r.measured.tokens_per_s),
+        trained=average("trained parameters", "trainable_parameters", lambda _, r: r.result.trainable_parameters),
+        seconds=average("training seconds", "train_seconds", seconds),
+        tokens=average("tokens", "tokens", lambda _, r: r.result.tokens),
+        unknown=tuple(unknown),
+    )
+
+
+def _seconds(record: Record | None) -> float | None:
+    return record.measured.train_seconds if record else None
