@@ -19,7 +19,7 @@ from layerfit.engines import make_engine, process
 from layerfit.engines.base import Engine, set_seed
 from layerfit.errors import UserError
 from layerfit.evaluation.harness import evaluate
-from layerfit.hub import load_model, load_tokenizer, prepare_environment
+from layerfit.hub import MODELS, load_model, load_tokenizer, origin, prepare_environment
 from layerfit.loop import Clock, Diverged, History, history_dict, history_from, train
 from layerfit.manifest import manifest
 from layerfit.measure import Memory, memory_of, watch_activations
@@ -218,7 +218,9 @@ def _run(run: RunConfig, run_id: str, folder: Path, tracker: Tracker) -> tuple[R
     eval_seconds = time.perf_counter() - start
     result = _result(loaded, history, scores)
     device = process.describe_device(run.engine.device)
-    measured = memory.measured(clock, train_seconds, eval_seconds, switches, manifest(device, loaded.data.sources))
+    model_source = {run.model.id: origin(MODELS, run.model.id, run.hub, run.model.path, run.model.revision)}
+    sources = model_source | loaded.data.sources
+    measured = memory.measured(clock, train_seconds, eval_seconds, switches, manifest(device, sources))
     return result, items, measured
 
 

@@ -20,6 +20,7 @@ class TorchEngine(Engine):
         """Make a new optimizer; the old one's state goes with it."""
         self.optimizer = None
         self.optimizer = new_optimizer(self, groups)
+        allocate_all(self.optimizer)
 
     def optimizer_object(self) -> Any:
         """The optimizer."""
@@ -73,6 +74,13 @@ def new_optimizer(engine: Engine, groups: list[dict[str, Any]]) -> Any:
         eps=optim.eps,
         masters=engine.keeps_masters,
     )
+
+
+def allocate_all(optimizer: Any) -> None:
+    """Make the state of every parameter now: what a method holds does not depend on what it has drawn so far."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.allocate(parameter, group)
 
 
 def clip_gradients(engine: Engine, optimizer: Any, clip: float) -> float:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from layerfit.anatomy import Anatomy
 from layerfit.data.batches import Batch
 from layerfit.engines.base import Engine, State, loss_sum
-from layerfit.engines.torch import clip_gradients, copy_state, new_optimizer, set_state
+from layerfit.engines.torch import allocate_all, clip_gradients, copy_state, new_optimizer, set_state
 from layerfit.methods.base import Method
 from layerfit.schema import EngineConfig, OptimConfig
 
@@ -60,15 +60,14 @@ class ZeroEngine(Engine):
         else:
             self._release()
             self.deepspeed._configure_optimizer(new_optimizer(self, groups), None)
-        if self.stage > 0:
-            self._allocate()
+        self._allocate()
 
     def _release(self) -> None:
         """Free the optimizer and what hangs on it."""
         if self.stage > 0:
             self.deepspeed.optimizer.destroy()
             self._own_storage()
-        self.deepspeed.optimizer = self.deepspeed.basic_optimizer = None
+        self.deepspeed.optimizer = self.deepspeed.basic_optimizer = self.deepspeed.client_optimizer = None
 
     def _own_storage(self) -> None:
         """Copy weights out of the old optimizer's flat buffers, which would otherwise stay resident with them."""
@@ -130,7 +129,9 @@ class ZeroEngine(Engine):
         of the others would never be found again.
         """
         ours, zero = self.optimizer_object(), self.deepspeed.optimizer
-        if self.stage == 3:
+        if self.stage == 0:
+            allocate_all(ours)
+        elif self.stage == 3:
             for i, flat in enumerate(zero.fp32_partitioned_groups_flat):
                 ours.allocate(flat, ours.param_groups[zero.sub_group_to_group_id[i]])
         else:
