@@ -27,6 +27,7 @@ from layerfit.record import Items, Measured, Record, Result, Score
 from layerfit.schema import RunConfig
 from layerfit.track import Silent, Tracker, make_tracker
 
+
 @dataclass
 class Loaded:
     """A run's model, data and length."""

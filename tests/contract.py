@@ -91,7 +91,9 @@ def watch(method: str, engine_name: str, dtype: str = "fp32", steps: int = 20, e
         if run.method.switching == REBUILD and not any(ref() is engine.optimizer_object() for ref in old):
             old.append(weakref.ref(engine.optimizer_object()))
         before = snapshot(engine)
-        report.losses.append(engine.step(share(rows(step), engine.rank, engine.world, engine.micro_batches), 0.003).loss)
+        report.losses.append(
+            engine.step(share(rows(step), engine.rank, engine.world, engine.micro_batches), 0.003).loss
+        )
         after = snapshot(engine)
         moved = {n for n in before if not torch.equal(before[n], after[n])}
         report.frozen_moved += [f"step {step}: {n}" for n in sorted(moved - engine.active)]

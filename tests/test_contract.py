@@ -62,6 +62,7 @@ def two_ranks(tmp_path_factory):
     return {case: Report(**report) for case, report in json.loads(out.read_text()).items()}
 
 
+@pytest.mark.xdist_group("two ranks")
 @pytest.mark.parametrize(
     ("method", "engine"), [p for p in PAIRS if p[1] != "torch"], ids=[f"{m}-{e}" for m, e in PAIRS if e != "torch"]
 )

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from report_fakes import KEYS, SHARES, fill, small
+from tests.report_fakes import KEYS, SHARES, fill, small
 
 from layerfit.config import composer, required_run, run_id
 from layerfit.record import record_path

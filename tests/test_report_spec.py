@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from report_fakes import SHARES, SPEC, fill, record, small
+from tests.report_fakes import SHARES, SPEC, fill, record, small
 
 from layerfit.config import CONF, compose, composer, required_run, run_id
 from layerfit.errors import UserError

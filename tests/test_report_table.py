@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_fakes import KEYS, SHARES, fill, project, record, small  # noqa: F401
+from tests.report_fakes import KEYS, SHARES, fill, project, record, small  # noqa: F401
 
 from layerfit.config import ROOT, composer
 from layerfit.record import read, record_path, write

@@ -6,7 +6,7 @@ import sys
 import types
 
 import pytest
-from report_fakes import project, record, small  # noqa: F401
+from tests.report_fakes import project, record, small  # noqa: F401
 
 from layerfit.config import composer
 from layerfit.errors import UserError

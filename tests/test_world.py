@@ -229,9 +229,7 @@ def test_all_pass_and_say_their_numbers():
     assert "block 15 0.600, block 0 0.500" in depth
 
 
-@pytest.mark.parametrize(
-    ("score", "passed"), [(0.2699, True), (0.2701, False), (0.2301, True), (0.2299, False)]
-)
+@pytest.mark.parametrize(("score", "passed"), [(0.2699, True), (0.2701, False), (0.2301, True), (0.2299, False)])
 def test_untrained_within_two_standard_errors(score, passed):
     assert only(replace(GOOD, scores={**GOOD.scores, "vanilla": {"facts": [score]}}), 0).passed is passed
 

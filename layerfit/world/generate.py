@@ -70,8 +70,7 @@ class World:
             "retention": self.retention,
         }
         return {
-            f"{name}.jsonl": "".join(json.dumps(asdict(row)) + "\n" for row in rows)
-            for name, rows in parts.items()
+            f"{name}.jsonl": "".join(json.dumps(asdict(row)) + "\n" for row in rows) for name, rows in parts.items()
         }
 
 

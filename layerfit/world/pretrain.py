@@ -87,9 +87,7 @@ def num_steps(spec: WorldSpec, words: Language, people: Population) -> int:
     return spec.pretrain.epochs * (len(corpus(spec, words, people, 0)) // spec.pretrain.batch_size)
 
 
-def pretrain(
-    spec: WorldSpec, log: Callable[[str], None] = print
-) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def pretrain(spec: WorldSpec, log: Callable[[str], None] = print) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Pretrain a world's model on all tokens of its corpus.
 
     Returns:
