@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.report_fakes import KEYS, SHARES, fill, project, record, small  # noqa: F401
 
 from layerfit.config import ROOT, composer
 from layerfit.record import read, record_path, write
@@ -17,6 +16,7 @@ from layerfit.report import build, cells, figure, render
 from layerfit.report.__main__ import main
 from layerfit.report.stats import NotTestable
 from layerfit.report.table import Gate
+from tests.report_fakes import KEYS, SHARES, fill, project, record, small  # noqa: F401
 
 GOLDEN = Path(__file__).parent / "golden" / "report_small.md"
 
