@@ -24,16 +24,16 @@ demo: install  ## run the embedded comparison and print its table (minutes, no G
 	$(REPORT) table demo
 
 test: install  ## run the test suite
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 test-all: install  ## run the slow tests too
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not gpu'
+	$(BIN)/python -m pytest -n 2 -m 'not gpu'
 
 check: install  ## lint, format, types, fast tests
 	$(BIN)/ruff check layerfit scripts tests
 	$(BIN)/ruff format --check layerfit scripts tests
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 table: install  ## run what a table still needs and print it: make table T=nano_main
 	$(need-T)$(REPORT) table $(T)

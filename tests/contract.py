@@ -31,13 +31,10 @@ class Report:
     resident: float = 0.0
 
 
-def snapshot(engine: Engine) -> dict[str, torch.Tensor]:
-    """Every parameter; of active bf16 ones the fp32 master, which small updates move first."""
-    out = {}
-    for name in engine.parameters:
-        on_master = engine.keeps_masters and name in engine.active
-        out[name] = engine.read_state(name)["master"].cpu() if on_master else engine.read_weight(name)
-    return out
+def snapshot(engine: Engine, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights; of active bf16 ones the fp32 master, which small updates move first."""
+    masters = sorted(engine.active) if engine.keeps_masters else []
+    return weights | {name: engine.read_state(name)["master"].cpu() for name in masters}
 
 
 def blocks_of(names: set[str]) -> set[int]:
@@ -75,26 +72,26 @@ def expected_numel(engine: Engine, names: set[str]) -> int:
 
 def watch(method: str, engine_name: str, dtype: str = "fp32", steps: int = 20, extra: tuple[str, ...] = ()) -> Report:
     run = composed(f"method={method}", f"engine={engine_name}", f"training.dtype={dtype}", *SETTINGS[method], *extra)
-    engine = engine_for(run, micro_batches=1 if "RANKS" in extra else 2)
+    engine = engine_for(run)
     ctx, report = context_for(run, engine, steps), Report()
     old: list[weakref.ref] = []
+    weights = {n: engine.read_weight(n) for n in engine.parameters}
     for step in range(steps):
         plan = run.method.plan(step, ctx)
-        before_switch = {n: engine.read_weight(n) for n in engine.parameters}
         if engine.use(plan) and step:
             report.switches += 1
+        switched = {n: engine.read_weight(n) for n in engine.parameters}
         report.frozen_moved += [
-            f"switch before step {step}: {n}"
-            for n in engine.parameters
-            if not torch.equal(before_switch[n], engine.read_weight(n))
+            f"switch before step {step}: {n}" for n in weights if not torch.equal(weights[n], switched[n])
         ]
         if run.method.switching == REBUILD and not any(ref() is engine.optimizer_object() for ref in old):
             old.append(weakref.ref(engine.optimizer_object()))
-        before = snapshot(engine)
+        before = snapshot(engine, switched)
         report.losses.append(
             engine.step(share(rows(step), engine.rank, engine.world, engine.micro_batches), 0.003).loss
         )
-        after = snapshot(engine)
+        weights = {n: engine.read_weight(n) for n in engine.parameters}
+        after = snapshot(engine, weights)
         moved = {n for n in before if not torch.equal(before[n], after[n])}
         report.frozen_moved += [f"step {step}: {n}" for n in sorted(moved - engine.active)]
         report.active_still += [f"step {step}: {n}" for n in sorted(engine.active - moved)]

@@ -1,5 +1,6 @@
 """What every method keeps on every engine. A new method joins by being in METHODS."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -51,18 +52,26 @@ def test_one_rank(method, engine, reference):
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
-    """All DeepSpeed pairs on two ranks, in one launch."""
-    out = tmp_path_factory.mktemp("ranks") / "reports.json"
+    """All DeepSpeed pairs on two ranks: one launch, whose reports all test processes share."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    out = folder / "two_ranks.json"
+    with (folder / "two_ranks.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not out.exists():
+            launch_two_ranks(out)
+    return {case: Report(**report) for case, report in json.loads(out.read_text()).items()}
+
+
+def launch_two_ranks(out: Path) -> None:
     cases = ",".join(f"{m}:{e}" for m, e in PAIRS if e != "torch")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
     command += ["--rdzv-endpoint", "localhost:0", "-m", "tests.contract", str(out), cases]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return {case: Report(**report) for case, report in json.loads(out.read_text()).items()}
 
 
-@pytest.mark.xdist_group("two ranks")
 @pytest.mark.parametrize(
     ("method", "engine"), [p for p in PAIRS if p[1] != "torch"], ids=[f"{m}-{e}" for m, e in PAIRS if e != "torch"]
 )

@@ -9,6 +9,8 @@ contract tests compare it with plain torch.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
@@ -101,10 +103,11 @@ class ZeroEngine(Engine):
         parameter = self.parameters[name]
         if self.stage == 0:
             return copy_state(self.optimizer_object(), parameter)
-        state = {key: _full(safe_get_full_optimizer_state(parameter, key)) for key in MOMENTS}
-        state["step"] = self._flat_state(parameter)["step"].clone()
-        if self.keeps_masters:
-            state["master"] = _full(safe_get_full_fp32_param(parameter))
+        with _thawed(parameter):
+            state = {key: _full(safe_get_full_optimizer_state(parameter, key)) for key in MOMENTS}
+            state["step"] = self._flat_state(parameter)["step"].clone()
+            if self.keeps_masters:
+                state["master"] = _full(safe_get_full_fp32_param(parameter))
         return state
 
     def write_state(self, name: str, state: State) -> None:
@@ -113,13 +116,15 @@ class ZeroEngine(Engine):
         if self.stage == 0:
             set_state(self.optimizer_object(), parameter, state)
             return
-        for key in MOMENTS:
-            if key in state:
-                safe_set_full_optimizer_state(parameter, state[key].to(self.device), key)
-        if "step" in state:
-            self._flat_state(parameter)["step"].copy_(state["step"])
+        with _thawed(parameter):
+            for key in MOMENTS:
+                if key in state:
+                    safe_set_full_optimizer_state(parameter, state[key].to(self.device), key)
+            if "step" in state:
+                self._flat_state(parameter)["step"].copy_(state["step"])
+            if "master" in state:
+                safe_set_full_fp32_param(parameter, state["master"].to(self.device))
         if "master" in state:
-            safe_set_full_fp32_param(parameter, state["master"].to(self.device))
             self.write_weight(name, state["master"])
 
     def _allocate(self) -> None:
@@ -180,6 +185,17 @@ class ZeroEngine(Engine):
                 getattr(engine, hook).remove()
         for parameter in self.parameters.values():
             parameter.grad = None
+
+
+@contextmanager
+def _thawed(parameter: Tensor) -> Iterator[None]:
+    """ZeRO-3 answers for parameters that require gradients only; a skipped one has state too."""
+    before = parameter.requires_grad
+    parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        parameter.requires_grad_(before)
 
 
 def _full(value: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ paper drew each block by an independent coin of probability num_active / N: `sam
 """
 
 import random
+import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -31,12 +32,11 @@ def interval(text: str, num_steps: int) -> int:
     Raises:
         UserError: if the text is neither, or K < 1.
     """
-    head, _, divisor = text.strip().partition("/")
-    try:
-        steps = int(head) if not divisor else max(1, round(num_steps / int(divisor))) if head == "T" else 0
-        steps = num_steps if text.strip() == "T" else steps
-    except (ValueError, ZeroDivisionError):
-        steps = 0
+    if match := re.fullmatch(r"T(?:/(\d+))?", text.strip()):
+        divisor = int(match[1] or 1)
+        steps = max(1, round(num_steps / divisor)) if divisor else 0
+    else:
+        steps = int(text) if text.strip().isdigit() else 0
     if steps < 1:
         raise UserError(f"method.switch_every={text!r} is not an interval: a number of steps >= 1, or T/n with n >= 1")
     return steps
