@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_fakes import KEYS, SHARES, fill, project, record, small  # noqa: F401
+from report_fakes import KEYS, SHARES, fill, new_project, record, small
 
 from layerfit.config import ROOT, composer
 from layerfit.record import read, record_path, write
@@ -226,6 +226,11 @@ def test_the_figure_embeds_its_fonts_and_no_date(data):
 def test_a_table_without_any_record_can_be_drawn(tmp_path):
     (tmp_path / "runs").mkdir()
     assert figure.draw(build.assemble(loaded(tmp_path), draft=True))["png"]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    return new_project(tmp_path, monkeypatch)
 
 
 def test_from_the_command_line(project, capsys):

@@ -6,7 +6,7 @@ import sys
 import types
 
 import pytest
-from report_fakes import project, record, small  # noqa: F401
+from report_fakes import new_project, record, small
 
 from layerfit.config import composer
 from layerfit.errors import UserError
@@ -162,6 +162,11 @@ def test_an_edge_is_not_written_unless_allowed_and_then_recorded(made, tmp_path)
     assert not (tmp_path / "tuned").exists()
     build.finish_tuning(read, made, allow_edge=True, conf=tmp_path)
     assert spec.load_tuned(read, tmp_path).edges == {"LoRA": ("optim.lr",)}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    return new_project(tmp_path, monkeypatch)
 
 
 def test_from_the_command_line(project, capsys, monkeypatch):

@@ -103,7 +103,7 @@ def _tuning(spec: TableSpec, tuned: Tuned | None) -> str:
 
 
 def _choice(label: str, tuned: Tuned) -> str:
-    """Return `LoRA: optim.lr=0.003 of 0.001, 0.003, 0.01`."""
+    """Return `<row>: optim.lr=0.003 of 0.001, 0.003, 0.01`."""
     parts = []
     searched = tuned.searched.get(label, {})
     for override in tuned.chosen[label]:
