@@ -112,6 +112,21 @@ def test_a_score_that_is_no_mean_over_items_is_not_tested(folder):
     assert any("no mean over its items" in note for note in data.footnotes)
 
 
+def test_a_row_that_was_asked_other_items_is_not_tested(folder):
+    table = loaded(folder)
+    for cell in table.cells:
+        if cell.row == "LoRA":
+            old = table.store.records[cell.run_id]
+            scores = [dataclasses.replace(s, docs="others") for s in old.result.scores]
+            table.store.records[cell.run_id] = dataclasses.replace(
+                old, result=dataclasses.replace(old.result, scores=scores)
+            )
+    data = build.assemble(table, draft=True)
+    assert row(data, "LoRA").entries[0].against_best == NotTestable("other items were asked")
+    assert not row(data, "LoRA").entries[0].bold
+    assert data.columns[0].comparisons == 1
+
+
 def test_holes_are_shown_in_a_draft_and_refused_otherwise(tmp_path, monkeypatch):
     table = loaded(tmp_path)
     record_path(tmp_path, table.cells[2].run_id).unlink()

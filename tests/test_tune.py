@@ -131,6 +131,15 @@ def test_a_trial_that_cannot_be_counted_stops_the_choice(made, tmp_path, result,
         tune.choose(table(), made, changed(store, name, **result))
 
 
+def test_a_failed_trial_is_run_again_and_a_diverged_one_is_not(made, tmp_path):
+    read = dataclasses.replace(table(), results=str(tmp_path))
+    results(made, tmp_path, best={"LoRA": 0.01, "Full": 0.001})
+    for cell, status in zip(made[0].cells, ("diverged", "failed"), strict=True):
+        old = record(cell.run, {})
+        write(dataclasses.replace(old, result=dataclasses.replace(old.result, status=status)), {}, tmp_path)
+    assert build.tuning_runs(read, made) == [made[0].cells[1].run]
+
+
 def test_a_missing_trial_stops_the_choice(made, tmp_path):
     with pytest.raises(UserError, match=r"12 trials cannot be counted: LoRA, seed 100.*no record"):
         tune.choose(table(), made, cells.load([], tmp_path))

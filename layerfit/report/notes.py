@@ -70,7 +70,7 @@ def _test(data: TableData) -> str:
     )
     return (
         f"Bold: not shown worse than the column's best at {stats.LEVEL:.0%} (paired over items and seeds, both counted "
-        f"as noise; Student t, the stricter of Satterthwaite and Cochran; Holm over the methods of a column). "
+        f"as noise; Student t by Cochran's rule; Holm over the methods of a column). "
         f"Smallest difference found with {stats.POWER:.0%} power (median over a column's comparisons, Holm's first "
         f"level): {seen}."
     )
