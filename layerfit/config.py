@@ -60,6 +60,10 @@ def check(run: RunConfig) -> None:
             f"training.max_length={training.max_length} is beyond model={run.model.name}, "
             f"which has {run.model.max_positions} positions"
         )
+    if run.method.probe_source()[1] < engine.ranks:
+        raise UserError(
+            f"a probe batch of {run.method.probe_source()[1]} sequences is too small for {engine.ranks} ranks"
+        )
     if run.optim.precision == "pure_bf16" and training.dtype != "bf16":
         raise UserError("optim.precision=pure_bf16 needs training.dtype=bf16")
 
@@ -97,6 +101,23 @@ def typed(cfg: DictConfig) -> RunConfig:
     assert isinstance(run, RunConfig)
     check(run)
     return run
+
+
+def dump(run: RunConfig) -> dict[str, Any]:
+    """Return a run as plain JSON, for the workers that execute it."""
+    data = dataclasses.asdict(run)
+    data["method"] = {k: v for k, v in data["method"].items() if not k.startswith("_")}
+    return {"method_name": run.method_name(), **data}
+
+
+def load(data: dict[str, Any]) -> RunConfig:
+    """Return the run that `dump` wrote."""
+    data = dict(data)
+    schema = OmegaConf.structured(RunConfig)
+    schema.method = OmegaConf.structured(METHODS[data.pop("method_name")])
+    merged = OmegaConf.merge(schema, data)
+    assert isinstance(merged, DictConfig)
+    return typed(merged)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from typing import Any
 
 SCHEMA = 1
 STATUSES = ("ok", "diverged", "oom", "failed", "interrupted")
+FINAL = ("ok", "diverged")
+"""Statuses that are results; a run with another one is tried again."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class DataCard:
     length_quantiles: dict[str, int]
     """Tokens per example at 0, 0.5, 0.9 and 1."""
     loss_token_share: float
+    truncated: int = 0
+    """Examples that lost tokens to `training.max_length`."""
 
 
 @dataclass(frozen=True)

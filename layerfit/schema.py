@@ -49,6 +49,8 @@ class DatasetConfig:
 
     name: str = MISSING
     id: str = MISSING
+    path: str | None = field(default=None, metadata={"identity": "content"})
+    """A local file (.jsonl, .json, .parquet) or folder, instead of the hub."""
     subset: str | None = None
     split: str = "train"
     revision: str | None = None

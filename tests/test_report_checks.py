@@ -3,12 +3,12 @@
 import dataclasses
 
 import pytest
-from report_fakes import KEYS, SHARES, fill, small
 
 from layerfit.config import composer, required_run, run_id
 from layerfit.record import record_path
 from layerfit.report import cells
 from layerfit.report.checks import notes, problems
+from tests.report_fakes import KEYS, SHARES, fill, small
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,13 @@
 import dataclasses
 
 import pytest
-from report_fakes import SHARES, SPEC, fill, record, small
 
 from layerfit.config import CONF, compose, composer, required_run, run_id
 from layerfit.errors import UserError
 from layerfit.record import write
 from layerfit.report import cells, spec
 from layerfit.report.spec import Tuned, parse
+from tests.report_fakes import SHARES, SPEC, fill, record, small
 
 
 @pytest.fixture(scope="module")

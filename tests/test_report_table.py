@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_fakes import KEYS, SHARES, fill, new_project, record, small
 
 from layerfit.config import ROOT, composer
 from layerfit.record import read, record_path, write
@@ -17,6 +16,7 @@ from layerfit.report import build, cells, figure, render
 from layerfit.report.__main__ import main
 from layerfit.report.stats import NotTestable
 from layerfit.report.table import Gate
+from tests.report_fakes import KEYS, SHARES, fill, new_project, record, small
 
 GOLDEN = Path(__file__).parent / "golden" / "report_small.md"
 
@@ -71,7 +71,8 @@ def test_bold_is_what_is_not_shown_worse(data):
     assert 0 < data.columns[0].detectable < 0.3
 
 
-def test_seconds_hold_those_of_the_required_run(data):
+def test_seconds_and_tokens_hold_those_of_the_required_run(data):
+    assert (row(data, "LoRA").costs.tokens, row(data, "ILA").costs.tokens) == (80_000, 160_000)
     assert row(data, "LoRA").costs.seconds == 15.0
     assert row(data, "ILA").costs.seconds == 19.0
     assert row(data, "Vanilla").costs.seconds is None
@@ -170,6 +171,21 @@ def test_gates_are_printed_with_their_verdict(folder):
     assert "Gate chance: passed. within 2 standard errors" in text
     assert "Gate apart: not decided. no seeds" in text
     assert "cannot rank methods" in text
+
+
+def test_the_embedded_world_gates_the_columns_that_its_table_names(folder):
+    gates = {"columns": ["Facts"], "untrained": "Vanilla", "full": "ILA"}
+    decided = build.assemble(loaded(folder, gates=gates)).gates
+    assert [gate.passed for gate in decided[:2]] == [True, True]
+    assert "Facts 0.2" in decided[0].detail
+    assert not any("Rules" in gate.detail for gate in decided)
+    assert any("gate did not pass" in line for line in render.under(build.assemble(loaded(folder, gates=gates))))
+
+
+@pytest.mark.parametrize(("gates", "text"), [({"colums": []}, "colums"), ({"columns": ["Fact"]}, "Facts, Rules")])
+def test_a_mistake_in_the_gates_is_named(folder, gates, text):
+    with pytest.raises(ValueError, match=text):
+        build.assemble(loaded(folder, gates=gates))
 
 
 def test_golden_markdown(data):

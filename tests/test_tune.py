@@ -6,13 +6,13 @@ import sys
 import types
 
 import pytest
-from report_fakes import new_project, record, small
 
 from layerfit.config import composer
 from layerfit.errors import UserError
 from layerfit.record import write
 from layerfit.report import build, cells, spec, tune
 from layerfit.report.__main__ import main
+from tests.report_fakes import new_project, record, small
 
 KEY, OTHER = "nano_facts_dev/acc", "nano_rules_dev/acc"
 ROWS = {"Vanilla": ["method=vanilla"], "LoRA": ["method=lora"], "Full": ["method=full"]}

@@ -166,7 +166,7 @@ def _costs(data: TableData) -> str:
     unknown = checks.by_value({f"{r.label}/{text}": text for r in rows for text in r.costs.unknown})
     out = (
         "Memory: peak allocated. Trained: parameters that can receive an update. "
-        "Seconds: training, required runs included, mean over seeds."
+        "Tokens, seconds: training, required runs included, mean over seeds."
     )
     return out + "".join(
         f" Not known: {text} ({_names(n.rpartition('/' + text)[0] for n in names)})." for text, names in unknown.items()

@@ -1,0 +1,51 @@
+# `make help` lists the targets. Everything runs in the project's own environment, .venv, made on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m layerfit
+REPORT := $(BIN)/python -m layerfit.report
+T ?=
+need-T = $(if $(T),,$(error name a table: make $@ T=nano_main; tables: $(basename $(notdir $(wildcard conf/table/*.yaml)))))
+
+.PHONY: help install demo test test-all check table todo tune tables bench clean
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/installed  ## make the environment (exact versions of requirements.lock)
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("layerfit needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: install  ## run the embedded comparison and print its table (minutes, no GPU, no network)
+	$(REPORT) table demo
+
+test: install  ## run the test suite
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-all: install  ## run the slow tests too
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not gpu'
+
+check: install  ## lint, format, types, fast tests
+	$(BIN)/ruff check layerfit scripts tests
+	$(BIN)/ruff format --check layerfit scripts tests
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+table: install  ## run what a table still needs and print it: make table T=nano_main
+	$(need-T)$(REPORT) table $(T)
+
+todo: install  ## list the runs a table still needs: make todo T=nano_main
+	$(need-T)@$(REPORT) todo $(T)
+
+tune: install  ## run a table's tuning grid and commit to a choice: make tune T=nano_main
+	$(need-T)$(REPORT) tune $(T)
+
+tables: install  ## render every table from the committed records (a second or two, no torch)
+	@$(REPORT) render --all
+
+clean:  ## remove working files; the environment and results stay
+	rm -rf outputs .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,163 @@
+"""Rows of a dataset: read from a local folder as they are, or from the hub through `datasets`.
+
+A folder is a dataset repository: splits by its README's `configs`, else by file names (`train-00000-of-00001.parquet`,
+`train.jsonl`), in the folder itself, in `data/`, or in one named after the subset.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from layerfit.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from pyarrow.parquet import ParquetFile
+
+    from layerfit.schema import DatasetConfig, HubConfig
+
+Row = dict[str, Any]
+SUFFIXES = (".parquet", ".jsonl", ".json")
+
+
+def card(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return a README's YAML front matter ({} without one) and its text."""
+    readme = folder / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    match = re.match(r"---\n(.*?)\n---\n?(.*)", text, flags=re.DOTALL)
+    return ((yaml.safe_load(match[1]) or {}), match[2]) if match else ({}, text)
+
+
+def data_files(source: Path, subset: str | None = None) -> dict[str, list[Path]]:
+    """Return the data files of every split of a dataset's folder (or of a single file, as the split `train`).
+
+    Raises:
+        UserError: if the folder has no data files, or no such subset.
+    """
+    if source.is_file():
+        return {"train": [source]}
+    configs = [c for c in card(source)[0].get("configs", []) if "data_files" in c]
+    splits = _by_card(source, configs, subset) if configs else _by_name(source, subset)
+    if not splits:
+        raise UserError(f"no {', '.join(SUFFIXES)} files for subset={subset} in {source}; is the copy whole?")
+    return splits
+
+
+def _by_card(source: Path, configs: list[dict[str, Any]], subset: str | None) -> dict[str, list[Path]]:
+    names = [c["config_name"] for c in configs]
+    default = next((c["config_name"] for c in configs if c.get("default")), None)
+    default = default or ("default" if "default" in names else names[0] if len(names) == 1 else None)
+    if (wanted := subset or default) not in names:
+        raise UserError(f"{source} has no subset {wanted}; use one of: {', '.join(names)}")
+    files = configs[names.index(wanted)]["data_files"]
+    entries = files if isinstance(files, list) else [{"split": "train", "path": files}]
+    splits: dict[str, list[Path]] = {}
+    for entry in entries:
+        patterns = entry["path"] if isinstance(entry["path"], list) else [entry["path"]]
+        splits[entry["split"]] = sorted(p for pattern in patterns for p in source.glob(pattern))
+    return {name: paths for name, paths in splits.items() if paths}
+
+
+def _by_name(source: Path, subset: str | None) -> dict[str, list[Path]]:
+    folders = [source / subset] if subset else [source, source / "data", source / "default"]
+    folder = next((f for f in folders if f.is_dir() and any(p.suffix in SUFFIXES for p in f.iterdir())), None)
+    splits: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder else []:
+        if path.suffix in SUFFIXES:
+            splits.setdefault(re.sub(r"-\d+-of-\d+$", "", path.stem), []).append(path)
+    return splits
+
+
+def read_file(path: Path) -> list[Row]:
+    """Return the rows of one file: Parquet, JSON Lines, or a JSON list.
+
+    Raises:
+        UserError: naming the file that does not hold rows.
+    """
+    if path.suffix == ".parquet":
+        return _parquet(path).read().to_pylist()
+    text = path.read_text(encoding="utf-8")
+    return _rows(path, [line for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else text)
+
+
+def _rows(path: Path, text: str | list[str]) -> list[Row]:
+    """Parse a JSON list, or the lines of JSON Lines."""
+    try:
+        rows = json.loads(text) if isinstance(text, str) else [json.loads(line) for line in text]
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not {path.suffix[1:]}: {error}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} must hold rows, one JSON object each")
+    return rows
+
+
+def first_row(path: Path) -> Row | None:
+    """Return the first row of a file without reading the rest (of JSON Lines and Parquet); None if it has no rows."""
+    if path.suffix == ".parquet":
+        batch = next(_parquet(path).iter_batches(batch_size=1), None)
+        return batch.to_pylist()[0] if batch is not None and batch.num_rows else None
+    if path.suffix != ".jsonl":
+        return next(iter(read_file(path)), None)
+    with path.open(encoding="utf-8") as file:
+        line = next((line for line in file if line.strip()), None)
+    return None if line is None else _rows(path, [line])[0]
+
+
+def _parquet(path: Path) -> ParquetFile:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        return ParquetFile(path)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is not Parquet: {' '.join(str(error).split())}") from error
+
+
+def read_rows(dataset: DatasetConfig, split: str, hub: HubConfig) -> list[Row]:
+    """Return the rows of a split, in file order.
+
+    Raises:
+        UserError: if the data, the split or its rows are missing.
+    """
+    from layerfit.hub import dataset_source
+
+    source = dataset_source(dataset.id, hub, dataset.path, dataset.revision)
+    if isinstance(source, str):
+        rows = _from_hub(source, dataset, split)
+    else:
+        splits = data_files(source, dataset.subset)
+        if split not in splits:
+            raise UserError(f"no split {split!r} of dataset={dataset.name} in {source}; there is {', '.join(splits)}")
+        rows = [row for path in splits[split] for row in read_file(path)]
+    if not rows:
+        raise UserError(f"dataset={dataset.name}: split {split!r} of {source} has no rows")
+    return rows
+
+
+def _from_hub(repo: str, dataset: DatasetConfig, split: str) -> list[Row]:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(repo, dataset.subset, split=split, revision=dataset.revision).to_list()
+    except (OSError, ValueError) as error:
+        raise UserError(f"dataset={dataset.name}: {repo} from the hub: {str(error).splitlines()[0]}") from error
+
+
+def load_folder(folder: Path, subset: str | None) -> DatasetDict:
+    """Return every split of a local dataset folder, in memory, without the `datasets` cache."""
+    import pyarrow
+    from datasets import Dataset, DatasetDict
+    from datasets.table import InMemoryTable
+
+    out = {}
+    for split, paths in data_files(folder, subset).items():
+        if all(path.suffix == ".parquet" for path in paths):
+            out[split] = Dataset(InMemoryTable(pyarrow.concat_tables([_parquet(path).read() for path in paths])))
+        else:
+            out[split] = Dataset.from_list([row for path in paths for row in read_file(path)])
+    return DatasetDict(out)

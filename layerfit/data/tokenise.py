@@ -1,0 +1,156 @@
+"""From exchanges to tokens and labels.
+
+An exchange is tokenised as one text, so that training sees the tokens that evaluation scores (lm-eval does the same).
+Where a token would hold characters of both prompt and response, the two are tokenised apart: the prompt's tokens are
+those that the prompt has alone. The end-of-text token closes every response, in every form and template, and is a
+target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from layerfit.data.templates import Exchange
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from transformers import PreTrainedTokenizerBase
+
+IGNORE = -100
+_CHUNK = 2048
+
+Ids = np.ndarray
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row in tokens.
+
+    ids: [n] int32. labels: [n] int32, the token itself where it is a target, else -100. The first is never a target:
+    nothing predicts it. truncated: whether tokens were cut.
+    """
+
+    ids: Ids
+    labels: Ids
+    truncated: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_targets(self) -> int:
+        """Number of tokens that count in a loss."""
+        return int((self.labels != IGNORE).sum())
+
+
+def _first_response_token(encoding: Encoding, prompt: str, text: str) -> int:
+    """Return the index of the first token that holds a character of `text` past `prompt`, the length if none does."""
+    for position in range(len(prompt), len(text)):  # more than one turn only where a tokenizer trims spaces
+        token = encoding.char_to_token(position)
+        if token is not None:
+            return token
+    return len(encoding.ids)
+
+
+def _encode(texts: list[str], tokenizer: PreTrainedTokenizerBase, *, special: bool) -> Iterator[Encoding]:
+    for start in range(0, len(texts), _CHUNK):
+        batch = tokenizer(texts[start : start + _CHUNK], add_special_tokens=special, verbose=False)
+        assert batch.encodings is not None, "load_tokenizer lets only fast tokenizers through"
+        yield from batch.encodings
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One exchange in tokens: `first` is its first response token, `opened` whether a special token opens it."""
+
+    ids: list[int]
+    first: int
+    opened: bool
+
+
+def _apart(exchange: Exchange, tokenizer: PreTrainedTokenizerBase, *, special: bool) -> tuple[list[int], int]:
+    """Tokenise prompt and response each alone, for a response whose first characters merge with the prompt's last.
+
+    The response is read behind a line break, which is then dropped: alone, sentencepiece would put a space before it.
+    """
+    prompt = list(tokenizer(exchange.prompt, add_special_tokens=special, verbose=False).input_ids)
+    answer = tokenizer("\n" + exchange.response, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    rest = [token for token, (_, end) in zip(answer.input_ids, answer.offset_mapping, strict=True) if end > 1]
+    if prompt and prompt[-1] == tokenizer.eos_token_id:
+        prompt.pop()
+    return prompt + rest, len(prompt)
+
+
+def _part(exchange: Exchange, encoding: Encoding, tokenizer: PreTrainedTokenizerBase, *, special: bool) -> _Part:
+    ids, mask = list(encoding.ids), encoding.special_tokens_mask
+    opened = bool(ids) and bool(mask[0])
+    first = _first_response_token(encoding, exchange.prompt, exchange.prompt + exchange.response)
+    span = encoding.token_to_chars(first) if first < len(ids) else None
+    if span is not None and span[0] < len(exchange.prompt):
+        ids, first = _apart(exchange, tokenizer, special=special)
+    elif ids and ids[-1] == tokenizer.eos_token_id and mask[-1]:
+        ids.pop()  # this tokenizer closes every text itself
+    return _Part([*ids, tokenizer.eos_token_id], min(first, len(ids)), opened)
+
+
+def cut(num_prompt: int, num_rest: int, max_length: int) -> tuple[int, int]:
+    """Return how many prompt and response tokens stay: the prompt loses first, one of its tokens stays.
+
+    That one predicts the first response token.
+    """
+    kept_prompt = min(num_prompt, max(1, max_length - num_rest))
+    return kept_prompt, min(num_rest, max_length - kept_prompt)
+
+
+def _assemble(parts: list[_Part], max_length: int, *, loss_on_prompt: bool) -> Example | None:
+    """Join an example's exchanges and cut them to `max_length`; None if no target is left.
+
+    The prompt is cut from its left (a special token that opens it stays), then the rest from its right.
+    """
+    ids = np.concatenate([np.asarray(part.ids, np.int32) for part in parts])
+    response = np.concatenate([np.arange(len(part.ids)) >= part.first for part in parts])
+    length, num_prompt = len(ids), int(response.argmax())
+    if length > max_length:
+        kept_prompt, kept_rest = cut(num_prompt, length - num_prompt, max_length)
+        keep = np.arange(num_prompt - kept_prompt, num_prompt + kept_rest)
+        if kept_prompt and parts[0].opened:
+            keep[0] = 0
+        ids, response = ids[keep], response[keep]
+    labels = np.where(response | loss_on_prompt, ids, IGNORE).astype(np.int32)
+    labels[0] = IGNORE
+    example = Example(ids, labels, truncated=length > max_length)
+    return example if example.num_targets else None
+
+
+def tokenise(
+    rows: list[list[Exchange]], tokenizer: PreTrainedTokenizerBase, max_length: int, *, loss_on_prompt: bool
+) -> tuple[list[Example], dict[str, int]]:
+    """Return the examples of rows of exchanges, in order, and how many rows were dropped, by reason.
+
+    Truncation never leaves an example without a target. Special tokens (bos) come once, at the start of a row.
+    """
+    rows_kept = [[x for x in row if x.response.strip()] for row in rows]
+    openings = [row[0] for row in rows_kept if row]
+    followers = [exchange for row in rows_kept for exchange in row[1:]]
+    opening = _encode([x.prompt + x.response for x in openings], tokenizer, special=True)
+    follower = _encode([x.prompt + x.response for x in followers], tokenizer, special=False)
+    examples: list[Example] = []
+    dropped = {"empty response": 0, "no target": 0}
+    for row in rows_kept:
+        if not row:
+            dropped["empty response"] += 1
+            continue
+        parts = [
+            _part(x, next(follower if number else opening), tokenizer, special=number == 0)
+            for number, x in enumerate(row)
+        ]
+        example = _assemble(parts, max_length, loss_on_prompt=loss_on_prompt)
+        if example is None:
+            dropped["no target"] += 1
+        else:
+            examples.append(example)
+    return examples, {reason: number for reason, number in dropped.items() if number}

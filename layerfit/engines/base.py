@@ -1,0 +1,269 @@
+"""What every engine does the same way: follow plans, carry optimizer state, compute the loss."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from layerfit.anatomy import Anatomy
+from layerfit.data.batches import Batch
+from layerfit.engines.groups import group_key, optimizer_groups
+from layerfit.methods.adapters import scaled_responses
+from layerfit.methods.base import REBUILD, SKIP, STATIC, Method, Plan
+from layerfit.schema import OptimConfig
+from layerfit.trainable import freeze_to, planned, trainable
+
+State = dict[str, Tensor]
+"""Optimizer state of one parameter, at full size: step, exp_avg, exp_avg_sq, and master or basis where there is one."""
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """One optimizer step. loss: nats per target token, over all ranks; tokens: real tokens, over all ranks."""
+
+    loss: float
+    grad_norm: float
+    tokens: int
+
+
+def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the summed cross-entropy of a micro-batch, in nats, over its target tokens.
+
+    Logits are computed only at positions that predict a target of some row.
+    """
+    targets = batch.labels[:, 1:]
+    columns = (targets != -100).any(dim=0).nonzero().squeeze(1)
+    logits = model(**batch.model_inputs(), use_cache=False, logits_to_keep=columns).logits
+    flat = logits.float().reshape(-1, logits.shape[-1])
+    return F.cross_entropy(flat, targets[:, columns].reshape(-1), ignore_index=-100, reduction="sum")
+
+
+def set_seed(*parts: object) -> None:
+    """Seed torch (adapter init, dropout) from the parts: a resumed run draws what the straight one drew."""
+    torch.manual_seed(zlib.crc32("/".join(map(str, parts)).encode()))
+
+
+class Engine(ABC):
+    """Makes plans true and takes optimizer steps; subclasses own the optimizer.
+
+    Args:
+        model: the adapted model, on its device and in its dtype.
+        anatomy: where its blocks are.
+        method: decides what trains.
+        optim: AdamW's settings.
+        micro_batches: micro-batches per optimizer step and rank.
+    """
+
+    def __init__(
+        self, model: nn.Module, anatomy: Anatomy, method: Method, optim: OptimConfig, micro_batches: int
+    ) -> None:
+        self.module = model
+        self.anatomy, self.method, self.optim, self.micro_batches = anatomy, method, optim, micro_batches
+        self.among = trainable(model)
+        self.parameters = dict(model.named_parameters())
+        self.plan: Plan | None = None
+        self.active: set[str] = set()
+        self.parked: dict[str, Tensor] = {}
+        """fp32 masters, in host memory, of parameters outside the plan (masters=carry)."""
+        self.switch_seconds: list[float] = []
+
+    # What an engine is.
+
+    @property
+    def rank(self) -> int:
+        """This process among the ranks."""
+        return dist.get_rank() if dist.is_initialized() else 0
+
+    @property
+    def world(self) -> int:
+        """Number of ranks."""
+        return dist.get_world_size() if dist.is_initialized() else 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches go."""
+        return next(iter(self.parameters.values())).device
+
+    @property
+    def keeps_masters(self) -> bool:
+        """True if bf16 weights are updated through fp32 masters."""
+        low = any(p.dtype != torch.float32 for n, p in self.parameters.items() if n in self.among)
+        return low and self.optim.precision == "mixed"
+
+    # What a subclass does.
+
+    @abstractmethod
+    def build_optimizer(self, groups: list[dict[str, Any]]) -> None:
+        """Replace the optimizer by a new one over `groups`; nothing of the old one stays in memory."""
+
+    @abstractmethod
+    def take_step(self, batches: list[Batch], num_targets: int, lr: float) -> tuple[float, float]:
+        """Take one optimizer step; return this rank's summed loss and the gradient norm over all ranks."""
+
+    @abstractmethod
+    def optimizer_object(self) -> Any:
+        """Return the optimizer whose groups the plan switches."""
+
+    @abstractmethod
+    def read_state(self, name: str) -> State:
+        """Return the optimizer state of an active parameter at full size; every rank must call."""
+
+    @abstractmethod
+    def write_state(self, name: str, state: State) -> None:
+        """Set the optimizer state of an active parameter; every rank must call."""
+
+    @abstractmethod
+    def read_weight(self, name: str) -> Tensor:
+        """Return a parameter at full size, on the CPU; every rank must call."""
+
+    @abstractmethod
+    def write_weight(self, name: str, value: Tensor) -> None:
+        """Set a parameter; every rank must call."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the optimizer; the module stays."""
+
+    # Following plans.
+
+    def use(self, plan: Plan) -> bool:
+        """Make `plan` true from the next step on; return whether anything changed.
+
+        Raises:
+            ValueError: if the plan names something the model does not have, or trains nothing.
+        """
+        if plan == self.plan:
+            return False
+        names = planned(self.parameters, self.anatomy, plan, self.among)
+        if not names:
+            raise ValueError("the plan trains no parameter")
+        start = time.perf_counter()
+        if self.method.switching == SKIP:
+            self._skip_to(names)
+        else:
+            assert self.plan is None or self.method.switching == REBUILD, f"{STATIC} plans do not change"
+            self._rebuild(names)
+        if self.plan is not None:
+            self.switch_seconds.append(time.perf_counter() - start)
+        self.plan = plan
+        return True
+
+    def _skip_to(self, names: set[str]) -> None:
+        if self.plan is None:
+            freeze_to(self.module, self.among)
+            self.build_optimizer(self._groups(self.among))
+        keys = {group_key(name, self.anatomy) for name in names}
+        for group in self.optimizer_object().param_groups:
+            group["active"] = group["key"] in keys
+        freeze_to(self.module, names)
+        self.active = names
+
+    def _rebuild(self, names: set[str]) -> None:
+        policy = self.method.switch_policy()
+        kept = {n: self.read_state(n) for n in sorted(self.active & names)} if policy.moments == "keep" else {}
+        if self.keeps_masters and policy.masters == "carry":
+            for name in sorted(self.active - set(kept)):
+                self.parked[name] = self.read_state(name)["master"].cpu()
+        freeze_to(self.module, names)
+        self.build_optimizer(self._groups(names))
+        self.active = names
+        for name, state in kept.items():
+            self.write_state(name, state)
+        for name in sorted(set(self.parked) & names):
+            self.write_state(name, {"master": self.parked.pop(name)})
+
+    def _groups(self, names: set[str]) -> list[dict[str, Any]]:
+        named = [(n, self.parameters[n]) for n in self.parameters if n in names]
+        return optimizer_groups(named, self.anatomy, self.method, self.optim.weight_decay)
+
+    # Steps and losses.
+
+    def step(self, batches: list[Batch], lr: float) -> StepStats:
+        """Take one optimizer step on this rank's micro-batches.
+
+        The loss is summed over target tokens and divided by their number over all micro-batches and ranks: only so
+        do one rank and two, packed and padded, and any micro-batch size agree.
+        """
+        targets, tokens = self.all_sum([sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)])
+        total, norm = self.take_step(batches, int(targets), lr)
+        return StepStats(self.all_sum([total])[0] / targets, norm, int(tokens))
+
+    def all_sum(self, values: list[float]) -> list[float]:
+        """Return the sums over all ranks."""
+        if self.world == 1:
+            return values
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return [float(v) for v in total]
+
+    @contextmanager
+    def _evaluating(self, requires_grad: set[str]) -> Iterator[None]:
+        """Evaluation mode, with only `requires_grad` asking for gradients; training resumes as it was."""
+        before = trainable(self.module)
+        self.module.eval()
+        for name, parameter in self.parameters.items():
+            parameter.requires_grad_(name in requires_grad)
+        try:
+            yield
+        finally:
+            for name, parameter in self.parameters.items():
+                parameter.requires_grad_(name in before)
+            self.module.train()
+
+    @torch.no_grad()
+    def mean_loss(self, batches: list[Batch], scales: Mapping[str, float] | None = None) -> float:
+        """Return nats per target token over all ranks' batches, adapter responses scaled by unit."""
+        with self._evaluating(set()), scaled_responses(self.module, self.anatomy, scales or {}):
+            totals = [(float(loss_sum(self.module, b.to(self.device))), b.num_targets) for b in batches]
+        loss, targets = self.all_sum([sum(t[0] for t in totals), sum(t[1] for t in totals)])
+        return loss / targets
+
+    def response_gradient(self, batches: list[Batch], scales: Mapping[str, float]) -> tuple[float, dict[str, float]]:
+        """Return the loss of `mean_loss` and its derivative with respect to every factor in `scales`."""
+        factors = {u: torch.tensor(s, device=self.device, requires_grad=True) for u, s in scales.items()}
+        targets = self.all_sum([sum(b.num_targets for b in batches)])[0]
+        total = 0.0
+        with self._evaluating(set()), scaled_responses(self.module, self.anatomy, factors):
+            for batch in batches:
+                loss = loss_sum(self.module, batch.to(self.device)) / targets
+                loss.backward()
+                total += float(loss)
+        grads = [0.0 if f.grad is None else float(f.grad) for f in factors.values()]
+        summed = self.all_sum([total, *grads])
+        return summed[0], dict(zip(factors, summed[1:], strict=True))
+
+    # Checkpoints: everything at full size, so that they do not depend on the engine or the number of ranks.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights and optimizer state; every rank must call, rank 0 saves."""
+        assert self.plan is not None
+        inactive = self.method.switching == SKIP
+        stated = sorted(self.among if inactive else self.active)
+        plan = self.plan
+        return {
+            "plan": [sorted(plan.units), list(plan.always), sorted(plan.frozen), plan.draw],
+            "weights": {name: self.read_weight(name) for name in sorted(self.among)},
+            "states": {name: {k: v.cpu() for k, v in self.read_state(name).items()} for name in stated},
+            "parked": dict(self.parked),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restore `state_dict`: weights first, then the saved active set, then its state."""
+        for name, value in saved["weights"].items():
+            self.write_weight(name, value)
+        units, always, frozen, draw = saved["plan"]
+        self.use(Plan(frozenset(units), tuple(always), frozenset(frozen), draw))
+        for name, state in saved["states"].items():
+            self.write_state(name, state)
+        self.parked = dict(saved["parked"])
+        self.switch_seconds.clear()

@@ -1,0 +1,111 @@
+"""The reference engine: one process, plain torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerfit.data.batches import Batch
+from layerfit.engines.base import Engine, State, loss_sum
+
+
+class TorchEngine(Engine):
+    """One process, our optimizer, autograd; what DeepSpeed must agree with."""
+
+    optimizer: Any = None
+
+    def build_optimizer(self, groups: list[dict[str, Any]]) -> None:
+        """Make a new optimizer; the old one's state goes with it."""
+        self.optimizer = None
+        self.optimizer = new_optimizer(self, groups)
+        allocate_all(self.optimizer)
+
+    def optimizer_object(self) -> Any:
+        """The optimizer."""
+        return self.optimizer
+
+    def take_step(self, batches: list[Batch], num_targets: int, lr: float) -> tuple[float, float]:
+        """Accumulate, clip, step."""
+        total = 0.0
+        for batch in batches:
+            loss = loss_sum(self.module, batch.to(self.device))
+            (loss / num_targets).backward()
+            total += float(loss.detach())
+        norm = clip_gradients(self, self.optimizer, self.optim.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total, norm
+
+    def read_state(self, name: str) -> State:
+        """A copy of the state; made of zeros if the parameter has not been stepped."""
+        return copy_state(self.optimizer, self.parameters[name])
+
+    def write_state(self, name: str, state: State) -> None:
+        """Set the state."""
+        set_state(self.optimizer, self.parameters[name], state)
+
+    def read_weight(self, name: str) -> Tensor:
+        """A copy of the weight."""
+        return self.parameters[name].detach().cpu().clone()
+
+    def write_weight(self, name: str, value: Tensor) -> None:
+        """Set the weight."""
+        with torch.no_grad():
+            self.parameters[name].copy_(value)
+
+    def close(self) -> None:
+        """Drop the optimizer and its gradients."""
+        self.optimizer = None
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+
+def new_optimizer(engine: Engine, groups: list[dict[str, Any]]) -> Any:
+    """Return the method's optimizer over `groups`."""
+    optim = engine.optim
+    return engine.method.optimizer()(
+        groups,  # type: ignore[arg-type]
+        lr=optim.lr,
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.eps,
+        masters=engine.keeps_masters,
+    )
+
+
+def allocate_all(optimizer: Any) -> None:
+    """Make the state of every parameter now: what a method holds does not depend on what it has drawn so far."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.allocate(parameter, group)
+
+
+def clip_gradients(engine: Engine, optimizer: Any, clip: float) -> float:
+    """Have the optimizer scale the gradients down to a norm (0 = only measure); return the norm before, in fp32."""
+    grads = [g for n in sorted(engine.active) if (g := engine.parameters[n].grad) is not None]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32) for g in grads]))
+    optimizer.gradient_scale = min(1.0, clip / (float(norm) + 1e-6)) if clip > 0 else 1.0
+    return float(norm)
+
+
+def _group_of(optimizer: Any, parameter: Tensor) -> dict[str, Any]:
+    return next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+
+
+def copy_state(optimizer: Any, parameter: Tensor) -> State:
+    """Return a copy of a parameter's state."""
+    state = optimizer.allocate(parameter, _group_of(optimizer, parameter))
+    return {k: v.detach().clone() for k, v in state.items()}
+
+
+def set_state(optimizer: Any, parameter: Tensor, state: State) -> None:
+    """Set the given entries of a parameter's state; the weight follows a master."""
+    own = optimizer.allocate(parameter, _group_of(optimizer, parameter))
+    for key, value in state.items():
+        own[key] = value.detach().clone().to(parameter.device)
+    if "master" in state:
+        with torch.no_grad():
+            parameter.copy_(own["master"])

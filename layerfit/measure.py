@@ -1,0 +1,129 @@
+"""What a run costs: memory by component, time, energy. What is not known is null, with the reason."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerfit.engines.base import Engine
+from layerfit.loop import Clock
+from layerfit.record import Measured
+
+
+@dataclass
+class Memory:
+    """Bytes on this rank. Allocator figures exist on a GPU only; the components are counted from the tensors."""
+
+    peak: dict[str, int | None] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+    energy_start: float | None = None
+    energy_joules: float | None = None
+
+    def measured(
+        self, clock: Clock, train_seconds: float, eval_seconds: float, switches: list[float], manifest: dict[str, Any]
+    ) -> Measured:
+        """Return the record's measurements."""
+        seconds = sum(clock.steps)
+        on_gpu = "allocated" in self.peak and self.peak["allocated"] is not None
+        unknown = dict(self.unknown)
+        if not on_gpu:
+            unknown["gpu_seconds"] = unknown["energy_joules"] = "no GPU was used"
+        elif self.energy_joules is None:
+            unknown["energy_joules"] = "the device reports no energy"
+        return Measured(
+            train_seconds=train_seconds,
+            eval_seconds=eval_seconds,
+            tokens_per_s=clock.tokens / seconds if seconds else None,
+            step_seconds_median=statistics.median(clock.steps) if clock.steps else None,
+            switch_seconds=sum(switches) if switches else None,
+            peak_memory_bytes=self.peak,
+            gpu_seconds=train_seconds + eval_seconds if on_gpu else None,
+            energy_joules=self.energy_joules,
+            unknown=unknown,
+            manifest=manifest,
+        )
+
+
+def _bytes(tensors: Iterator[Tensor] | list[Tensor]) -> int:
+    """Return the bytes of the distinct storages behind some tensors."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.numel()}
+    return sum(storages.values())
+
+
+def _energy(device: torch.device) -> float | None:
+    """Return the joules a GPU has used since its driver started, None if it does not say."""
+    if device.type != "cuda":
+        return None
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)) / 1000
+    except Exception:
+        return None
+
+
+@contextmanager
+def watch_activations(engine: Engine, memory: Memory) -> Iterator[None]:
+    """Count what autograd keeps for backward in the first optimizer step: bytes beyond the model's own tensors."""
+    own = {p.untyped_storage().data_ptr() for p in engine.parameters.values()}
+    memory.energy_start = _energy(engine.device)
+    if engine.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(engine.device)
+    seen: dict[int, int] = {}
+    original = engine.take_step
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def first_step(batches: list[Any], num_targets: int, lr: float) -> tuple[float, float]:
+        engine.take_step = original  # type: ignore[method-assign]
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = original(batches, num_targets, lr)
+        memory.peak["activations"] = sum(seen.values()) // len(batches)
+        return out
+
+    engine.take_step = first_step  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        engine.take_step = original  # type: ignore[method-assign]
+
+
+def optimizer_bytes(engine: Engine) -> int:
+    """Return the bytes of optimizer state and masters on this rank."""
+    optimizer = engine.optimizer_object()
+    state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
+    flat = [p for g in optimizer.param_groups for p in g["params"]] if getattr(engine, "stage", 0) in (1, 2) else []
+    return _bytes(state + flat)
+
+
+def memory_of(engine: Engine, memory: Memory) -> None:
+    """Fill in the components at the end of training."""
+    weights = [getattr(p, "ds_tensor", p) for p in engine.parameters.values()]
+    sharded = engine.world if getattr(engine, "stage", 0) in (2, 3) else 1
+    active = [engine.parameters[n] for n in engine.active]
+    memory.peak["weights"] = _bytes(weights)
+    memory.peak["gradients"] = sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in active) // sharded
+    memory.peak["optimizer"] = optimizer_bytes(engine)
+    memory.peak.setdefault("activations", None)
+    if engine.device.type == "cuda":
+        memory.peak["allocated"] = torch.cuda.max_memory_allocated(engine.device)
+        memory.peak["reserved"] = torch.cuda.max_memory_reserved(engine.device)
+        end = _energy(engine.device)
+        if memory.energy_start is not None and end is not None:
+            memory.energy_joules = end - memory.energy_start
+    else:
+        memory.peak["allocated"] = memory.peak["reserved"] = None
+        memory.unknown["allocated"] = memory.unknown["reserved"] = "the CPU allocator keeps no statistics"
+    if memory.peak["activations"] is None:
+        memory.unknown["activations"] = "no step was taken in this process"

@@ -1,0 +1,1 @@
+"""Optimizers: AdamW with fp32 masters and skippable groups, and GaLore."""

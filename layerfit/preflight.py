@@ -1,0 +1,166 @@
+"""What can be known to fail before anything expensive is imported or loaded. One line each, with the fix.
+
+What only the network has is not looked at: nothing is fetched for a check.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from layerfit.data.sources import data_files, first_row
+from layerfit.data.templates import turns
+from layerfit.errors import UserError
+from layerfit.evaluation.tasks import check_tasks
+from layerfit.hub import dataset_source, has_weights, model_source, weight_files
+from layerfit.methods.base import STATIC, Method
+from layerfit.schema import DatasetConfig, EngineConfig, EvalConfig, HubConfig, ModelConfig, PathsConfig, RunConfig
+
+_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_GIB = 2**30
+
+
+def preflight(run: RunConfig) -> None:
+    """Check a run against this machine, in about a second, without importing torch.
+
+    Raises:
+        UserError: naming the first thing that is missing or does not fit, and the fix.
+    """
+    check_device(run.engine)
+    check_writable(run.paths)
+    check_model(run.model, run.hub)
+    check_dataset(run.dataset, run.hub)
+    check_eval(run.eval, run.hub)
+    check_space(run)
+
+
+def check_device(engine: EngineConfig) -> None:
+    """Raise UserError if CUDA is asked for and no device is to be seen."""
+    if engine.device == "cuda" and not has_cuda():
+        raise UserError("engine.device=cuda but no CUDA device is to be seen here; set engine.device=cpu, or auto")
+
+
+def has_cuda() -> bool:
+    """Return whether the system shows an accelerator, by its device files or its tool."""
+    files = [path for pattern in ("nvidia[0-9]*", "dxg", "kfd") for path in Path("/dev").glob(pattern)]
+    return bool(files) or shutil.which("nvidia-smi") is not None
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists."""
+    path = path.expanduser().absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def check_writable(paths: PathsConfig) -> None:
+    """Raise UserError if the output folders cannot be made or written to."""
+    for key in ("outputs", "results"):
+        value = getattr(paths, key)
+        place = _existing(Path(value))
+        if not place.is_dir():
+            raise UserError(f"paths.{key}={value}: {place} is a file, not a folder; give another folder")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise UserError(f"paths.{key}={value}: no permission to write in {place}; give another folder")
+
+
+def model_config(folder: Path) -> dict[str, Any]:
+    """Return a model folder's `config.json`.
+
+    Raises:
+        UserError: if there is none, or it is not JSON.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} has no config.json; give a model's folder as `save_pretrained` writes it")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}; copy the model again") from error
+
+
+def check_model(model: ModelConfig, hub: HubConfig) -> None:
+    """Raise UserError if a local model lacks a part, or is not shaped as `conf/model` says."""
+    folder = model_source(model, hub)
+    if isinstance(folder, str):
+        return
+    config = model_config(folder)
+    layers = next((config[key] for key in ("num_hidden_layers", "n_layer") if key in config), None)
+    if layers is not None and layers != model.num_layers:
+        raise UserError(f"model.num_layers={model.num_layers} but {folder} has {layers} layers; set it to {layers}")
+    positions = next((config[key] for key in ("max_position_embeddings", "n_positions") if key in config), None)
+    if positions is not None and positions < model.max_positions:
+        raise UserError(f"model.max_positions={model.max_positions} but {folder} has {positions}; lower it")
+    if model.weights == "pretrained" and not has_weights(folder):
+        raise UserError(f"{folder} holds no weights; put them there, or set model.weights=random")
+    if not any((folder / name).is_file() for name in _TOKENIZER):
+        raise UserError(f"{folder} holds no tokenizer ({', '.join(_TOKENIZER)}); copy it there")
+
+
+def check_dataset(dataset: DatasetConfig, hub: HubConfig) -> None:
+    """Raise UserError if local data lacks a split, or its first row does not have what `dataset.form` reads."""
+    source = dataset_source(dataset.id, hub, dataset.path, dataset.revision)
+    if isinstance(source, str):
+        return
+    splits = data_files(source, dataset.subset)
+    for key, split in (("split", dataset.split), ("validation_split", dataset.validation_split)):
+        if split is None:
+            continue
+        if split not in splits:
+            raise UserError(f"dataset.{key}={split} is not in {source}; use one of: {', '.join(splits)}")
+        row = next((row for path in splits[split] if (row := first_row(path)) is not None), None)
+        if row is None:
+            raise UserError(f"dataset={dataset.name}: split {split!r} of {source} has no rows; is the copy whole?")
+        turns(row, dataset.form)
+
+
+def check_eval(config: EvalConfig, hub: HubConfig) -> None:
+    """Raise UserError if a task is unknown, or `hub.offline` is set and its data is not here."""
+    check_tasks(config)
+    for repo in sorted({task.dataset for task in config.tasks if task.dataset is not None}):
+        dataset_source(repo, hub)
+
+
+def num_parameters(config: dict[str, Any]) -> int | None:
+    """Return about how many parameters a decoder of this `config.json` has; None if it does not say its sizes."""
+    try:
+        hidden, layers, vocabulary = (config[key] for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
+        inner = config.get("intermediate_size") or config.get("ffn_dim") or 4 * hidden
+    except KeyError:
+        return None
+    shared = config["num_key_value_heads"] / config["num_attention_heads"] if "num_key_value_heads" in config else 1
+    attention, dense = (2 + 2 * shared) * hidden**2, (3 if "intermediate_size" in config else 2) * hidden * inner
+    return int(layers * (attention + dense) + (1 if config.get("tie_word_embeddings") else 2) * vocabulary * hidden)
+
+
+def bytes_needed(run: RunConfig, folder: Path) -> int:
+    """Return about how many bytes a run writes: checkpoint (the old stays while the new is written) and weights.
+
+    A method that adapts the model trains and keeps little of it; one that does not keeps its weights, fp32 masters and,
+    where the plan never changes, two fp32 moments of each.
+    """
+    files = sum(path.stat().st_size for path in weight_files(folder))
+    config = model_config(folder)
+    stored = 4 if "32" in str(config.get("dtype", config.get("torch_dtype", "float32"))) else 2
+    number = files // stored if files else num_parameters(config) or 0
+    width = 4 if run.training.dtype == "fp32" else 2
+    keeps_all = run.method.trains and type(run.method).adapt is Method.adapt
+    checkpoint = number * (width + (12 if run.method.switching == STATIC else 4)) if keeps_all else 0
+    copies = 2 if run.training.checkpoint_every else 1
+    return checkpoint * copies + (number * width if run.save.weights == "final" else 0)
+
+
+def check_space(run: RunConfig) -> None:
+    """Raise UserError if the disk of `paths.outputs` cannot hold what a run on a local model writes."""
+    folder = model_source(run.model, run.hub)
+    if isinstance(folder, str):
+        return
+    place = _existing(Path(run.paths.outputs))
+    needed, free = bytes_needed(run, folder), shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(
+            f"paths.outputs={run.paths.outputs}: a run needs about {needed / _GIB:.1f} GiB for checkpoint and weights, "
+            f"{free / _GIB:.1f} are free; give a folder on another disk"
+        )

@@ -1,0 +1,151 @@
+"""Running many runs: what is finished is skipped, what is required comes first, a failure does not stop the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import time
+from dataclasses import dataclass, field
+
+from layerfit import config, record
+from layerfit.display import Display
+from layerfit.errors import UserError
+from layerfit.manifest import manifest
+from layerfit.schema import RunConfig
+
+
+@dataclass
+class Queue:
+    """Runs by id, in an order that puts required runs first."""
+
+    runs: dict[str, RunConfig] = field(default_factory=dict)
+    needs: dict[str, str] = field(default_factory=dict)
+    """Run id -> id of the run it requires."""
+
+    def add(self, run: RunConfig, group: str) -> None:
+        """Add a run and what it requires, each once."""
+        run_id = config.run_id(run)
+        if run_id in self.runs:
+            return
+        required = config.required_run(run)
+        if required is not None:
+            self.add(required, group)
+            self.needs[run_id] = config.run_id(required)
+        tracker = dataclasses.replace(run.tracker, group=run.tracker.group or group)
+        self.runs[run_id] = dataclasses.replace(run, tracker=tracker)
+
+
+def status_of(run: RunConfig) -> str | None:
+    """Return the status of a run's record; None if there is none, or weights are asked for that were not kept."""
+    found = record.read(run.paths.results, config.run_id(run))
+    return None if found is None else found.result.status
+
+
+def is_done(run: RunConfig) -> bool:
+    """Return whether a run needs no more work: a diverged run is a result, a failed one is tried again."""
+    return status_of(run) in record.FINAL
+
+
+def slots() -> list[int | None]:
+    """Return what runs can be placed on at once: GPUs if there are any, else cores (None)."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
+        gpus: list[int | None] = list(range(len(listed.strip().splitlines())))
+    except (OSError, subprocess.SubprocessError):
+        gpus = []
+    return gpus or [None] * max(1, len(os.sched_getaffinity(0)))
+
+
+def run_cells(runs: list[RunConfig], *, group: str) -> bool:
+    """Run everything that has no record yet; return whether all are ok.
+
+    Raises:
+        UserError: for a mistake in any of them, before the first one starts.
+    """
+    queue = Queue()
+    for run in runs:
+        queue.add(run, group)
+    todo = {i: run for i, run in queue.runs.items() if not is_done(run)}
+    if todo:
+        _prepare(list(todo.values()))
+        _work(queue, todo, Display(group, len(queue.runs), len(queue.runs) - len(todo)))
+    return all(status_of(run) == "ok" for run in queue.runs.values())
+
+
+def _prepare(runs: list[RunConfig]) -> None:
+    """Check every run before the first one starts, and set what must be set before heavy imports."""
+    from layerfit.hub import prepare_environment
+    from layerfit.preflight import preflight
+
+    if any(run.hub != runs[0].hub for run in runs):
+        raise UserError("one sweep cannot mix values of hub.*: the environment is set once")
+    prepare_environment(runs[0].hub)
+    seen = set()
+    for run in runs:
+        parts = repr((run.model, run.dataset, run.eval, run.engine, run.paths))
+        if parts not in seen:
+            seen.add(parts)
+            preflight(run)
+
+
+def _work(queue: Queue, todo: dict[str, RunConfig], display: Display) -> None:
+    from layerfit import launch
+
+    context = launch.server()
+    free, waiting = slots(), dict(todo)
+    running: dict[str, tuple[launch.Started, list[int | None]]] = {}
+    with display:
+        try:
+            while waiting or running:
+                for run_id in [i for i in waiting if queue.needs.get(i) not in {*waiting, *running}]:
+                    run = waiting[run_id]
+                    if not _required_ok(queue, run_id):
+                        _record_failure(waiting.pop(run_id), f"its required run {queue.needs[run_id]} is not ok")
+                        display.finished(run_id, run, "failed")
+                    elif len(free) >= min(run.engine.ranks, len(slots_total(free, running))):
+                        taken = [free.pop() for _ in range(min(run.engine.ranks, len(free)))]
+                        running[run_id] = launch.start(waiting.pop(run_id), context, taken[0]), taken
+                        display.started(run_id, run, running[run_id][0].folder)
+                for run_id, (started, taken) in list(running.items()):
+                    if (code := started.exit_code()) is not None:
+                        free += taken
+                        del running[run_id]
+                        _after(started, code)
+                        display.finished(run_id, started.run, status_of(started.run) or "failed")
+                display.refresh()
+                time.sleep(0.05)
+        except BaseException:
+            for started, _ in running.values():
+                started.stop()
+            raise
+
+
+def slots_total(free: list[int | None], running: dict[str, tuple[object, list[int | None]]]) -> list[int | None]:
+    """Return all slots, free or taken."""
+    return free + [slot for _, taken in running.values() for slot in taken]
+
+
+def _required_ok(queue: Queue, run_id: str) -> bool:
+    needed = queue.needs.get(run_id)
+    return needed is None or status_of(queue.runs[needed]) == "ok"
+
+
+def _after(started: object, code: int) -> None:
+    """Record a run whose process ended without a record of its own."""
+    from layerfit.launch import Started
+
+    assert isinstance(started, Started)
+    if status_of(started.run) not in (*record.FINAL, "oom") and (code != 0 or status_of(started.run) is None):
+        if status_of(started.run) == "failed" and code == 0:
+            return
+        reason = f"signal {-code}" if code < 0 else f"exit status {code}"
+        _record_failure(started.run, f"the worker ended with {reason}; see {started.folder}/log.txt")
+
+
+def _record_failure(run: RunConfig, message: str) -> None:
+    result = record.Result(config.identity(run), "failed", message)
+    failed = record.Record(
+        config.run_id(run), run.method_name(), run.label, result, record.Measured(manifest=manifest("unknown", {}))
+    )
+    record.write(failed, {}, run.paths.results)

@@ -1,0 +1,88 @@
+"""Writes a world's folder, in the hub's own layout, and checks one against the generator."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from layerfit.world.cards import dataset_card, model_card
+from layerfit.world.generate import make_world
+from layerfit.world.spec import ASSETS, WorldSpec
+
+WEIGHT_TOLERANCE = 1e-4  # largest absolute difference of a weight; the same CPU and torch build give 0
+RETENTION_TOLERANCE = 0.02  # on another CPU or build, pretraining drifts apart; its result must not
+
+
+def write_data(spec: WorldSpec, root: Path) -> Path:
+    """Write the JSON Lines files and the card below `root`; return their folder."""
+    folder = root / spec.dataset_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    world = make_world(spec)
+    for name, text in world.files().items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    (folder / "README.md").write_text(dataset_card(spec, world), encoding="utf-8", newline="\n")
+    return folder
+
+
+def write_model(spec: WorldSpec, root: Path, log: Callable[[str], None] = print) -> Path:
+    """Pretrain (minutes) and write model, tokenizer and card below `root`; return their folder."""
+    from layerfit.world.pretrain import accuracy, pretrain  # torch: not needed for data
+
+    folder = root / spec.model_dir
+    model, tokenizer = pretrain(spec, log)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)  # states a library version and nothing else
+    world = make_world(spec)
+    columns = {"facts": world.facts, "rules": world.rules, "retention": world.retention}
+    scores = {f"{spec.name}_{c}": accuracy(model, tokenizer, items) for c, items in columns.items()}
+    parameters = sum(p.numel() for p in model.parameters())
+    card = model_card(spec, parameters, len(tokenizer), scores)
+    (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
+    return folder
+
+
+def check_data(spec: WorldSpec, root: Path = ASSETS) -> list[str]:
+    """Return what differs between the data below `root` and the generator's: nothing, if all is well."""
+    with tempfile.TemporaryDirectory() as made:
+        fresh = write_data(spec, Path(made))
+        shipped = root / spec.dataset_dir
+        names = sorted({p.name for folder in (fresh, shipped) for p in folder.glob("*")})
+        return [name for name in names if _bytes(fresh / name) != _bytes(shipped / name)]
+
+
+def check_model(spec: WorldSpec, root: Path = ASSETS, log: Callable[[str], None] = print) -> list[str]:
+    """Pretrain again and return what differs from the model below `root`.
+
+    Weights must agree within `WEIGHT_TOLERANCE`. Another CPU or torch build rounds differently and a thousand
+    steps amplify it: then the difference is reported, and whether what the model knows agrees, as accuracy
+    on the retention items within `RETENTION_TOLERANCE`.
+    """
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from layerfit.world.pretrain import accuracy
+
+    shipped = root / spec.model_dir
+    with tempfile.TemporaryDirectory() as made:
+        fresh = write_model(spec, Path(made), log)
+        names = ("config.json", "tokenizer.json", "tokenizer_config.json")
+        wrong = [name for name in names if _bytes(fresh / name) != _bytes(shipped / name)]
+        old, new = (load_file(folder / "model.safetensors") for folder in (shipped, fresh))
+        if old.keys() != new.keys() or any(old[k].shape != new[k].shape for k in old):
+            return [*wrong, "model.safetensors: other tensors"]
+        gap = max((old[k] - new[k]).abs().max().item() for k in old)
+        log(f"largest difference of a weight: {gap:.1e} (tolerance {WEIGHT_TOLERANCE:g})")
+        if gap <= WEIGHT_TOLERANCE:
+            return wrong
+        items = make_world(spec).retention
+        scores = [
+            accuracy(AutoModelForCausalLM.from_pretrained(f), AutoTokenizer.from_pretrained(f), items)
+            for f in (shipped, fresh)
+        ]
+        verdict = "agrees" if abs(scores[0] - scores[1]) <= RETENTION_TOLERANCE else "DIFFERS"
+        wrong.append(f"model.safetensors: weights differ by {gap:.1e}; retention {verdict} ({scores})")
+        return wrong
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None

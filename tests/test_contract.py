@@ -1,0 +1,108 @@
+"""What every method keeps on every engine. A new method joins by being in METHODS."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from layerfit.errors import UserError
+from layerfit.methods import METHODS
+from tests.contract import Report, watch
+from tests.tiny import SETTINGS, composed
+
+ENGINES = ("torch", "zero0", "zero1", "zero2", "zero3")
+TRAINING = [name for name, cls in METHODS.items() if cls.trains]
+PAIRS = [
+    (m, e) for m in TRAINING for e in ENGINES if not (METHODS[m].needs_matrices and e in ("zero1", "zero2", "zero3"))
+]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_every_training_method_has_canonical_settings():
+    assert set(SETTINGS) == set(TRAINING)
+
+
+def assert_kept(report: Report, method: str) -> None:
+    assert report.frozen_moved == []
+    assert report.active_still == []
+    assert report.wrong_blocks == []
+    # Sharded state is padded to a multiple of the ranks, a few elements a group.
+    assert all(0 <= a - b <= 64 for a, b in zip(report.state_numel, report.expected_numel, strict=True))
+    assert report.leaked_optimizers == 0
+    assert report.resident == pytest.approx(1.0, abs=0.02)
+    if METHODS[method].switching != "static":
+        assert report.switches >= 7
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return {method: watch(method, "torch") for method in TRAINING}
+
+
+@pytest.mark.parametrize(("method", "engine"), PAIRS, ids=[f"{m}-{e}" for m, e in PAIRS])
+def test_one_rank(method, engine, reference):
+    report = reference[method] if engine == "torch" else watch(method, engine)
+    assert_kept(report, method)
+    assert report.losses == pytest.approx(reference[method].losses, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """All DeepSpeed pairs on two ranks, in one launch."""
+    out = tmp_path_factory.mktemp("ranks") / "reports.json"
+    cases = ",".join(f"{m}:{e}" for m, e in PAIRS if e != "torch")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "localhost:0", "-m", "tests.contract", str(out), cases]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return {case: Report(**report) for case, report in json.loads(out.read_text()).items()}
+
+
+@pytest.mark.xdist_group("two ranks")
+@pytest.mark.parametrize(
+    ("method", "engine"), [p for p in PAIRS if p[1] != "torch"], ids=[f"{m}-{e}" for m, e in PAIRS if e != "torch"]
+)
+def test_two_ranks(method, engine, two_ranks, reference):
+    report = two_ranks[f"{method}:{engine}"]
+    assert_kept(report, method)
+    assert report.losses == pytest.approx(reference[method].losses, abs=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("method", ["full", "lisa", "ist"])
+def test_bf16_is_judged_on_masters(method, engine):
+    report = watch(method, engine, "bf16", steps=8)
+    assert report.frozen_moved == []
+    assert report.active_still == []
+    assert report.wrong_blocks == []
+
+
+@pytest.mark.parametrize(("moments", "masters"), [("reset", "drop"), ("reset", "carry"), ("keep", "drop")])
+@pytest.mark.parametrize("engine", ["zero0", "zero1", "zero2", "zero3"])
+def test_switching_rules_agree_with_torch(engine, moments, masters):
+    extra = (f"method.moments={moments}", f"method.masters={masters}")
+    expected = watch("lisa", "torch", extra=extra)
+    report = watch("lisa", engine, extra=extra)
+    assert_kept(report, "lisa")
+    assert report.losses == pytest.approx(expected.losses, abs=1e-5)
+
+
+def test_the_switching_rules_differ():
+    kept = watch("lisa", "torch").losses
+    assert kept != pytest.approx(watch("lisa", "torch", extra=("method.moments=reset",)).losses, abs=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("method", [m for m in TRAINING if METHODS[m].needs_matrices])
+def test_pairs_that_cannot_be_right_are_refused_by_name(method, engine):
+    with pytest.raises(UserError, match=f"method={method} .*engine={engine} .*zero0"):
+        composed(f"method={method}", f"engine={engine}", *SETTINGS[method])
+
+
+def test_the_reference_is_one_process():
+    with pytest.raises(UserError, match=r"engine=torch .*engine\.ranks=2"):
+        composed("engine=torch", "engine.ranks=2")

@@ -1,0 +1,116 @@
+"""Items are scored as lm-eval's own command line scores them, and offline means offline."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from layerfit.evaluation.harness import evaluate
+from layerfit.evaluation.tasks import PACKAGE
+from layerfit.hub import EMBEDDED, load_model, load_tokenizer
+from layerfit.schema import EvalConfig, HubConfig, ModelConfig, TaskConfig
+
+MIRROR = Path(__file__).resolve().parents[2] / "shared" / "hub"
+needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason=f"no mirror at {MIRROR}")
+
+
+def config(*names, **extra):
+    return EvalConfig(name="t", tasks=[TaskConfig(name=name) for name in names], **extra)
+
+
+COMMAND_LINE = """
+import sys
+import torch
+torch.set_num_threads(1)
+from layerfit.hub import local_datasets
+from layerfit.schema import HubConfig
+from lm_eval.__main__ import cli_evaluate
+with local_datasets(HubConfig(mirror=sys.argv.pop(1) or None, offline=True)):
+    cli_evaluate()
+"""
+
+
+def command_line(folder, tasks, shots, limit, out, *, mirror="", include=None):
+    """Run lm-eval's own command line on the mirror; return its outcomes by task and metric."""
+    arguments = ["run", "--model", "hf", "--model_args", f"pretrained={folder}", "--tasks", ",".join(tasks)]
+    arguments += ["--num_fewshot", str(shots), "--limit", str(limit), "--batch_size", "16", "--device", "cpu"]
+    arguments += ["--log_samples", "--output_path", str(out)]
+    arguments += [] if include is None else ["--include_path", str(include)]
+    command = [sys.executable, "-c", COMMAND_LINE, str(mirror), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    outcomes = {}
+    for path in out.rglob("samples_*.jsonl"):
+        samples = sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda s: s["doc_id"])
+        task = next(task for task in tasks if path.name.startswith(f"samples_{task}_"))
+        outcomes |= {f"{task}/{metric}": [float(s[metric]) for s in samples] for metric in samples[0]["metrics"]}
+    return outcomes
+
+
+@needs_mirror
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tasks", "shots", "limit"),
+    [
+        (["mmlu_abstract_algebra", "mmlu_high_school_us_history"], 5, 30),
+        (["winogrande"], 5, 60),
+        (["piqa", "arc_easy"], 0, 100),
+    ],
+)
+def test_items_equal_lm_evals_command_line(tmp_path, tasks, shots, limit):
+    hub = HubConfig(mirror=str(MIRROR), offline=True)
+    stories = ModelConfig(
+        name="s", id="karpathy/stories260K", num_layers=5, max_positions=512, head="model.embed_tokens"
+    )
+    module, tokenizer = load_model(stories, hub, "fp32"), load_tokenizer(stories, hub)
+    mine = EvalConfig(
+        name="t", tasks=[TaskConfig(name=task, num_fewshot=shots) for task in tasks], limit=limit, batch_size=16
+    )
+    scores, items = evaluate(module, tokenizer, mine, hub, "cpu")
+    theirs = command_line(MIRROR / "models/karpathy/stories260K", tasks, shots, limit, tmp_path, mirror=MIRROR)
+    assert items == theirs
+    assert all(len(outcome) == limit for outcome in items.values())
+    assert {score.num_fewshot for score in scores} == {shots}
+    assert any(0 < sum(outcome) < limit for outcome in items.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (EMBEDDED / "models" / "layerfit" / "nano").is_dir(), reason="no embedded world yet")
+def test_the_embedded_tasks_equal_lm_evals_command_line(tmp_path):
+    nano = ModelConfig(name="nano", id="layerfit/nano", num_layers=16, max_positions=128)
+    module, tokenizer = load_model(nano, HubConfig(), "fp32"), load_tokenizer(nano, HubConfig())
+    tasks = ["nano_facts", "nano_rules", "nano_retention"]
+    mine = config(*tasks, include="world/tasks", limit=300, batch_size=16)
+    _, items = evaluate(module, tokenizer, mine, HubConfig(), "cpu")
+    folder = EMBEDDED / "models" / "layerfit" / "nano"
+    assert items == command_line(folder, tasks, 0, 300, tmp_path, include=PACKAGE / "world" / "tasks")
+
+
+OFFLINE = """
+import socket
+
+def refuse(*args, **kwargs):
+    raise AssertionError(f"a socket was asked for: {{args}}")
+
+socket.getaddrinfo = socket.socket.connect = socket.socket.connect_ex = socket.create_connection = refuse
+
+from layerfit.evaluation.harness import evaluate
+from layerfit.hub import load_model, load_tokenizer, prepare_environment
+from layerfit.schema import EvalConfig, HubConfig, ModelConfig, TaskConfig
+hub = HubConfig(mirror={mirror!r}, offline=True)
+prepare_environment(hub)
+model = ModelConfig(name="s", id="karpathy/stories260K", num_layers=5, max_positions=512, head="model.embed_tokens")
+config = EvalConfig(name="t", tasks=[TaskConfig(name="arc_easy")], limit=2)
+print(evaluate(load_model(model, hub, "fp32"), load_tokenizer(model, hub), config, hub, "cpu")[0][0].num_available)
+"""
+
+
+@needs_mirror
+@pytest.mark.slow
+def test_offline_opens_no_socket():
+    code = OFFLINE.format(mirror=str(MIRROR))
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert out.stdout.strip() == "2376"
