@@ -39,7 +39,7 @@ def _hydra(argv: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = ["layerfit", *argv]
     try:
-        hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(lambda cfg: None)()
+        hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(lambda _: None)()
     except Exception as error:
         print(f"layerfit: {config.one_line(error)}", file=sys.stderr)
         return 2

@@ -42,7 +42,8 @@ def check(run: RunConfig) -> None:
     engine, training, method = run.engine, run.training, run.method_name()
     if run.method.needs_matrices and engine.stage:
         raise UserError(
-            f"method={method} needs whole matrices and engine={engine.name} flattens parameters; use engine=zero0 or torch"
+            f"method={method} needs whole matrices and engine={engine.name} flattens parameters; "
+            "use engine=zero0 or torch"
         )
     if engine.name in run.method.unsupported_engines:
         raise UserError(f"method={method} cannot run on engine={engine.name}; see its card in docs/methods")

@@ -1,4 +1,4 @@
-"""Starting runs as processes: forked from a server that has imported everything, or by torch's launcher for several ranks.
+"""Starting runs as processes: forked from a server that has imported everything, or by torch's launcher for ranks.
 
 Importing torch, transformers, DeepSpeed and lm-eval takes longer than a small run; a sweep pays for it once.
 """

@@ -47,7 +47,7 @@ class Score:
 class DataCard:
     """What the training data was: rows read, kept, dropped (by reason), and its hash.
 
-    complete: the rows are the published ones (pinned fingerprint, or number of rows where none is pinned); null = unknown.
+    complete: the rows are the published ones (by pinned fingerprint, else by their number); null = nothing is pinned.
     """
 
     rows: int

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from layerfit import config, record
@@ -121,7 +122,7 @@ def _work(queue: Queue, todo: dict[str, RunConfig], display: Display) -> None:
             raise
 
 
-def slots_total(free: list[int | None], running: dict[str, tuple[object, list[int | None]]]) -> list[int | None]:
+def slots_total(free: list[int | None], running: Mapping[str, tuple[object, list[int | None]]]) -> list[int | None]:
     """Return all slots, free or taken."""
     return free + [slot for _, taken in running.values() for slot in taken]
 

@@ -1,9 +1,9 @@
 """DeepSpeed, ZeRO stages 0-3, with an optimizer that can be swapped inside the live engine.
 
-DeepSpeed fixes the trainable set at `initialize`: parameters frozen later keep moving under ZeRO (momentum and decay act
-on the flat buffer), parameters thawed later never train, and no memory is saved. So at a switch the optimizer is built
-anew over the planned parameters. The swap uses private calls of deepspeed 0.19.8 (hence the exact pin); the contract
-tests compare it with plain torch.
+DeepSpeed fixes the trainable set at `initialize`: parameters frozen later keep moving under ZeRO (momentum and decay
+act on the flat buffer), parameters thawed later never train, and no memory is saved. So at a switch the optimizer is
+built anew over the planned parameters. The swap uses private calls of deepspeed 0.19.8 (hence the exact pin); the
+contract tests compare it with plain torch.
 """
 
 from __future__ import annotations

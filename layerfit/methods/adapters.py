@@ -23,7 +23,7 @@ def add_lora(model: nn.Module, modules: list[str], *, rank: int, alpha: float, d
     """
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # type: ignore[arg-type]
         lora_dropout=dropout,
         target_modules=modules,
         bias="none",

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.optim import Optimizer
 
     from layerfit.anatomy import Anatomy
+    from layerfit.optimizers.adamw import AdamW
 
 EMBEDDING, NORM, HEAD = "embedding", "norm", "head"
 """The parts of a decoder outside its blocks: token embedding, final norm, language-model head."""
@@ -130,7 +130,7 @@ class Method:
         """Reshape the model once, before any engine exists; what it leaves trainable bounds every plan."""
         return model
 
-    def optimizer(self) -> type[Optimizer]:
+    def optimizer(self) -> type[AdamW]:
         """Return the optimizer class."""
         from layerfit.optimizers.adamw import AdamW
 

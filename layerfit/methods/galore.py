@@ -13,7 +13,7 @@ from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.methods.base import Method
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
+    from layerfit.optimizers.adamw import AdamW
 
 
 @dataclass
@@ -33,7 +33,7 @@ class GaLore(Method):
         check_range("method.scale", self.scale, 0, low_open=True)
         check_one_of("method.projection", self.projection, ("svd", "randomized"))
 
-    def optimizer(self) -> type[Optimizer]:
+    def optimizer(self) -> type[AdamW]:
         """AdamW whose marked groups run in a low-rank space."""
         from layerfit.optimizers.galore import GaLoreAdamW
 

@@ -16,9 +16,9 @@ class AdamW(torch.optim.Optimizer):
     """AdamW (arXiv:1711.05101), torch's own kernel.
 
     `gradient_scale` multiplies every gradient, in the precision of the update: clipping a bf16 gradient in place would
-    round it once more. Group options beyond torch's: `active` (False = this step leaves the group out: no moment, step count or decay
-    moves) and `masters` (True = bf16 parameters are updated through an fp32 copy).
-    State is made at a parameter's first step: `exp_avg`, `exp_avg_sq`, `step` and, where kept, `master`.
+    round it once more. Group options beyond torch's: `active` (False = this step leaves the group out: no moment,
+    step count or decay moves) and `masters` (True = bf16 parameters are updated through an fp32 copy).
+    State, per parameter: `exp_avg`, `exp_avg_sq`, `step` and, where kept, `master`.
     """
 
     def __init__(
