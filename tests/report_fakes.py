@@ -104,8 +104,7 @@ def small(**sections: Any) -> TableSpec:
     return parse("small", {**SPEC, **sections}, "conf/table/small.yaml")
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def new_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A configuration folder with one small table, and a working directory."""
     (tmp_path / "conf" / "table").mkdir(parents=True)
     text = (

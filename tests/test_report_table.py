@@ -3,20 +3,17 @@
 import dataclasses
 import io
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from layerfit.config import ROOT, composer
-from layerfit.record import read, record_path, write
+from layerfit.config import composer
+from layerfit.record import read, record_path
 from layerfit.report import build, cells, figure, render
-from layerfit.report.__main__ import main
 from layerfit.report.stats import NotTestable
 from layerfit.report.table import Gate
-from tests.report_fakes import KEYS, SHARES, fill, project, record, small  # noqa: F401
+from tests.report_fakes import SHARES, fill, small
 
 GOLDEN = Path(__file__).parent / "golden" / "report_small.md"
 
@@ -71,7 +68,8 @@ def test_bold_is_what_is_not_shown_worse(data):
     assert 0 < data.columns[0].detectable < 0.3
 
 
-def test_seconds_hold_those_of_the_required_run(data):
+def test_seconds_and_tokens_hold_those_of_the_required_run(data):
+    assert (row(data, "LoRA").costs.tokens, row(data, "ILA").costs.tokens) == (80_000, 160_000)
     assert row(data, "LoRA").costs.seconds == 15.0
     assert row(data, "ILA").costs.seconds == 19.0
     assert row(data, "Vanilla").costs.seconds is None
@@ -110,6 +108,21 @@ def test_a_score_that_is_no_mean_over_items_is_not_tested(folder):
     items = {name: {k: [0.0] * len(v) for k, v in one.items()} for name, one in table.store.items.items()}
     data = build.assemble(dataclasses.replace(table, store=cells.Store(table.store.records, items)))
     assert any("no mean over its items" in note for note in data.footnotes)
+
+
+def test_a_row_that_was_asked_other_items_is_not_tested(folder):
+    table = loaded(folder)
+    for cell in table.cells:
+        if cell.row == "LoRA":
+            old = table.store.records[cell.run_id]
+            scores = [dataclasses.replace(s, docs="others") for s in old.result.scores]
+            table.store.records[cell.run_id] = dataclasses.replace(
+                old, result=dataclasses.replace(old.result, scores=scores)
+            )
+    data = build.assemble(table, draft=True)
+    assert row(data, "LoRA").entries[0].against_best == NotTestable("other items were asked")
+    assert not row(data, "LoRA").entries[0].bold
+    assert data.columns[0].comparisons == 1
 
 
 def test_holes_are_shown_in_a_draft_and_refused_otherwise(tmp_path, monkeypatch):
@@ -155,6 +168,21 @@ def test_gates_are_printed_with_their_verdict(folder):
     assert "Gate chance: passed. within 2 standard errors" in text
     assert "Gate apart: not decided. no seeds" in text
     assert "cannot rank methods" in text
+
+
+def test_the_embedded_world_gates_the_columns_that_its_table_names(folder):
+    gates = {"columns": ["Facts"], "untrained": "Vanilla", "full": "ILA"}
+    decided = build.assemble(loaded(folder, gates=gates)).gates
+    assert [gate.passed for gate in decided[:2]] == [True, True]
+    assert "Facts 0.2" in decided[0].detail
+    assert not any("Rules" in gate.detail for gate in decided)
+    assert any("gate did not pass" in line for line in render.under(build.assemble(loaded(folder, gates=gates))))
+
+
+@pytest.mark.parametrize(("gates", "text"), [({"colums": []}, "colums"), ({"columns": ["Fact"]}, "Facts, Rules")])
+def test_a_mistake_in_the_gates_is_named(folder, gates, text):
+    with pytest.raises(ValueError, match=text):
+        build.assemble(loaded(folder, gates=gates))
 
 
 def test_golden_markdown(data):
@@ -226,49 +254,3 @@ def test_the_figure_embeds_its_fonts_and_no_date(data):
 def test_a_table_without_any_record_can_be_drawn(tmp_path):
     (tmp_path / "runs").mkdir()
     assert figure.draw(build.assemble(loaded(tmp_path), draft=True))["png"]
-
-
-def test_from_the_command_line(project, capsys):
-    assert main(["todo", "tiny"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "3 runs to do"
-    assert main(["render", "tiny"]) == 1
-    assert "no record: Vanilla; LoRA, seed 0; LoRA, seed 1" in capsys.readouterr().err
-    assert main(["render", "--all"]) == 0
-    assert "no table has been rendered yet" in capsys.readouterr().out
-    with composer():
-        for cell in build.load("tiny").cells:
-            items = {KEYS[0]: [float(i % 3 == 0) for i in range(30)]}
-            write(record(cell.run, items), items, "results")
-    assert main(["todo", "tiny"]) == 0
-    assert capsys.readouterr().out == "nothing to do\n"
-    assert main(["render", "tiny"]) == 0
-    made = {p.relative_to(project / "results").as_posix() for p in (project / "results").glob("[tf]*/*")}
-    assert made == {"tables/tiny.md", "tables/tiny.tex", "figures/tiny.png", "figures/tiny.pdf"}
-    before = (project / "results/tables/tiny.md").read_bytes()
-    assert main(["render", "--all", "--no-figures"]) == 0
-    assert (project / "results/tables/tiny.md").read_bytes() == before
-    assert main(["cells", "tiny"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].endswith("seed=1")
-
-
-@pytest.mark.parametrize(
-    ("argv", "text"),
-    [(["todo", "nope"], "known tables: tiny"), (["render"], "--all"), (["tune", "tiny"], "no section `tuning`")],
-)
-def test_a_mistake_is_one_line_and_status_2(project, capsys, argv, text):
-    assert main(argv) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert text in error
-
-
-def test_tables_need_no_torch():
-    code = (
-        "import sys, layerfit.report.__main__ as m, layerfit.report.figure, layerfit.report.tune\n"
-        "from layerfit.config import composer, compose, required_run\n"
-        "with composer(): required_run(compose(['method=ila']))\n"
-        "bad = {'torch', 'transformers', 'pandas', 'scipy.stats', 'matplotlib'} & set(sys.modules)\n"
-        "sys.exit(f'imported: {bad}' if bad else 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

@@ -17,12 +17,9 @@ def test_the_variance_has_two_shares_by_hand():
     assert result.difference == 2.0
     assert result.spread.variance == pytest.approx(4 / 3)
     # (4/3)^2 / (1^2 / 1 + (1/3)^2 / 2) = (16/9) / (19/18) = 32/19
-    assert result.spread.df == pytest.approx(32 / 19)
-    # Cochran: at level p, (1 t_1(p) + 1/3 t_2(p)) / (4/3); Satterthwaite: t_{32/19}(p). The larger is just reached.
-    tail, t = result.p / 2, 2 / (4 / 3) ** 0.5
-    cochran = -(stdtrit(1, tail) + stdtrit(2, tail) / 3) / (4 / 3)
-    assert max(cochran, -stdtrit(32 / 19, tail)) == pytest.approx(t)
-    assert result.p >= 2 * stdtr(32 / 19, -t)
+    # Cochran: the level p at which (1 t_1(p) + 1/3 t_2(p)) / (4/3) is the t found.
+    tail = result.p / 2
+    assert -(stdtrit(1, tail) + stdtrit(2, tail) / 3) / (4 / 3) == pytest.approx(2 / (4 / 3) ** 0.5)
     assert compare(np.zeros((2, 3)), d).p == result.p
 
 
@@ -62,10 +59,23 @@ def test_nothing_varying_is_certain_not_an_error():
     assert interval(same) == (pytest.approx(0.1), pytest.approx(0.1))
 
 
-def test_one_share_of_zero_leaves_the_other_ones_degrees_of_freedom():
+def test_one_share_of_zero_is_left_out_with_its_degrees_of_freedom():
     d = np.repeat(np.arange(5.0)[None], 3, axis=0)
-    assert two_sources(d).df == pytest.approx(4)
-    assert two_sources(d.T).df == pytest.approx(4)
+    assert two_sources(d).shares == ((pytest.approx(0.5), 4.0),)
+    assert two_sources(d.T).shares == ((pytest.approx(0.5), 4.0),)
+
+
+def satterthwaite_df(spread):
+    """(A + B)^2 / (A^2 / (S - 1) + B^2 / (n - 1))."""
+    return spread.variance**2 / sum(share**2 / df for share, df in spread.shares)
+
+
+def test_cochran_never_asks_for_less_than_satterthwaite():
+    for seeds in (2, 3, 5, 10):
+        for part in np.linspace(0.001, 0.999, 40):
+            spread = Spread(((part, seeds - 1.0), (1 - part, 1999.0)))
+            for tail in (0.025, 0.025 / 6, 0.2):
+                assert spread.critical(tail) >= -stdtrit(satterthwaite_df(spread), tail) - 1e-9
 
 
 def test_holm_steps_down_and_stays_monotone():
@@ -99,7 +109,7 @@ def ours(d, level):
 
 def satterthwaite(d, level):
     spread = two_sources(d)
-    return 2 * stdtr(spread.df, -abs(d.mean()) / spread.variance**0.5) < level
+    return 2 * stdtr(satterthwaite_df(spread), -abs(d.mean()) / spread.variance**0.5) < level
 
 
 def pooled(d, level):
@@ -134,7 +144,7 @@ def test_the_p_value_is_the_level_that_is_just_reached():
     assert not ours(d, p * 0.999)
 
 
-def test_why_satterthwaite_is_not_alone():
+def test_why_cochran_and_not_satterthwaite():
     # Seeds carry ten times the items' noise: the first level of Holm over six methods, 0.83%.
     noise = {"seed": 0.1 * (3 / 400) ** 0.5 * 10**0.5, "item": 0.1}
     assert rate(satterthwaite, 3, 400, level=0.05 / 6, **noise) > 0.02

@@ -12,7 +12,7 @@ from layerfit.errors import UserError
 from layerfit.record import write
 from layerfit.report import build, cells, spec, tune
 from layerfit.report.__main__ import main
-from tests.report_fakes import project, record, small  # noqa: F401
+from tests.report_fakes import new_project, record, small
 
 KEY, OTHER = "nano_facts_dev/acc", "nano_rules_dev/acc"
 ROWS = {"Vanilla": ["method=vanilla"], "LoRA": ["method=lora"], "Full": ["method=full"]}
@@ -131,6 +131,15 @@ def test_a_trial_that_cannot_be_counted_stops_the_choice(made, tmp_path, result,
         tune.choose(table(), made, changed(store, name, **result))
 
 
+def test_a_failed_trial_is_run_again_and_a_diverged_one_is_not(made, tmp_path):
+    read = dataclasses.replace(table(), results=str(tmp_path))
+    results(made, tmp_path, best={"LoRA": 0.01, "Full": 0.001})
+    for cell, status in zip(made[0].cells, ("diverged", "failed"), strict=True):
+        old = record(cell.run, {})
+        write(dataclasses.replace(old, result=dataclasses.replace(old.result, status=status)), {}, tmp_path)
+    assert build.tuning_runs(read, made) == [made[0].cells[1].run]
+
+
 def test_a_missing_trial_stops_the_choice(made, tmp_path):
     with pytest.raises(UserError, match=r"12 trials cannot be counted: LoRA, seed 100.*no record"):
         tune.choose(table(), made, cells.load([], tmp_path))
@@ -162,6 +171,11 @@ def test_an_edge_is_not_written_unless_allowed_and_then_recorded(made, tmp_path)
     assert not (tmp_path / "tuned").exists()
     build.finish_tuning(read, made, allow_edge=True, conf=tmp_path)
     assert spec.load_tuned(read, tmp_path).edges == {"LoRA": ("optim.lr",)}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    return new_project(tmp_path, monkeypatch)
 
 
 def test_from_the_command_line(project, capsys, monkeypatch):

@@ -61,22 +61,32 @@ def assemble(loaded: Loaded, *, draft: bool = False, gates: Sequence[table.Gate]
 def world_gates(read: TableSpec, data: table.TableData) -> tuple[table.Gate, ...]:
     """Return the verdicts of the embedded world on a table that has a section `gates`, () for any other.
 
+    The section names the columns that are gated (default: all), and sets fields of `world.gates.Evidence`: which row
+    is `untrained`, which is `full`, the share right by `chance`.
+
     Raises:
-        UserError: if the section has a key that is no gate's.
+        UserError: if the section has a key or a column that is not known.
     """
     if read.gates is None:
         return ()
     from layerfit.world.gates import Evidence, gates
 
+    settings = dict(read.gates)
     labels = [shown.column.label for shown in data.columns]
+    gated = settings.pop("columns", labels)
+    unknown = [name for name in gated if name not in labels]
+    if unknown:
+        raise UserError(f"conf/table/{read.name}.yaml: gates.columns={unknown}; columns: {', '.join(labels)}")
     scores = {
         row.label: {name: [v for _, v in entry.values] for name, entry in zip(labels, row.entries, strict=True)}
         for row in data.rows
     }
-    items = {shown.column.label: shown.num_items for shown in data.columns if shown.num_items}
+    items = {c.column.label: c.num_items for c in data.columns if c.num_items and c.column.label in gated}
+    if not items:  # nothing has run yet
+        return ()
     still = frozenset(row.label for row in data.rows if not row.trains)
     try:
-        evidence = Evidence(scores=scores, items=items, not_methods=still, **read.gates)
+        evidence = Evidence(scores=scores, items=items, not_methods=still, **settings)
         return tuple(table.Gate(gate.name, gate.passed, gate.detail) for gate in gates(evidence))
     except (TypeError, ValueError) as error:
         raise UserError(f"conf/table/{read.name}.yaml: gates: {error}") from error

@@ -25,7 +25,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """`LoRA, seed 3`, for messages."""
+        """`<row>, seed 3`, for messages."""
         return self.row if self.seed is None else f"{self.row}, seed {self.seed}"
 
 

@@ -70,7 +70,7 @@ def _test(data: TableData) -> str:
     )
     return (
         f"Bold: not shown worse than the column's best at {stats.LEVEL:.0%} (paired over items and seeds, both counted "
-        f"as noise; Student t, the stricter of Satterthwaite and Cochran; Holm over the methods of a column). "
+        f"as noise; Student t by Cochran's rule; Holm over the methods of a column). "
         f"Smallest difference found with {stats.POWER:.0%} power (median over a column's comparisons, Holm's first "
         f"level): {seen}."
     )
@@ -103,7 +103,7 @@ def _tuning(spec: TableSpec, tuned: Tuned | None) -> str:
 
 
 def _choice(label: str, tuned: Tuned) -> str:
-    """Return `LoRA: optim.lr=0.003 of 0.001, 0.003, 0.01`."""
+    """Return `<row>: optim.lr=0.003 of 0.001, 0.003, 0.01`."""
     parts = []
     searched = tuned.searched.get(label, {})
     for override in tuned.chosen[label]:
@@ -166,7 +166,7 @@ def _costs(data: TableData) -> str:
     unknown = checks.by_value({f"{r.label}/{text}": text for r in rows for text in r.costs.unknown})
     out = (
         "Memory: peak allocated. Trained: parameters that can receive an update. "
-        "Seconds: training, required runs included, mean over seeds."
+        "Tokens, seconds: training, required runs included, mean over seeds."
     )
     return out + "".join(
         f" Not known: {text} ({_names(n.rpartition('/' + text)[0] for n in names)})." for text, names in unknown.items()

@@ -41,7 +41,7 @@ class Entry:
 class Costs:
     """What a row costs, mean over its seeds; None = does not apply, or not known (`unknown` says why).
 
-    memory: peak allocated bytes. trained: parameters. seconds: training, that of required runs included.
+    memory: peak allocated bytes. trained: parameters. seconds, tokens: of training, required runs included.
     """
 
     memory: float | None = None
@@ -229,20 +229,17 @@ def _costs(cells: list[Cell], store: Store) -> Costs:
         unknown.extend(sorted({f"{what}: {r.measured.unknown.get(key, 'not recorded')}" for _, r in pairs}))
         return None
 
-    def seconds(cell: Cell, record: Record) -> float | None:
-        before = [_seconds(store.records.get(run_id(run))) for run in required(cell.run)]
-        parts = [_seconds(record), *before]
+    def total(cell: Cell, of: Callable[[Record], float | None]) -> float | None:
+        """Add up a run and those it requires; None where one of them is not known."""
+        records = [store.records.get(name) for name in (cell.run_id, *map(run_id, required(cell.run)))]
+        parts = [of(record) if record else None for record in records]
         return None if None in parts else sum(part for part in parts if part is not None)
 
     return Costs(
         memory=average("peak memory", "peak_memory_bytes", lambda _, r: r.measured.peak_memory_bytes.get("allocated")),
         tokens_per_s=average("tokens/s", "tokens_per_s", lambda _, r: r.measured.tokens_per_s),
         trained=average("trained parameters", "trainable_parameters", lambda _, r: r.result.trainable_parameters),
-        seconds=average("training seconds", "train_seconds", seconds),
-        tokens=average("tokens", "tokens", lambda _, r: r.result.tokens),
+        seconds=average("training seconds", "train_seconds", lambda c, _: total(c, lambda r: r.measured.train_seconds)),
+        tokens=average("tokens", "tokens", lambda c, _: total(c, lambda r: r.result.tokens)),
         unknown=tuple(unknown),
     )
-
-
-def _seconds(record: Record | None) -> float | None:
-    return record.measured.train_seconds if record else None
