@@ -80,7 +80,7 @@ class Result:
     trainable_parameters: int | None = None
     total_parameters: int | None = None
     tokens: int | None = None
-    """Tokens seen in training, padding excluded; of a required run too."""
+    """Tokens seen in training, padding excluded."""
     data: DataCard | None = None
     findings: dict[str, Any] = field(default_factory=dict)
 
