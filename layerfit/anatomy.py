@@ -20,10 +20,13 @@ class Anatomy:
     norm: str
     head: str
     linear: tuple[str, ...]
+    smallest_side: int | None = None
 
     def shape(self, num_steps: int) -> Shape:
         """Return what methods check their parameters against."""
-        return Shape(num_layers=self.num_layers, num_steps=num_steps, linear=self.linear)
+        return Shape(
+            num_layers=self.num_layers, num_steps=num_steps, linear=self.linear, smallest_side=self.smallest_side
+        )
 
     def module_path(self, unit: str) -> str:
         """Return the module path of a unit: `layers.3.mlp` -> `model.layers.3.mlp`."""

@@ -38,7 +38,6 @@ CONF = ROOT / "conf"
 
 def check(run: RunConfig) -> None:
     """Raise UserError if the parts of a run do not fit together. Nothing is loaded for it."""
-    run.method.check(run.shape())
     engine, training, method = run.engine, run.training, run.method_name()
     if run.method.needs_matrices and engine.stage:
         raise UserError(
@@ -67,6 +66,7 @@ def check(run: RunConfig) -> None:
         )
     if run.optim.precision == "pure_bf16" and training.dtype != "bf16":
         raise UserError("optim.precision=pure_bf16 needs training.dtype=bf16")
+    run.method.check(run.shape())
 
 
 def register() -> None:

@@ -5,6 +5,7 @@ What only the network has is not looked at: nothing is fetched for a check.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from layerfit.errors import UserError
 from layerfit.evaluation.tasks import check_tasks
 from layerfit.hub import dataset_source, has_weights, model_source, weight_files
 from layerfit.methods.base import STATIC, Method
+from layerfit.record import read_findings
 from layerfit.schema import DatasetConfig, EngineConfig, EvalConfig, HubConfig, ModelConfig, PathsConfig, RunConfig
 
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -31,6 +33,8 @@ def preflight(run: RunConfig) -> None:
     """
     check_device(run.engine)
     check_writable(run.paths)
+    if (path := run.method.reads()) is not None:
+        copy.deepcopy(run.method).receive(read_findings(path), run.shape())
     check_model(run.model, run.hub)
     check_dataset(run.dataset, run.hub)
     check_eval(run.eval, run.hub)

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from layerfit.errors import UserError
+
 SCHEMA = 1
 STATUSES = ("ok", "diverged", "oom", "failed", "interrupted")
 FINAL = ("ok", "diverged")
@@ -187,6 +189,21 @@ def read(results: str | Path, run_id: str) -> Record | None:
         return parse(json.loads(path.read_text()))
     except ValueError as error:
         raise ValueError(f"{path}: {error}; move it away and run again") from error
+
+
+def read_findings(path: str | Path) -> dict[str, Any]:
+    """Return the findings in a file: of a record, or as they stand.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        data = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a file of findings: {error}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds no findings: it is not a JSON object")
+    return data.get("result", {}).get("findings", data)
 
 
 def read_items(results: str | Path, run_id: str) -> Items:

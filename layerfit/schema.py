@@ -34,13 +34,17 @@ class ModelConfig:
     linear: list[str] = field(default_factory=list)
     """Linear modules of a block, relative to it."""
     max_positions: int = MISSING
+    smallest_side: int | None = field(default=None, metadata=LABEL)
+    """Rows or columns, whichever is fewer, of the smallest linear module: the largest rank of a projection."""
 
     def __post_init__(self) -> None:
         check_one_of("model.weights", self.weights, ("pretrained", "random"))
 
     def anatomy(self) -> Anatomy:
         """Return where the parts are."""
-        return Anatomy(self.num_layers, self.blocks, self.embedding, self.norm, self.head, tuple(self.linear))
+        return Anatomy(
+            self.num_layers, self.blocks, self.embedding, self.norm, self.head, tuple(self.linear), self.smallest_side
+        )
 
 
 @dataclass

@@ -84,7 +84,7 @@ def _prepare(runs: list[RunConfig]) -> None:
     prepare_environment(runs[0].hub)
     seen = set()
     for run in runs:
-        parts = repr((run.model, run.dataset, run.eval, run.engine, run.paths))
+        parts = repr((run.model, run.dataset, run.eval, run.engine, run.paths, run.method.reads()))
         if parts not in seen:
             seen.add(parts)
             preflight(run)

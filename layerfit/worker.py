@@ -55,20 +55,15 @@ def findings_of(run: RunConfig) -> dict[str, Any] | None:
         if found is None or found.result.status != "ok":
             raise UserError(f"run {config.run_id(required)} ({required.method_name()}) must be ok before this one")
         return found.result.findings
-    if (path := run.method.reads()) is None:
-        return None
-    try:
-        data = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a findings file: {error}") from error
-    return data.get("result", {}).get("findings", data)
+    path = run.method.reads()
+    return None if path is None else record.read_findings(path)
 
 
 def fresh_model(run: RunConfig, device: torch.device) -> nn.Module:
     """Return the adapted model before training; the same on every rank."""
     model = load_model(run.model, run.hub, run.training.dtype, device=str(device), seed=run.seed)
     if (findings := findings_of(run)) is not None:
-        run.method.receive(findings)
+        run.method.receive(findings, run.shape())
     set_seed("adapt", run.method.seed)
     model = run.method.adapt(model, run.model.anatomy())
     if run.training.activation_checkpointing:

@@ -70,6 +70,8 @@ class Shape:
     num_steps: int
     linear: tuple[str, ...]
     """Linear modules inside one block, relative to it: `self_attn.q_proj`, ..."""
+    smallest_side: int | None = None
+    """Rows or columns, whichever is fewer, of the smallest of them."""
 
     def modules(self) -> list[str]:
         """Return the unit names of all linear modules, layer by layer."""
@@ -123,7 +125,7 @@ class Method:
         """Return the path of a findings file to `receive`, or None."""
         return None
 
-    def receive(self, findings: dict[str, Any]) -> None:
+    def receive(self, findings: dict[str, Any], shape: Shape) -> None:
         """Take the findings of the required run, or of the file that `reads` names, before `adapt`."""
 
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:

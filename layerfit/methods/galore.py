@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.errors import UserError, check_one_of, check_range
-from layerfit.methods.base import Method
+from layerfit.methods.base import Method, Shape
 
 if TYPE_CHECKING:
     from layerfit.optimizers.adamw import AdamW
@@ -32,6 +32,14 @@ class GaLore(Method):
         check_range("method.refresh_every", self.refresh_every, 1)
         check_range("method.scale", self.scale, 0, low_open=True)
         check_one_of("method.projection", self.projection, ("svd", "randomized"))
+
+    def check(self, shape: Shape) -> None:
+        """Raise UserError if the rank is above what the smallest matrix has."""
+        if shape.smallest_side is not None and self.rank > shape.smallest_side:
+            raise UserError(
+                f"method.rank={self.rank} is above the smaller side of this model's smallest linear module; "
+                f"use rank <= {shape.smallest_side}"
+            )
 
     def optimizer(self) -> type[AdamW]:
         """AdamW whose marked groups run in a low-rank space."""

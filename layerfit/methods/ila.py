@@ -134,16 +134,17 @@ class ILA(ILARanking):
         """The given ranking's path."""
         return None if self.ranking == "auto" else self.ranking
 
-    def receive(self, findings: dict[str, Any]) -> None:
+    def receive(self, findings: dict[str, Any], shape: Shape) -> None:
         """Take the scores of a ranking run or file.
 
         Raises:
-            UserError: if there are none.
+            UserError: if there are none, or they are of another model.
         """
         scores = (findings.get("ranking") or findings).get("scores")
         if not isinstance(scores, dict) or not scores:
             raise UserError(f"method.ranking={self.ranking!r} holds no `scores`; give a file of results/rankings/")
         self._importance = {str(unit): float(score) for unit, score in scores.items()}
+        self.frozen_units([u for u in shape.modules() if not self.targets or u.rpartition(".")[2] in self.targets])
 
     def frozen_units(self, units: list[str]) -> frozenset[str]:
         """Return the least important of `units`.

@@ -1,0 +1,81 @@
+"""A user's mistake: one line that says what is wrong and what to do, exit status 2, no traceback, nothing started."""
+
+import json
+
+import pytest
+
+from layerfit.cli import main
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "not.json").write_text("{")
+    (tmp_path / "ranking.json").write_text(json.dumps({"scores": {"layers.0.mlp.up_proj": 1.0}}))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "mirror").mkdir()
+    return tmp_path
+
+
+OFFLINE = "hub.offline=true"
+CASES = {
+    "unknown key": ("method.num_activ=3", "num_activ"),
+    "unknown group": ("modle=nano", "modle"),
+    "unknown method": ("method=lizard", "lisa"),
+    "unknown model": ("model=gpt9", "nano"),
+    "unknown dataset": ("dataset=none_such", "alpaca_gpt4"),
+    "unknown eval": ("eval=none_such", "nano"),
+    "unknown engine": ("engine=zero9", "zero0"),
+    "unknown option": ("--frobnicate", "usage"),
+    "wrong type": ("training.batch_size=many", "Integer"),
+    "not a number": ("optim.lr=nan", "optim.lr"),
+    "negative rate": ("optim.lr=-1", "(0, inf"),
+    "grammar": ("method=[lisa", "[lisa"),
+    "a list without -m": ("method=lisa,full", "-m"),
+    "too many layers": ("method=lisa method.num_active=17", "[0, 16]"),
+    "no interval": ("method=lisa method.switch_every=0", "T/n"),
+    "interval divided by zero": ("method=lisa method.switch_every=T/0", "T/n"),
+    "unknown rule": ("method=lisa method.moments=forget", "keep, reset"),
+    "unknown part": ("method=lisa method.always=[mouth]", "embedding"),
+    "nothing trains": ("method=lisa method.num_active=0 method.always=[]", "trains nothing"),
+    "fraction over one": ("method=ila method.freeze_fraction=1.5", "freeze_fraction"),
+    "both fractions": ("method=ila method.train_fraction=0.1", "exactly one"),
+    "no such ranking": ("method=ila method.ranking=nowhere.json", "nowhere.json"),
+    "ranking of another model": ("method=ila method.ranking=ranking.json", "rank this model"),
+    "ranking that is no JSON": ("method=ila method.ranking=not.json", "not.json"),
+    "too few subsets": ("method=ist method.num_suppressed=16", "distinct subsets"),
+    "not a whole number of layers": ("method=ist method.num_updated=2.5", "num_updated"),
+    "rank of zero": ("method=lora method.rank=0", "method.rank"),
+    "unknown target": ("method=lora method.targets=[q_prj]", "q_proj"),
+    "rank over the matrix": ("method=galore method.rank=65", "rank <= 64"),
+    "impossible pair": ("method=galore engine=zero2", "engine=zero0"),
+    "reference on two ranks": ("engine=torch engine.ranks=2", "zero0"),
+    "batch does not divide": ("engine.ranks=3", "engine.ranks=3"),
+    "micro-batch does not divide": ("training.micro_batch_size=7", "micro_batch_size=7"),
+    "too long": ("training.max_length=4096", "positions"),
+    "steps and epochs": ("training.epochs=1", "exactly one"),
+    "neither steps nor epochs": ("training.max_steps=null", "exactly one"),
+    "precision": ("optim.precision=pure_bf16", "training.dtype=bf16"),
+    "no GPU": ("engine.device=cuda", "no CUDA device"),
+    "no items": ("eval.limit=0", "eval.limit"),
+    "no network and no copy": (f"model=llama2_7b {OFFLINE}", "meta-llama/Llama-2-7b-hf"),
+    "no data and no network": (f"dataset=alpaca_gpt4 training.max_length=64 {OFFLINE}", "vicgalle/alpaca-gpt4"),
+    "mirror that is not there": (f"hub.mirror=nowhere {OFFLINE}", "nowhere"),
+    "empty data": ("dataset.path=empty.jsonl", "empty.jsonl"),
+    "outputs that is a file": ("paths.outputs=file", "file"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_line_and_status_two(case, folder, capfd):
+    words, expected = CASES[case]
+    status = main(words.split())
+    captured = capfd.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.strip()]
+    assert status == 2, captured.err
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("layerfit: ")
+    assert expected in lines[0]
+    assert "Traceback" not in captured.err + captured.out
+    assert not list(folder.glob("results/runs/*"))
