@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports point down, files and functions stay small, no method is named outside its room."""
+"""The house keeps its shape: imports point down, files and functions stay small, methods are named in one room."""
 
 import ast
 import re
@@ -25,7 +25,7 @@ FLOORS = [
     {"report", "cli"},
     {"__main__"},
 ]
-"""From the ground up: a module may import its own floor and what is below. Imports for type checkers alone do not count."""
+"""From the ground up: a module may import its own floor and below. Imports for type checkers alone do not count."""
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
