@@ -2,6 +2,9 @@ import os
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Before anything imports the Hugging Face libraries: no test needs the network, and hub.offline=true can then be
+# asked for in a process where an earlier test has imported them.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
