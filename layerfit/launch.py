@@ -1,4 +1,4 @@
-"""Starting runs as processes: forked from a server that has imported everything, or by torch's launcher for ranks.
+"""Starting runs as processes: forked from a server that has imported everything; ranks by torch's launcher.
 
 Importing torch, transformers, DeepSpeed and lm-eval takes longer than a small run; a sweep pays for it once.
 """
@@ -9,7 +9,6 @@ import fcntl
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,13 +31,33 @@ class Started:
 
     def exit_code(self) -> int | None:
         """Return the exit status, None while it runs."""
-        if isinstance(self.process, subprocess.Popen):
-            return self.process.poll()
         return None if self.process.is_alive() else self.process.exitcode
 
     def stop(self) -> None:
         """End it; its checkpoint stays."""
         self.process.terminate()
+
+
+def run_folder(run: RunConfig) -> Path:
+    """Return where the working files of a run are."""
+    return Path(run.paths.outputs) / config.run_id(run)
+
+
+def status_of(run: RunConfig) -> str | None:
+    """Return the status of a run's record, None if there is none."""
+    found = record.read(run.paths.results, config.run_id(run))
+    return None if found is None else found.result.status
+
+
+def is_done(run: RunConfig) -> bool:
+    """Return whether a run needs no more work: a diverged run is a result, a failed one is tried again.
+
+    A run that is ok is run again if its weights are asked for and were not kept.
+    """
+    status = status_of(run)
+    if status != "ok" or run.save.weights == "none":
+        return status in record.FINAL
+    return any((run_folder(run) / kind).is_dir() for kind in record.WEIGHT_FOLDERS)
 
 
 def server() -> Any:
@@ -55,50 +74,54 @@ def server() -> Any:
     return context
 
 
-def start(run: RunConfig, context: Any, gpu: int | None) -> Started:
-    """Write the resolved run and start its process; on `gpu` if there are several to share out."""
-    run_id = config.run_id(run)
-    folder = Path(run.paths.outputs) / run_id
+def start(run: RunConfig, context: Any, gpus: list[int]) -> Started:
+    """Write the resolved run and start its process; on `gpus` if there are any to share out."""
+    folder = run_folder(run)
     folder.mkdir(parents=True, exist_ok=True)
+    if status_of(run) not in record.FINAL:  # how an earlier try ended says nothing of this one
+        record.record_path(run.paths.results, folder.name).unlink(missing_ok=True)
     path = folder / "run.json"
     record.write_atomically(path, (json.dumps(config.dump(run), indent=1) + "\n").encode())
-    if run.engine.ranks == 1:
-        process = context.Process(target=child, args=(str(path), gpu), daemon=False)
-        process.start()
-        return Started(run, run_id, folder, process)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(run.engine.ranks)]
-    command += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    command += ["-m", "layerfit.worker", str(path)]
-    with (folder / "log.txt").open("a") as log:
-        ranks = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    return Started(run, run_id, folder, ranks)
+    process = context.Process(target=child, args=(str(path), gpus), daemon=False)
+    process.start()
+    return Started(run, folder.name, folder, process)
 
 
-def child(path: str, gpu: int | None) -> None:
-    """Execute a run in a forked process: output to its log, one thread, alone in its folder."""
+def child(path: str, gpus: list[int]) -> None:
+    """Execute a run in a forked process: output to its log, alone in its folder."""
     folder = Path(path).parent
     with (folder / "log.txt").open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    import torch
-
-    from layerfit import worker
-
-    torch.set_num_threads(1)
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
     run = config.load(json.loads(Path(path).read_text()))
-    with alone(folder):
-        found = record.read(run.paths.results, config.run_id(run))
-        if found is None or found.result.status not in record.FINAL:
-            code = worker.main(path)
-            sys.stdout.flush()
-            os._exit(code)  # interpreter shutdown of torch's and DeepSpeed's threads is slow and has nothing to save
+    with alone(folder) as lock:
+        if is_done(run):
+            return
+        if run.engine.ranks > 1:
+            become_launcher(path, run.engine.ranks, lock)
+        import torch
+
+        from layerfit import worker
+
+        torch.set_num_threads(1)
+        code = worker.main(path)
+        sys.stdout.flush()
+        os._exit(code)  # interpreter shutdown of torch's and DeepSpeed's threads is slow and has nothing to save
+
+
+def become_launcher(path: str, ranks: int, lock: int) -> None:
+    """Turn this process into torch's launcher of `ranks` workers; the lock stays held while it lives."""
+    os.set_inheritable(lock, True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "layerfit.worker", path]
+    os.execv(sys.executable, command)
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[int]:
     """Hold the folder's lock; wait for another process that has it. The kernel frees the lock of a killed process."""
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock.fileno()

@@ -16,10 +16,6 @@ from layerfit.schedule import learning_rate
 from layerfit.schema import RunConfig
 
 
-class Diverged(RuntimeError):
-    """The training loss is no longer a number."""
-
-
 @dataclass
 class History:
     """What happened so far: all of it is in every checkpoint."""
@@ -34,6 +30,14 @@ class History:
     def step(self) -> int:
         """Steps taken."""
         return len(self.losses)
+
+
+class Diverged(RuntimeError):
+    """The training loss is no longer a number. history: what happened before."""
+
+    def __init__(self, message: str, history: History) -> None:
+        super().__init__(message)
+        self.history = history
 
 
 @dataclass
@@ -108,7 +112,7 @@ def train(
         rate = learning_rate(run.optim, step, num_steps)
         stats = engine.step(micro_batches(data, rows, engine), rate)
         if not math.isfinite(stats.loss):
-            raise Diverged(f"the loss is {stats.loss} at step {step}; lower optim.lr={run.optim.lr:g}")
+            raise Diverged(f"the loss is {stats.loss} at step {step}; lower optim.lr={run.optim.lr:g}", history)
         history.losses.append(stats.loss)
         history.tokens += stats.tokens
         history.finished = method.after_step(step, ctx) or history.step == num_steps

@@ -16,6 +16,8 @@ SCHEMA = 1
 STATUSES = ("ok", "diverged", "oom", "failed", "interrupted")
 FINAL = ("ok", "diverged")
 """Statuses that are results; a run with another one is tried again."""
+WEIGHT_FOLDERS = ("model", "adapter")
+"""Where a run's folder holds trained weights, if they were asked for."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from layerfit import config, record
 from layerfit.display import Display
 from layerfit.errors import UserError
+from layerfit.launch import Started, is_done, server, start, status_of
 from layerfit.manifest import manifest
 from layerfit.schema import RunConfig
 
@@ -37,17 +38,6 @@ class Queue:
         self.runs[run_id] = dataclasses.replace(run, tracker=tracker)
 
 
-def status_of(run: RunConfig) -> str | None:
-    """Return the status of a run's record; None if there is none, or weights are asked for that were not kept."""
-    found = record.read(run.paths.results, config.run_id(run))
-    return None if found is None else found.result.status
-
-
-def is_done(run: RunConfig) -> bool:
-    """Return whether a run needs no more work: a diverged run is a result, a failed one is tried again."""
-    return status_of(run) in record.FINAL
-
-
 def slots() -> list[int | None]:
     """Return what runs can be placed on at once: GPUs if there are any, else cores (None)."""
     try:
@@ -71,7 +61,7 @@ def run_cells(runs: list[RunConfig], *, group: str) -> bool:
     if todo:
         _prepare(list(todo.values()))
         _work(queue, todo, Display(group, len(queue.runs), len(queue.runs) - len(todo)))
-    return all(status_of(run) == "ok" for run in queue.runs.values())
+    return all(status_of(run) == "ok" and is_done(run) for run in queue.runs.values())
 
 
 def _prepare(runs: list[RunConfig]) -> None:
@@ -84,18 +74,18 @@ def _prepare(runs: list[RunConfig]) -> None:
     prepare_environment(runs[0].hub)
     seen = set()
     for run in runs:
-        parts = repr((run.model, run.dataset, run.eval, run.engine, run.paths, run.method.reads()))
+        parts = repr(dataclasses.replace(run, seed=0, optim=runs[0].optim, method=runs[0].method)) + str(
+            (run.method.reads(), run.method_name())
+        )
         if parts not in seen:
             seen.add(parts)
             preflight(run)
 
 
 def _work(queue: Queue, todo: dict[str, RunConfig], display: Display) -> None:
-    from layerfit import launch
-
-    context = launch.server()
+    context = server()
     free, waiting = slots(), dict(todo)
-    running: dict[str, tuple[launch.Started, list[int | None]]] = {}
+    running: dict[str, tuple[Started, list[int | None]]] = {}
     with display:
         try:
             while waiting or running:
@@ -106,14 +96,14 @@ def _work(queue: Queue, todo: dict[str, RunConfig], display: Display) -> None:
                         display.finished(run_id, run, "failed")
                     elif len(free) >= min(run.engine.ranks, len(slots_total(free, running))):
                         taken = [free.pop() for _ in range(min(run.engine.ranks, len(free)))]
-                        running[run_id] = launch.start(waiting.pop(run_id), context, taken[0]), taken
+                        gpus = [slot for slot in taken if slot is not None]
+                        running[run_id] = start(waiting.pop(run_id), context, gpus), taken
                         display.started(run_id, run, running[run_id][0].folder)
                 for run_id, (started, taken) in list(running.items()):
                     if (code := started.exit_code()) is not None:
                         free += taken
                         del running[run_id]
-                        _after(started, code)
-                        display.finished(run_id, started.run, status_of(started.run) or "failed")
+                        display.finished(run_id, started.run, _after(started, code))
                 display.refresh()
                 time.sleep(0.05)
         except BaseException:
@@ -132,16 +122,15 @@ def _required_ok(queue: Queue, run_id: str) -> bool:
     return needed is None or status_of(queue.runs[needed]) == "ok"
 
 
-def _after(started: object, code: int) -> None:
-    """Record a run whose process ended without a record of its own."""
-    from layerfit.launch import Started
-
-    assert isinstance(started, Started)
-    if status_of(started.run) not in (*record.FINAL, "oom") and (code != 0 or status_of(started.run) is None):
-        if status_of(started.run) == "failed" and code == 0:
-            return
+def _after(started: Started, code: int) -> str:
+    """Return how a run ended; record it if its process ended without a record of its own."""
+    status = status_of(started.run)
+    if status is None:
         reason = f"signal {-code}" if code < 0 else f"exit status {code}"
         _record_failure(started.run, f"the worker ended with {reason}; see {started.folder}/log.txt")
+        return "failed"
+    again = code != 0 and status in record.FINAL  # for its weights, and in vain
+    return f"failed; see {started.folder}/log.txt" if again else status
 
 
 def _record_failure(run: RunConfig, message: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,23 +130,36 @@ def trained_model(loaded: Loaded, engine: Engine) -> nn.Module | None:
     return model
 
 
-def save_weights(loaded: Loaded, model: nn.Module, folder: Path) -> None:
-    """Write `model/`, or `adapter/` for adapters, under a temporary name first."""
-    adapter = hasattr(model, "peft_config")
-    target = folder / ("adapter" if adapter else "model")
+def save_weights(loaded: Loaded, model: nn.Module, folder: Path, result: Result) -> None:
+    """Write `model/`, or `adapter/` for adapters, under a temporary name first.
+
+    Raises:
+        UserError: if the run has a record with another result: the weights would not be those that it speaks of.
+    """
+    recorded = record.read(loaded.run.paths.results, loaded.run_id)
+    if recorded is not None and recorded.result.status == "ok" and _plain(recorded.result) != _plain(result):
+        raise UserError(
+            f"run again for its weights, {loaded.run_id} gave another result than its record (other hardware or "
+            f"versions?); to replace it move {record.record_path(loaded.run.paths.results, loaded.run_id)} away"
+        )
+    model_kind, adapter_kind = record.WEIGHT_FOLDERS
+    target = folder / (adapter_kind if hasattr(model, "peft_config") else model_kind)
     writing = folder / f".{target.name}.writing"
+    shutil.rmtree(writing, ignore_errors=True)  # half-written by a run that was killed
     model.save_pretrained(writing)  # type: ignore[operator]
     loaded.tokenizer.save_pretrained(writing)
-    if target.exists():
-        return
+    shutil.rmtree(target, ignore_errors=True)
     writing.rename(target)
 
 
-def execute(run: RunConfig, folder: Path) -> Record | None:
-    """Execute a run on this rank; rank 0 writes the record and returns it.
+def _plain(result: Result) -> str:
+    return json.dumps(asdict(result), sort_keys=True)
 
-    Raises:
-        UserError: for a mistake in what was asked; anything else a run can die of becomes its record's status.
+
+def execute(run: RunConfig, folder: Path) -> Record | None:
+    """Execute a run on this rank; rank 0 writes the record and returns it, or any rank that fails.
+
+    Whatever a run can die of becomes its record's status. A record that is final is never written again.
     """
     run_id = config.run_id(run)
     prepare_environment(run.hub)
@@ -156,15 +170,17 @@ def execute(run: RunConfig, folder: Path) -> Record | None:
         result, items, measured = _outcome(run, run_id, folder, tracker)
     finally:
         process.stop()
-    if result is None:
+    if result is None or (result.status in record.FINAL and not writes):
         return None
     done = Record(run_id, run.method_name(), run.label, result, measured)
-    record.write(done, items, run.paths.results)
+    before = record.read(run.paths.results, run_id)
+    if before is None or before.result.status not in record.FINAL:
+        record.write(done, items, run.paths.results)
     if result.findings.get("ranking"):
         ranking = {"run_id": run_id, "model": run.model.name, "dataset": run.dataset.name, **result.findings["ranking"]}
         text = json.dumps(ranking, indent=1) + "\n"
         record.write_atomically(Path(run.paths.results) / "rankings" / f"{run_id}.json", text.encode())
-    if result.status in ("ok", "diverged"):
+    if result.status in record.FINAL:
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     tracker.finish(done)
     tracker.close()
@@ -174,12 +190,13 @@ def execute(run: RunConfig, folder: Path) -> Record | None:
 def _outcome(run: RunConfig, run_id: str, folder: Path, tracker: Tracker) -> tuple[Result | None, Items, Measured]:
     """Return result, items and measurements; result is None on ranks that do not write."""
     device = process.describe_device(run.engine.device)
+    history = History()
     try:
         return _run(run, run_id, folder, tracker)
-    except UserError:
-        raise
+    except UserError as error:
+        status, message = "failed", str(error)
     except Diverged as error:
-        status, message = "diverged", str(error)
+        status, message, history = "diverged", str(error), error.history
     except torch.OutOfMemoryError as error:
         status, message = "oom", str(error).splitlines()[0]
     except Exception as error:
@@ -187,7 +204,16 @@ def _outcome(run: RunConfig, run_id: str, folder: Path, tracker: Tracker) -> tup
 
         (folder / "error.txt").write_text(traceback.format_exc())
         status, message = "failed", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return Result(config.identity(run), status, message), {}, Measured(manifest=manifest(device, {}))
+    result = Result(
+        config.identity(run),
+        status,
+        message,
+        losses=history.losses,
+        validation=history.validation,
+        plans=history.plans,
+        tokens=history.tokens or None,
+    )
+    return result, {}, Measured(manifest=manifest(device, {}))
 
 
 def _run(run: RunConfig, run_id: str, folder: Path, tracker: Tracker) -> tuple[Result | None, Items, Measured]:
@@ -206,13 +232,13 @@ def _run(run: RunConfig, run_id: str, folder: Path, tracker: Tracker) -> tuple[R
     gc.collect()
     if model is None:
         return None, {}, Measured()
-    if run.save.weights == "final":
-        save_weights(loaded, model, folder)
     tracker.phase("evaluate", len(run.eval.tasks))
     start = time.perf_counter()
     scores, items = evaluate(model, loaded.tokenizer, run.eval, run.hub, loaded.device) if run.eval.tasks else ([], {})
     eval_seconds = time.perf_counter() - start
     result = _result(loaded, history, scores)
+    if run.save.weights == "final":
+        save_weights(loaded, model, folder, result)
     device = process.describe_device(run.engine.device)
     model_source = {run.model.id: origin(MODELS, run.model.id, run.hub, run.model.path, run.model.revision)}
     sources = model_source | loaded.data.sources
@@ -241,11 +267,10 @@ def main(path: str) -> int:
     """Execute the run that the parent wrote to `path`, as one rank of several."""
     torch.set_num_threads(max(1, torch.get_num_threads()))
     run = config.load(json.loads(Path(path).read_text()))
-    try:
-        execute(run, Path(path).parent)
-    except UserError as error:
-        print(f"layerfit: {error}", file=sys.stderr)
-        return 2
+    done = execute(run, Path(path).parent)
+    if done is not None and done.result.status not in record.FINAL:
+        print(f"layerfit: {done.result.message}", file=sys.stderr)
+        return 1
     return 0
 
 

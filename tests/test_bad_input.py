@@ -39,6 +39,8 @@ CASES = {
     "unknown rule": ("method=lisa method.moments=forget", "keep, reset"),
     "unknown part": ("method=lisa method.always=[mouth]", "embedding"),
     "nothing trains": ("method=lisa method.num_active=0 method.always=[]", "trains nothing"),
+    "unit of no model": ("method=static method.units=[layers.16]", "layers.0..layers.15"),
+    "no unit": ("method=static", "trains nothing"),
     "fraction over one": ("method=ila method.freeze_fraction=1.5", "freeze_fraction"),
     "both fractions": ("method=ila method.train_fraction=0.1", "exactly one"),
     "no such ranking": ("method=ila method.ranking=nowhere.json", "nowhere.json"),

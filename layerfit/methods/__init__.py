@@ -7,6 +7,7 @@ from layerfit.methods.ila import ILA, ILARanking
 from layerfit.methods.ist import IST
 from layerfit.methods.lisa import LISA
 from layerfit.methods.lora import LoRA
+from layerfit.methods.static import Static
 
 METHODS: dict[str, type[Method]] = {
     "vanilla": Vanilla,
@@ -17,4 +18,5 @@ METHODS: dict[str, type[Method]] = {
     "ila": ILA,
     "ila_ranking": ILARanking,
     "ist": IST,
+    "static": Static,
 }
