@@ -128,6 +128,34 @@ def test_engines_are_those_that_accept_the_method():
                 assert accepted == (row["engines"] == "all" or engine in code(row["engines"])), (row["method"], engine)
 
 
+def held_bytes(engine_name: str, dtype: str, precision: str) -> float:
+    """Bytes per parameter that full fine-tuning holds beside weights and gradients, read off the live engine."""
+    from tests.tiny import composed, context_for, engine_for
+
+    words = (f"engine={engine_name}", f"training.dtype={dtype}", f"optim.precision={precision}")
+    run = composed("method=full", *words)
+    engine = engine_for(run)
+    engine.use(run.method.plan(0, context_for(run, engine, 1)))
+    tensors = [t for state in engine.optimizer_object().state.values() for t in state.values()]
+    if engine_name in ("zero1", "zero2"):
+        tensors += engine.deepspeed.optimizer.single_partition_of_fp32_groups
+    elif engine_name == "zero3":
+        tensors += engine.deepspeed.optimizer.fp32_partitioned_groups_flat
+    number = sum(getattr(p, "ds_numel", p.numel()) for p in engine.parameters.values())
+    held = sum(t.numel() * t.element_size() for t in tensors) / number
+    engine.close()
+    return held
+
+
+@pytest.mark.slow
+def test_bytes_of_optimizer_state():
+    header, _, *rows = next(t for t in tables(INDEX.read_text()) if "`optim.precision`" in t[0][0])
+    for setting, *numbers, _ in rows:
+        for engines, number in zip(header[1:3], numbers, strict=True):
+            for engine in code(engines):
+                assert held_bytes(engine, *code(setting)) == pytest.approx(float(number), abs=0.05), (engine, setting)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_tests_that_are_named_exist_where_they_are_said_to_be(page):
     """In a list or paragraph, a test is in one of the files named before it."""
