@@ -13,7 +13,7 @@ FLOORS = [
     {"errors"},
     {"importance", "optimizers"},
     {"methods", "anatomy"},
-    {"schema", "record", "trainable"},
+    {"schema", "record", "trainable", "architecture"},
     {"config", "manifest", "schedule", "track", "world"},
     {"hub", "data", "evaluation", "preflight"},
     {"engines"},
