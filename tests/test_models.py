@@ -127,7 +127,7 @@ MORE = [
     ("zero2", "lisa"),
     ("zero2", "ist"),
     ("zero0", "galore"),
-    ("zero3", "ila"),
+    ("zero1", "ila"),
     ("zero1", "full"),
 ]
 
