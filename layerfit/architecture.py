@@ -51,11 +51,10 @@ def read_model_parts(model: ModelConfig, source: str | Path) -> None:
     config = transformers_config(model, source).to_dict() if isinstance(source, str) else model_config(source)
     model.read(read_parts(config))
     if missing := model.open_parts():
-        fields, known = ", ".join(f"model.{name}" for name in missing), ", ".join(sorted(ARCHITECTURES))
-        raise UserError(
-            f"{source} is of model_type={config.get('model_type')}, whose parts are not known here (known: {known}); "
-            f"set {fields}"
-        )
+        kind, known = config.get("model_type"), ", ".join(sorted(ARCHITECTURES))
+        why = "does not say all" if kind in ARCHITECTURES else f"is of an architecture not known here (known: {known})"
+        fields = ", ".join(f"model.{name}" for name in missing)
+        raise UserError(f"{source}: its config.json, model_type={kind}, {why}; set {fields}")
 
 
 def revision(model: ModelConfig, source: str | Path) -> str:

@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig
 
-from layerfit import config
+from layerfit import architecture, config
 from layerfit.anatomy import ARCHITECTURES, num_parameters, read_parts
 from layerfit.data.batches import collate
 from layerfit.data.tokenise import IGNORE, Example
@@ -91,11 +93,10 @@ def composed_layers(name: str) -> int:
         return config.compose([f"model={name}"]).model.num_layers
 
 
-def test_every_model_names_its_source():
-    for path in sorted((config.CONF / "model").glob("*.yaml")):
-        text = path.read_text()
-        assert text.startswith("#") or path.stem in ("llama2_7b", "mistral_7b"), path.name
-        assert f"name: {path.stem}\n" in text
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_model_of_the_hub_is_pinned_or_says_why_not(name):
+    text = (config.CONF / f"model/{name}.yaml").read_text()
+    assert re.search(r"^revision: ([0-9a-f]{40}|null)   # \w", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -182,6 +183,7 @@ def test_parts_outside_the_blocks(folders, name, part):
     assert trained == set(OUTSIDE[name][EMBEDDING][:1] if part == HEAD and tied else OUTSIDE[name][part])
 
 
+PARTS = ("num_layers", "blocks", "embedding", "norm", "head", "linear", "max_positions")
 OTHERS = {
     "mistral": LLAMA | {"model_type": "mistral"},
     "qwen2": LLAMA | {"model_type": "qwen2", "tie_word_embeddings": True},
@@ -212,6 +214,19 @@ def test_hf_reads_the_parts(folders, tmp_path, name):
         assert run.model.anatomy().parts(f"{named.head}.weight") == named.parts(f"{named.head}.weight")
 
 
+@pytest.mark.parametrize("name", [*TINY, *OTHERS])
+def test_the_network_says_what_a_folder_says(tmp_path, monkeypatch, name):
+    """Of a hub id transformers reads the file and fills in its defaults: ours (a tied head) must be the same."""
+    shape = (TINY | OTHERS)[name]
+    read = AutoConfig.from_pretrained(write_model(tmp_path / "there", shape))
+    monkeypatch.setattr(architecture, "transformers_config", lambda *_: read)
+    near, far = (ModelConfig(name="hf", id="a/b", **dict.fromkeys(PARTS)) for _ in range(2))
+    architecture.read_model_parts(near, tmp_path / "there")
+    architecture.read_model_parts(far, "a/b")
+    assert near.anatomy() == far.anatomy()
+    assert near.part("max_positions") == far.part("max_positions") == POSITIONS
+
+
 def test_the_known_architectures_are_all_tested():
     assert set(ARCHITECTURES) == {c["model_type"] for c in [*TINY.values(), *OTHERS.values()]}
 
@@ -229,12 +244,21 @@ BY_HAND = [
 
 def test_an_unknown_architecture_says_what_to_set(tmp_path):
     write_model(tmp_path / "hf", NEOX)
-    with pytest.raises(UserError, match="model_type=gpt_neox, whose parts are not known") as error:
+    with pytest.raises(
+        UserError, match="model_type=gpt_neox, is of an architecture not known here .*gptj, llama"
+    ) as error:
         preflight(run_of(tmp_path, "hf", "model.num_layers=null"))
     assert str(error.value).endswith("set model.blocks, model.embedding, model.norm, model.head, model.linear")
     run = run_of(tmp_path, "hf", "model.num_layers=null", *BY_HAND)
     preflight(run)
     assert loss_sum(load_model(run.model, HUB, "fp32"), rows(0)) > 0
+
+
+def test_a_known_architecture_may_still_not_say_its_length(tmp_path):
+    """ALiBi sets no limit, and not every BLOOM's config.json has `seq_length`."""
+    write_model(tmp_path / "hf", changed("bloomz_7b", seq_length=None))
+    with pytest.raises(UserError, match=r"model_type=bloom, does not say all; set model\.max_positions$"):
+        preflight(run_of(tmp_path, "hf", "model.num_layers=null"))
 
 
 def test_hf_needs_an_id_or_a_path():
