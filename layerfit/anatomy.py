@@ -1,6 +1,8 @@
 """Where a decoder keeps its blocks, embedding, final norm and head: names, no weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from layerfit.methods.base import EMBEDDING, HEAD, NORM, Shape
 
@@ -12,6 +14,9 @@ class Anatomy:
     """Module paths of one architecture (from `conf/model/*.yaml`).
 
     blocks: path of the list of decoder blocks, `model.layers`. linear: linear modules inside a block, relative to it.
+    beside_embedding: modules that make the input of the first block together with the embedding (BLOOM's norm of it,
+        OPT's learned positions). They belong to the embedding part.
+    head: equal to `embedding` where the two are tied. The matrix is then of both parts: naming either trains it.
     """
 
     num_layers: int
@@ -21,6 +26,7 @@ class Anatomy:
     head: str
     linear: tuple[str, ...]
     smallest_side: int | None = None
+    beside_embedding: tuple[str, ...] = ()
 
     def shape(self, num_steps: int) -> Shape:
         """Return what methods check their parameters against."""
@@ -47,10 +53,113 @@ class Anatomy:
         name = self.canonical(name)
         return f"layers.{name.removeprefix(self.blocks + '.')}" if name.startswith(self.blocks + ".") else None
 
-    def part(self, name: str) -> str | None:
-        """Return EMBEDDING, NORM or HEAD if the parameter belongs to that part, else None."""
+    def parts(self, name: str) -> frozenset[str]:
+        """Return which of EMBEDDING, NORM and HEAD a parameter belongs to: both of a tied pair, none in the blocks."""
         name = self.canonical(name)
-        for part, path in ((EMBEDDING, self.embedding), (NORM, self.norm), (HEAD, self.head)):
-            if name.startswith(path + "."):
-                return part
+        paths = [(EMBEDDING, self.embedding), (NORM, self.norm), (HEAD, self.head)]
+        paths += [(EMBEDDING, path) for path in self.beside_embedding]
+        return frozenset(part for part, path in paths if name.startswith(path + "."))
+
+
+_ATTENTION = tuple(f"self_attn.{side}_proj" for side in ("q", "k", "v", "o"))
+_LLAMA = {
+    "blocks": "model.layers",
+    "embedding": "model.embed_tokens",
+    "beside_embedding": (),
+    "norm": "model.norm",
+    "head": "lm_head",
+    "linear": (*_ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+    "tied": False,
+}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma": _LLAMA | {"tied": True},
+    "gptj": {
+        "blocks": "transformer.h",
+        "embedding": "transformer.wte",
+        "beside_embedding": (),
+        "norm": "transformer.ln_f",
+        "head": "lm_head",
+        "linear": ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj", "mlp.fc_in", "mlp.fc_out"),
+        "tied": False,
+    },
+    "bloom": {
+        "blocks": "transformer.h",
+        "embedding": "transformer.word_embeddings",
+        "beside_embedding": ("transformer.word_embeddings_layernorm",),
+        "norm": "transformer.ln_f",
+        "head": "lm_head",
+        "linear": (
+            "self_attention.query_key_value",
+            "self_attention.dense",
+            "mlp.dense_h_to_4h",
+            "mlp.dense_4h_to_h",
+        ),
+        "tied": True,
+    },
+    "opt": {
+        "blocks": "model.decoder.layers",
+        "embedding": "model.decoder.embed_tokens",
+        "beside_embedding": ("model.decoder.embed_positions",),
+        "norm": "model.decoder.final_layer_norm",
+        "head": "lm_head",
+        "linear": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "fc1", "fc2"),
+        "tied": True,
+    },
+}
+"""By `model_type` of a config.json. tied: whether head and embedding are one matrix where the file does not say."""
+
+_LAYERS = ("num_hidden_layers", "n_layer")
+_WIDTH = ("hidden_size", "n_embed", "n_embd")
+_HEADS = ("num_attention_heads", "n_head")
+_INNER = ("intermediate_size", "ffn_dim", "n_inner")
+_POSITIONS = ("max_position_embeddings", "n_positions", "seq_length")
+
+
+def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
+    return next((config[key] for key in keys if config.get(key) is not None), None)
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Return whether a `config.json` makes head and embedding one matrix."""
+    known = ARCHITECTURES.get(config.get("model_type", ""), _LLAMA)
+    return bool(config.get("tie_word_embeddings", known["tied"]))
+
+
+def read_parts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model's `config.json` says of it, by the names of `ModelConfig`'s fields.
+
+    Sizes under any of the names in use; the paths only where `model_type` is one of ARCHITECTURES. What it does not
+    say is left out.
+    """
+    layers, positions = _first(config, _LAYERS), _first(config, _POSITIONS)
+    found: dict[str, Any] = {"num_layers": layers, "max_positions": positions}
+    if (parts := ARCHITECTURES.get(config.get("model_type", ""))) is not None:
+        found |= {key: value for key, value in parts.items() if key != "tied"}
+        found["head"] = parts["embedding"] if is_tied(config) else parts["head"]
+        found["smallest_side"] = _smallest_side(config)
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _smallest_side(config: Mapping[str, Any]) -> int | None:
+    """Return the shorter side of the smallest linear module of a block."""
+    width, heads = _first(config, _WIDTH), _first(config, _HEADS)
+    if width is None or heads is None:
         return None
+    size = config.get("head_dim") or width // heads
+    shared = config.get("num_key_value_heads") or heads
+    return min(width, shared * size, _first(config, _INNER) or 4 * width)
+
+
+def num_parameters(config: Mapping[str, Any]) -> int | None:
+    """Return about how many parameters a decoder of this `config.json` has; None if it does not say its sizes."""
+    width, layers, vocabulary = _first(config, _WIDTH), _first(config, _LAYERS), config.get("vocab_size")
+    if width is None or layers is None or vocabulary is None:
+        return None
+    inner, heads = _first(config, _INNER) or 4 * width, _first(config, _HEADS)
+    shared = config["num_key_value_heads"] / heads if heads and "num_key_value_heads" in config else 1
+    attention, dense = (2 + 2 * shared) * width**2, (3 if "intermediate_size" in config else 2) * width * inner
+    return int(layers * (attention + dense) + (1 if is_tied(config) else 2) * vocabulary * width)

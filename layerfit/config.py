@@ -55,17 +55,23 @@ def check(run: RunConfig) -> None:
         raise UserError(
             f"training.micro_batch_size={training.micro_batch_size} does not divide the {per_rank} sequences of a rank"
         )
-    if training.max_length > run.model.max_positions:
-        raise UserError(
-            f"training.max_length={training.max_length} is beyond model={run.model.name}, "
-            f"which has {run.model.max_positions} positions"
-        )
     if run.method.probe_source()[1] < engine.ranks:
         raise UserError(
             f"a probe batch of {run.method.probe_source()[1]} sequences is too small for {engine.ranks} ranks"
         )
     if run.optim.precision == "pure_bf16" and training.dtype != "bf16":
         raise UserError("optim.precision=pure_bf16 needs training.dtype=bf16")
+    if not run.model.open_parts():
+        check_against_model(run)
+
+
+def check_against_model(run: RunConfig) -> None:
+    """Raise UserError if length or method do not fit the model, once its parts are known."""
+    length, positions = run.training.max_length, run.model.part("max_positions")
+    if length > positions:
+        raise UserError(
+            f"training.max_length={length} is beyond model={run.model.name}, which has {positions} positions"
+        )
     run.method.check(run.shape())
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerfit import architecture
 from layerfit.errors import UserError
 from layerfit.schema import HubConfig, ModelConfig
 
@@ -76,6 +77,7 @@ def model_source(model: ModelConfig, hub: HubConfig) -> str | Path:
         UserError: if `model.path` is not a folder, or the model is nowhere and `hub.offline` is set.
     """
     if model.path is None:
+        assert model.id is not None  # the schema sees to it
         return _source(MODELS, model.id, model.revision, hub)
     if not (folder := Path(model.path).expanduser()).is_dir():
         raise UserError(f"model.path={model.path} is not a folder; give a folder with config.json, or model.path=null")
@@ -190,7 +192,7 @@ def load_tokenizer(model: ModelConfig, hub: HubConfig) -> PreTrainedTokenizerBas
 
     source = model_source(model, hub)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), revision=_revision(model, source))
+        tokenizer = AutoTokenizer.from_pretrained(str(source), revision=architecture.revision(model, source))
     except (OSError, ValueError) as error:
         raise UserError(f"model={model.name}: no tokenizer in {source}: {str(error).splitlines()[0]}") from error
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
@@ -199,10 +201,6 @@ def load_tokenizer(model: ModelConfig, hub: HubConfig) -> PreTrainedTokenizerBas
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer
-
-
-def _revision(model: ModelConfig, source: str | Path) -> str:
-    return model.revision or "main" if isinstance(source, str) else "main"
 
 
 def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = "cpu", seed: int = 0) -> nn.Module:
@@ -215,66 +213,33 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
         UserError: if it cannot be found or read, lacks weights, or is not shaped as `conf/model` says.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     source, number = model_source(model, hub), {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-    revision = _revision(model, source)
     if model.weights == "pretrained" and isinstance(source, Path) and not has_weights(source):
         raise UserError(f"model={model.name}: {source} holds no weights; put them there, or set model.weights=random")
-    try:
-        config = AutoConfig.from_pretrained(str(source), revision=revision)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model={model.name}: no configuration in {source}: {str(error).splitlines()[0]}") from error
+    config = architecture.transformers_config(model, source)
+    architecture.read_model_parts(model, source)
+    attention = architecture.prepare(model, config)
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.device(device):
         torch.manual_seed(seed)
         if model.weights == "random":
-            module = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation="sdpa")
+            module = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation=attention)
         else:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(source),
                 config=config,
-                revision=revision,
+                revision=architecture.revision(model, source),
                 dtype=number,
-                attn_implementation="sdpa",
+                attn_implementation=attention,
                 output_loading_info=True,
             )
             module, loading = loaded
-            _check_loading(model, loading)
-    check_shape(model, module)
+            architecture.check_loading(model, loading)
+    architecture.check_shape(model, module)
+    architecture.accept_packed_rows(module)
     module.config.use_cache = False
     return module
-
-
-def _check_loading(model: ModelConfig, loading: dict[str, Any]) -> None:
-    """Raise UserError if weights are missing: transformers would fill them at random without an error."""
-    wrong = sorted({str(name) for key in ("missing_keys", "mismatched_keys") for name in loading.get(key, ())})
-    if wrong:
-        raise UserError(f"model={model.name}: the checkpoint lacks {len(wrong)} weights, {wrong[0]} first")
-
-
-def check_shape(model: ModelConfig, module: nn.Module) -> None:
-    """Raise UserError unless the module has the parts that `conf/model` names."""
-    from torch import nn
-
-    def part(key: str, path: str) -> nn.Module:
-        try:
-            return module.get_submodule(path)
-        except AttributeError:
-            raise UserError(f"model.{key}={path} is no module of {type(module).__name__}; see conf/model") from None
-
-    blocks = part("blocks", model.blocks)
-    count = len(blocks) if isinstance(blocks, nn.ModuleList) else None
-    if count != model.num_layers:
-        raise UserError(f"model.num_layers={model.num_layers} but {model.blocks} of model={model.name} has {count}")
-    for key in ("embedding", "norm", "head"):
-        part(key, getattr(model, key))
-    for index in range(model.num_layers):
-        for name in model.linear:
-            if not hasattr(part("linear", f"{model.blocks}.{index}.{name}"), "weight"):
-                raise UserError(f"model.linear: {model.blocks}.{index}.{name} has no weight; see conf/model")
-    positions = getattr(module.config, "max_position_embeddings", None)
-    if positions is not None and positions < model.max_positions:
-        raise UserError(f"model.max_positions={model.max_positions} but model={model.name} has {positions} positions")

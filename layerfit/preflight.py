@@ -6,12 +6,15 @@ What only the network has is not looked at: nothing is fetched for a check.
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from layerfit.anatomy import num_parameters, read_parts
+from layerfit.architecture import model_config, read_model_parts
+from layerfit.config import check_against_model
 from layerfit.data.sources import data_files, first_row
 from layerfit.data.templates import turns
 from layerfit.errors import UserError
@@ -33,9 +36,13 @@ def preflight(run: RunConfig) -> None:
     """
     check_device(run.engine)
     check_writable(run.paths)
-    if (path := run.method.reads()) is not None:
-        copy.deepcopy(run.method).receive(read_findings(path), run.shape())
-    check_model(run.model, run.hub)
+    if not isinstance(source := model_source(run.model, run.hub), str):
+        read_model_parts(run.model, source)
+        check_model(run.model, run.hub)
+    if not run.model.open_parts():
+        check_against_model(run)
+        if (path := run.method.reads()) is not None:
+            copy.deepcopy(run.method).receive(read_findings(path), run.shape())
     check_dataset(run.dataset, run.hub)
     check_eval(run.eval, run.hub)
     check_space(run)
@@ -70,37 +77,40 @@ def check_writable(paths: PathsConfig) -> None:
             raise UserError(f"paths.{key}={value}: no permission to write in {place}; give another folder")
 
 
-def model_config(folder: Path) -> dict[str, Any]:
-    """Return a model folder's `config.json`.
-
-    Raises:
-        UserError: if there is none, or it is not JSON.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder} has no config.json; give a model's folder as `save_pretrained` writes it")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}; copy the model again") from error
-
-
 def check_model(model: ModelConfig, hub: HubConfig) -> None:
     """Raise UserError if a local model lacks a part, or is not shaped as `conf/model` says."""
     folder = model_source(model, hub)
     if isinstance(folder, str):
         return
-    config = model_config(folder)
-    layers = next((config[key] for key in ("num_hidden_layers", "n_layer") if key in config), None)
-    if layers is not None and layers != model.num_layers:
-        raise UserError(f"model.num_layers={model.num_layers} but {folder} has {layers} layers; set it to {layers}")
-    positions = next((config[key] for key in ("max_position_embeddings", "n_positions") if key in config), None)
-    if positions is not None and positions < model.max_positions:
-        raise UserError(f"model.max_positions={model.max_positions} but {folder} has {positions}; lower it")
+    found = read_parts(model_config(folder))
+    layers, positions = found.get("num_layers"), found.get("max_positions")
+    if layers is not None and layers != model.part("num_layers"):
+        raise UserError(
+            f"model.num_layers={model.part('num_layers')} but {folder} has {layers} layers; set it to {layers}"
+        )
+    if positions is not None and positions < model.part("max_positions"):
+        raise UserError(f"model.max_positions={model.part('max_positions')} but {folder} has {positions}; lower it")
+    check_parts(model, found, folder)
     if model.weights == "pretrained" and not has_weights(folder):
         raise UserError(f"{folder} holds no weights; put them there, or set model.weights=random")
     if not any((folder / name).is_file() for name in _TOKENIZER):
         raise UserError(f"{folder} holds no tokenizer ({', '.join(_TOKENIZER)}); copy it there")
+
+
+def check_parts(model: ModelConfig, found: Mapping[str, Any], folder: Path) -> None:
+    """Raise UserError if `conf/model` names other parts than the architecture of `config.json` has, if it is known."""
+    if "blocks" not in found:
+        return
+    for key in ("blocks", "embedding", "norm", "head"):
+        if model.part(key) != found[key]:
+            raise UserError(f"model.{key}={model.part(key)} but in {folder} it is {found[key]}; set it, or model=hf")
+    if missing := sorted(set(found["beside_embedding"]) - set(model.part("beside_embedding"))):
+        raise UserError(f"model.beside_embedding lacks {missing[0]} of {folder}; set it, or model=hf")
+    if unknown := [name for name in model.part("linear") if name not in found["linear"]]:
+        raise UserError(
+            f"model.linear names {unknown[0]}, which a block of {folder} does not have; "
+            f"its linear modules are: {', '.join(found['linear'])}"
+        )
 
 
 def check_dataset(dataset: DatasetConfig, hub: HubConfig) -> None:
@@ -125,18 +135,6 @@ def check_eval(config: EvalConfig, hub: HubConfig) -> None:
     check_tasks(config)
     for repo in sorted({task.dataset for task in config.tasks if task.dataset is not None}):
         dataset_source(repo, hub)
-
-
-def num_parameters(config: dict[str, Any]) -> int | None:
-    """Return about how many parameters a decoder of this `config.json` has; None if it does not say its sizes."""
-    try:
-        hidden, layers, vocabulary = (config[key] for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
-        inner = config.get("intermediate_size") or config.get("ffn_dim") or 4 * hidden
-    except KeyError:
-        return None
-    shared = config["num_key_value_heads"] / config["num_attention_heads"] if "num_key_value_heads" in config else 1
-    attention, dense = (2 + 2 * shared) * hidden**2, (3 if "intermediate_size" in config else 2) * hidden * inner
-    return int(layers * (attention + dense) + (1 if config.get("tie_word_embeddings") else 2) * vocabulary * hidden)
 
 
 def bytes_needed(run: RunConfig, folder: Path) -> int:

@@ -22,20 +22,21 @@ def planned(names: Iterable[str], anatomy: Anatomy, plan: Plan, among: set[str])
         plan: which units and parts.
         among: what `Method.adapt` left trainable; a plan never thaws more than that.
 
+    A head that is tied to the embedding is one matrix with it: either name trains it.
+
     Raises:
         ValueError: if a unit or part of the plan matches no parameter: a typo would otherwise freeze it silently.
     """
     out: set[str] = set()
     seen: set[str] = set()
     for name in names:
-        path, part = anatomy.unit(name), anatomy.part(name)
-        hits = _inside(path, plan.units) if path else {part} & set(plan.always) if part else set()
+        path = anatomy.unit(name)
+        hits = _inside(path, plan.units) if path else anatomy.parts(name) & set(plan.always)
         frozen = _inside(path, plan.frozen) if path else set()
         seen |= hits | frozen
         if hits and not frozen:
             out.add(name)
-    tied_head = {part for part in plan.always if part not in seen and anatomy.head == anatomy.embedding}
-    if missing := sorted((plan.units | plan.frozen | set(plan.always)) - seen - tied_head):
+    if missing := sorted((plan.units | plan.frozen | set(plan.always)) - seen):
         raise ValueError(f"the plan names {missing[:3]}, which match no parameter of this model")
     return out & among
 

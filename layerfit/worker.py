@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from layerfit import checkpoint, config, record
+from layerfit.architecture import read_model_parts
 from layerfit.data import FineTuningData, load_data, steps_for_epochs
 from layerfit.engines import make_engine, process
 from layerfit.engines.base import Engine, set_seed
 from layerfit.errors import UserError
 from layerfit.evaluation.harness import evaluate
-from layerfit.hub import MODELS, load_model, load_tokenizer, origin, prepare_environment
+from layerfit.hub import MODELS, load_model, load_tokenizer, model_source, origin, prepare_environment
 from layerfit.loop import Clock, Diverged, History, history_dict, history_from, train
 from layerfit.manifest import manifest
 from layerfit.measure import Memory, memory_of, watch_activations
@@ -77,6 +78,8 @@ def fresh_model(run: RunConfig, device: torch.device) -> nn.Module:
 
 def load(run: RunConfig, run_id: str) -> Loaded:
     """Load everything a run needs."""
+    read_model_parts(run.model, model_source(run.model, run.hub))
+    config.check_against_model(run)
     device = process.device_for(run.engine.device)
     tokenizer = load_tokenizer(run.model, run.hub)
     data = load_data(run.dataset, run.training, run.hub, tokenizer)
@@ -240,8 +243,10 @@ def _run(run: RunConfig, run_id: str, folder: Path, tracker: Tracker) -> tuple[R
     if run.save.weights == "final":
         save_weights(loaded, model, folder, result)
     device = process.describe_device(run.engine.device)
-    model_source = {run.model.id: origin(MODELS, run.model.id, run.hub, run.model.path, run.model.revision)}
-    sources = model_source | loaded.data.sources
+    found = {
+        run.model.id or run.model.name: origin(MODELS, run.model.id or "", run.hub, run.model.path, run.model.revision)
+    }
+    sources = found | loaded.data.sources
     measured = memory.measured(clock, train_seconds, eval_seconds, switches, manifest(device, sources))
     return result, items, measured
 

@@ -12,7 +12,7 @@ FLOORS = [
     {"errors"},
     {"importance", "optimizers"},
     {"methods", "anatomy"},
-    {"schema", "record", "trainable"},
+    {"schema", "record", "trainable", "architecture"},
     {"config", "manifest", "schedule", "track", "world"},
     {"hub", "data", "evaluation", "preflight"},
     {"engines"},
