@@ -55,9 +55,13 @@ def check(run: RunConfig) -> None:
         raise UserError(
             f"training.micro_batch_size={training.micro_batch_size} does not divide the {per_rank} sequences of a rank"
         )
-    if run.method.probe_source()[1] < engine.ranks:
+    source, size = run.method.probe_source()
+    if size < engine.ranks:
+        raise UserError(f"a probe batch of {size} sequences is too small for {engine.ranks} ranks")
+    if source == "validation" and not (run.dataset.num_validation or run.dataset.validation_split):
         raise UserError(
-            f"a probe batch of {run.method.probe_source()[1]} sequences is too small for {engine.ranks} ranks"
+            f"method={method} probes validation rows and dataset={run.dataset.name} holds none out; "
+            "set dataset.num_validation, or probe train rows"
         )
     if run.optim.precision == "pure_bf16" and training.dtype != "bf16":
         raise UserError("optim.precision=pure_bf16 needs training.dtype=bf16")

@@ -60,17 +60,19 @@ def describe(plan: Plan) -> list[str]:
     return sorted(plan.units) + sorted(plan.always) + [f"-{u}" for u in sorted(plan.frozen)]
 
 
-def make_context(run: RunConfig, data: FineTuningData, engine: Engine, num_steps: int) -> Context:
-    """Return what the method may know: shapes, seed, and losses on probe batches."""
+def make_context(run: RunConfig, data: FineTuningData, engine: Engine, num_steps: int, history: History) -> Context:
+    """Return what the method may know: shapes, seed, and losses on probe batches, whose tokens count as seen."""
     assert run.method.seed is not None
     source, size = run.method.probe_source()
 
     def probe_batches(number: int) -> list[Batch]:
-        if source == "train":
-            rows = probe_indices(number, size, data.num_rows, run.method.seed or 0)
-            return [data.batch(rows[engine.rank :: engine.world])]
-        batches = data.validation_batches(size)
-        return [batches[number % len(batches)]]
+        num_rows, batch = (
+            (data.num_rows, data.batch) if source == "train" else (len(data.validation), data.validation_batch)
+        )
+        rows = probe_indices(number, size, num_rows, run.method.seed or 0)
+        mine = batch(rows[engine.rank :: engine.world])
+        history.tokens += int(engine.all_sum([mine.num_tokens])[0])
+        return [mine]
 
     return Context(
         shape=run.model.anatomy().shape(num_steps),
@@ -100,7 +102,7 @@ def train(
         Diverged: if the loss is not finite.
     """
     training, method, clock = run.training, run.method, Clock()
-    ctx = make_context(run, data, engine, num_steps)
+    ctx = make_context(run, data, engine, num_steps, history)
     assert run.dataset.seed is not None
     while history.step < num_steps and not history.finished:
         step, start = history.step, time.perf_counter()

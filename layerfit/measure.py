@@ -101,10 +101,8 @@ def watch_activations(engine: Engine, memory: Memory) -> Iterator[None]:
 
 def optimizer_bytes(engine: Engine) -> int:
     """Return the bytes of optimizer state and masters on this rank."""
-    optimizer = engine.optimizer_object()
-    state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
-    flat = [p for g in optimizer.param_groups for p in g["params"]] if getattr(engine, "stage", 0) in (1, 2) else []
-    return _bytes(state + flat)
+    states = engine.optimizer_object().state.values()
+    return _bytes([v for s in states for v in s.values() if isinstance(v, Tensor)] + engine.flat_copies())
 
 
 def memory_of(engine: Engine, memory: Memory) -> None:

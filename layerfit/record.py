@@ -82,9 +82,10 @@ class Result:
     plans: list[tuple[int, list[str]]] = field(default_factory=list)
     """(step, units): every change of plan."""
     trainable_parameters: int | None = None
+    """Parameters that were in a plan at least once."""
     total_parameters: int | None = None
     tokens: int | None = None
-    """Tokens seen in training, padding excluded."""
+    """Tokens seen in training, those of probe batches included, padding excluded."""
     data: DataCard | None = None
     findings: dict[str, Any] = field(default_factory=dict)
 

@@ -41,8 +41,7 @@ class Loaded:
     tokenizer: Any
     data: FineTuningData
     num_steps: int
-    parameters: tuple[int, int]
-    """Trainable (at most, over all plans) and total."""
+    num_parameters: int
 
 
 def findings_of(run: RunConfig) -> dict[str, Any] | None:
@@ -88,9 +87,8 @@ def load(run: RunConfig, run_id: str) -> Loaded:
     if not run.method.trains:
         steps = 0
     model = fresh_model(run, device)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad) if run.method.trains else 0
     total = sum(p.numel() for p in model.parameters())
-    return Loaded(run, run_id, device, model, tokenizer, data, steps, (trainable, total))
+    return Loaded(run, run_id, device, model, tokenizer, data, steps, total)
 
 
 def train_or_resume(loaded: Loaded, engine: Engine, folder: Path, tracker: Tracker) -> tuple[History, Clock, Memory]:
@@ -229,7 +227,7 @@ def _run(run: RunConfig, run_id: str, folder: Path, tracker: Tracker) -> tuple[R
     if loaded.num_steps:
         history, clock, memory = train_or_resume(loaded, engine, folder, tracker)
     train_seconds = time.perf_counter() - start
-    switches = list(engine.switch_seconds)
+    switches, num_trained = list(engine.switch_seconds), engine.num_trained()
     model = trained_model(loaded, engine)
     del engine
     gc.collect()
@@ -239,7 +237,7 @@ def _run(run: RunConfig, run_id: str, folder: Path, tracker: Tracker) -> tuple[R
     start = time.perf_counter()
     scores, items = evaluate(model, loaded.tokenizer, run.eval, run.hub, loaded.device) if run.eval.tasks else ([], {})
     eval_seconds = time.perf_counter() - start
-    result = _result(loaded, history, scores)
+    result = _result(loaded, history, num_trained, scores)
     if run.save.weights == "final":
         save_weights(loaded, model, folder, result)
     device = process.describe_device(run.engine.device)
@@ -251,8 +249,7 @@ def _run(run: RunConfig, run_id: str, folder: Path, tracker: Tracker) -> tuple[R
     return result, items, measured
 
 
-def _result(loaded: Loaded, history: History, scores: list[Score]) -> Result:
-    trainable, total = loaded.parameters
+def _result(loaded: Loaded, history: History, num_trained: int, scores: list[Score]) -> Result:
     return Result(
         config=config.identity(loaded.run),
         status="ok",
@@ -260,8 +257,8 @@ def _result(loaded: Loaded, history: History, scores: list[Score]) -> Result:
         losses=history.losses,
         validation=history.validation,
         plans=history.plans,
-        trainable_parameters=trainable,
-        total_parameters=total,
+        trainable_parameters=num_trained,
+        total_parameters=loaded.num_parameters,
         tokens=history.tokens,
         data=loaded.data.card,
         findings=loaded.run.method.findings(),

@@ -29,6 +29,8 @@ class Report:
     switches: int = 0
     leaked_optimizers: int = 0
     resident: float = 0.0
+    scores: list[float] = field(default_factory=list)
+    """A learned ranking's scores, in the model's order."""
 
 
 def snapshot(engine: Engine, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -97,10 +99,11 @@ def watch(method: str, engine_name: str, dtype: str = "fp32", steps: int = 20, e
         report.active_still += [f"step {step}: {n}" for n in sorted(engine.active - moved)]
         if blocks_of(moved) - blocks_in(plan) or (blocks_of(moved) != blocks_in(plan) and not plan.frozen):
             report.wrong_blocks.append(f"step {step}: {sorted(blocks_of(moved))} for {sorted(blocks_in(plan))}")
-        run.method.after_step(step, ctx) if method != "ila_ranking" else None
+        run.method.after_step(step, ctx)
         held = engine.among if run.method.switching == SKIP else engine.active
         report.state_numel.append(state_numel(engine))
         report.expected_numel.append(expected_numel(engine, held))
+    report.scores = list(run.method.findings().get("ranking", {}).get("scores", {}).values())
     gc.collect()
     report.leaked_optimizers = sum(ref() is not None for ref in old[:-1])
     report.resident = resident_ratio(engine)

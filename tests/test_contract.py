@@ -48,6 +48,32 @@ def test_one_rank(method, engine, reference):
     report = reference[method] if engine == "torch" else watch(method, engine)
     assert_kept(report, method)
     assert report.losses == pytest.approx(reference[method].losses, abs=1e-5)
+    assert report.scores == pytest.approx(reference[method].scores, abs=1e-5)
+
+
+VARIANTS = {
+    "ila over full": ("ila", "method.base=full"),
+    "embedding and head only": ("lisa", "method.num_active=0"),
+    "coins": ("lisa", "method.sampling=bernoulli"),
+    "fixed draw": ("ist", "method.policy=fixed"),
+}
+
+
+@pytest.mark.parametrize("engine", ["zero2", "zero3"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants(variant, engine):
+    method, *extra = VARIANTS[variant]
+    expected, report = (watch(method, name, steps=8, extra=tuple(extra)) for name in ("torch", engine))
+    for kept in (expected, report):
+        assert (kept.frozen_moved, kept.active_still, kept.wrong_blocks, kept.leaked_optimizers) == ([], [], [], 0)
+    assert report.losses == pytest.approx(expected.losses, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["full", "lisa", "ist"])
+def test_offload_is_the_same_arithmetic(method, reference):
+    report = watch(method, "zero3_offload")
+    assert (report.frozen_moved, report.active_still) == ([], [])
+    assert report.losses == pytest.approx(reference[method].losses, abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +105,7 @@ def test_two_ranks(method, engine, two_ranks, reference):
     report = two_ranks[f"{method}:{engine}"]
     assert_kept(report, method)
     assert report.losses == pytest.approx(reference[method].losses, abs=1e-5)
+    assert report.scores == pytest.approx(reference[method].scores, abs=1e-5)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -12,6 +12,7 @@ from layerfit import config
 from layerfit.cli import expand
 from layerfit.errors import UserError
 from layerfit.methods import METHODS
+from tests.tiny import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 INDEX = ROOT / "docs" / "methods" / "README.md"
@@ -117,8 +118,8 @@ def test_engines_are_those_that_accept_the_method():
         on = {engine: config.compose([f"engine={engine}"]).engine for engine in engines}
         for cells in rows:
             row = dict(zip(header, cells, strict=True))
-            small = ["method.rank=2"] if "rank" in KEYS[code(row["method"])[0]] else []
-            run = config.compose([f"method={code(row['method'])[0]}", "engine=torch", *small])
+            name = code(row["method"])[0]
+            run = config.compose([f"method={name}", "engine=torch", *SETTINGS.get(name, [])])
             for engine, settings in on.items():
                 try:
                     config.check(replace(run, engine=settings))

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from layerfit.engines.base import loss_sum, set_seed
 from layerfit.importance.mask import MaskSettings, learn_scores
 from layerfit.importance.ranking import spearman
-from layerfit.methods.ist import draw_weighted, rewards, sigmoid, updated
+from layerfit.methods.ist import draw_weighted, log_sigmoid, rewards, sigmoid, updated
 from layerfit.methods.lisa import draw_layers, interval
 from layerfit.optimizers.adamw import AdamW
 from layerfit.optimizers.galore import GaLoreAdamW, basis
@@ -100,15 +100,16 @@ def test_bf16_follows_fp32_through_its_master():
     assert torch.equal(low.detach(), high.detach().bfloat16())
 
 
+@pytest.mark.parametrize("rank", [3, 7])  # 7: nothing is left out, and moments have the weight's own shape
 @pytest.mark.parametrize("shape", [(12, 7), (7, 12), (9, 9)])
-def test_galore_is_galore_torch(shape):
+def test_galore_is_galore_torch(shape, rank):
     galore_torch = pytest.importorskip("galore_torch", reason="the reference is a development dependency")
     torch.manual_seed(0)
     ours, bias = torch.nn.Parameter(torch.randn(shape)), torch.nn.Parameter(torch.randn(4))
     theirs, their_bias = copy.deepcopy(ours), copy.deepcopy(bias)
-    options = {"rank": 3, "refresh_every": 5, "scale": 0.25, "projection": "svd", "seed": 0}
+    options = {"rank": rank, "refresh_every": 5, "scale": 0.25, "projection": "svd", "seed": 0}
     a = GaLoreAdamW([{"params": [ours], "weight_decay": 0.1, **options}, {"params": [bias]}], lr=0.01)
-    reference = {"rank": 3, "update_proj_gap": 5, "scale": 0.25, "proj_type": "std", "weight_decay": 0.1}
+    reference = {"rank": rank, "update_proj_gap": 5, "scale": 0.25, "proj_type": "std", "weight_decay": 0.1}
     b = galore_torch.GaLoreAdamW(
         [{"params": [theirs], **reference}, {"params": [their_bias]}], lr=0.01, no_deprecation_warning=True, eps=1e-8
     )
@@ -197,9 +198,19 @@ def test_ist_scores_sum_to_zero_and_kept_is_minus_suppressed():
 
 def test_weighted_draws_are_sequential_without_replacement():
     """Three layers, weights 3:2:1, two drawn: P(0, 1 drawn) = 3/6 * 2/3 + 2/6 * 3/4 = 7/12."""
-    draws = [draw_weighted([3.0, 2.0, 1.0], 2, random.Random(f"d{i}")) for i in range(6000)]
+    draws = [draw_weighted([math.log(w) for w in (3, 2, 1)], 2, random.Random(f"d{i}")) for i in range(6000)]
     share_01 = sum(d == {0, 1} for d in draws) / 6000
     assert share_01 == pytest.approx(7 / 12, abs=4 * math.sqrt(7 / 12 * 5 / 12 / 6000))
+
+
+def test_draws_survive_extreme_scores():
+    weights = [log_sigmoid(score) for score in (-1e6, 0.0, 1e6, -2e6)]
+    assert draw_weighted(weights, 3, random.Random(0)) == {0, 1, 2}
+
+
+def test_log_sigmoid_is_the_log():
+    for x in (-30.0, -1.0, 0.0, 2.0, 30.0):
+        assert log_sigmoid(x) == pytest.approx(math.log(sigmoid(x)))
 
 
 def test_sigmoid_does_not_overflow():
@@ -220,7 +231,7 @@ def test_ist_finds_the_blocks_whose_adapters_matter():
         run.method.plan(step, ctx)
     scores = run.method.findings()["importance"]
     assert max(range(4), key=scores.__getitem__) == 2
-    assert run.method.findings()["odds_ratio"] > 1.5
+    assert run.method.findings()["log_odds_ratio"] > math.log(1.5)
 
 
 def test_the_mask_gradient_is_a_finite_difference():

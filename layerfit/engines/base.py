@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from abc import ABC, abstractmethod
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from layerfit.anatomy import Anatomy
 from layerfit.data.batches import Batch
-from layerfit.engines.groups import group_key, optimizer_groups
+from layerfit.engines.groups import full_shape, group_key, optimizer_groups
 from layerfit.methods.adapters import scaled_responses
 from layerfit.methods.base import REBUILD, SKIP, STATIC, Method, Plan
 from layerfit.schema import OptimConfig
@@ -73,6 +74,8 @@ class Engine(ABC):
         self.parameters = dict(model.named_parameters())
         self.plan: Plan | None = None
         self.active: set[str] = set()
+        self.ever: set[str] = set()
+        """Every parameter that has been in a plan."""
         self.parked: dict[str, Tensor] = {}
         """fp32 masters, in host memory, of parameters outside the plan (masters=carry)."""
         self.switch_seconds: list[float] = []
@@ -114,6 +117,10 @@ class Engine(ABC):
     def optimizer_object(self) -> Any:
         """Return the optimizer whose groups the plan switches."""
 
+    def flat_copies(self) -> list[Tensor]:
+        """Return the copies of the weights that the engine's optimizer steps in their place, beside its state."""
+        return []
+
     @abstractmethod
     def read_state(self, name: str) -> State:
         """Return the optimizer state of an active parameter at full size; every rank must call."""
@@ -133,6 +140,10 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of the optimizer; the module stays."""
+
+    def num_trained(self) -> int:
+        """Return the number of parameters that have been in a plan, at full size."""
+        return sum(math.prod(full_shape(self.parameters[name])) for name in self.ever)
 
     # Following plans.
 
@@ -156,6 +167,7 @@ class Engine(ABC):
         if self.plan is not None:
             self.switch_seconds.append(time.perf_counter() - start)
         self.plan = plan
+        self.ever |= names
         return True
 
     def _skip_to(self, names: set[str]) -> None:
@@ -255,6 +267,7 @@ class Engine(ABC):
             "weights": {name: self.read_weight(name) for name in sorted(self.among)},
             "states": {name: {k: v.cpu() for k, v in self.read_state(name).items()} for name in stated},
             "parked": dict(self.parked),
+            "ever": sorted(self.ever),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -265,5 +278,5 @@ class Engine(ABC):
         self.use(Plan(frozenset(units), tuple(always), frozenset(frozen), draw))
         for name, state in saved["states"].items():
             self.write_state(name, state)
-        self.parked = dict(saved["parked"])
+        self.parked, self.ever = dict(saved["parked"]), set(saved["ever"])
         self.switch_seconds.clear()

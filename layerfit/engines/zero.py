@@ -83,6 +83,13 @@ class ZeroEngine(Engine):
         """Our optimizer, inside DeepSpeed's."""
         return self.deepspeed.basic_optimizer
 
+    def flat_copies(self) -> list[Tensor]:
+        """ZeRO steps flat fp32 copies (with pure_bf16, bf16 ones) of this rank's share."""
+        if self.stage == 0:
+            return []
+        zero = self.deepspeed.optimizer
+        return list(zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups)
+
     def take_step(self, batches: list[Batch], num_targets: int, lr: float) -> tuple[float, float]:
         """Accumulate and step; DeepSpeed averages gradients over ranks, hence the factor of the loss."""
         assert len(batches) == self.micro_batches

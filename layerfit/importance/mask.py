@@ -61,11 +61,12 @@ def learn_scores(
 
 
 def learn_ranking(settings: MaskSettings, ctx: _Context) -> dict[str, Any]:
-    """Learn the scores, and again on disjoint halves of the data and on another draw of it.
+    """Learn the scores, and three times more on other draws of rows, to see whether they are more than noise.
 
     Returns:
-        `scores` by unit; `split_half` and `other_data`: Spearman correlations of two rankings learned from disjoint
-        batches, and of the ranking with one from another stream of batches. A ranking of noise has both near 0.
+        `scores` by unit; `split_half`: Spearman correlation of rankings learned from the even and from the odd batches
+        of a stream; `other_data`: of the ranking with one from another stream. Noise has both near 0. Every batch is
+        an independent draw of rows, so two batches may share some.
     """
     units = [u for u in ctx.shape.modules() if not settings.targets or u.rpartition(".")[2] in settings.targets]
 

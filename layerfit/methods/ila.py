@@ -122,7 +122,7 @@ class ILA(ILARanking):
         name = "method.freeze_fraction" if self.train_fraction is None else "method.train_fraction"
         value = self.freeze_fraction if self.train_fraction is None else self.train_fraction
         assert value is not None
-        check_range(name, value, 0, 1, low_open=True, high_open=self.train_fraction is None)
+        check_range(name, value, 0, 1, low_open=True, high_open=True)
 
     def requires(self) -> Method | None:
         """The ranking run, unless a ranking is given."""
@@ -188,5 +188,9 @@ class ILA(ILARanking):
         super().check(shape)
         count = len([u for u in shape.modules() if not self.targets or u.rpartition(".")[2] in self.targets])
         fraction = self.freeze_fraction if self.freeze_fraction is not None else 1 - (self.train_fraction or 0)
-        if not 0 <= round(fraction * count) < count:
-            raise UserError(f"freezing {round(fraction * count)} of {count} modules leaves nothing to train")
+        frozen = round(fraction * count)
+        if not 0 < frozen < count:
+            raise UserError(
+                f"method.freeze_fraction={fraction:g} freezes {frozen} of {count} modules; freeze 1 to {count - 1}, "
+                f"a fraction from {1 / count:.2g} to {1 - 1 / count:.2g}"
+            )

@@ -20,6 +20,8 @@ from layerfit.methods.lora import LoRA
 
 UNIFORM_BELOW = 1.5
 """Odds ratio of the likeliest to the least likely block under which a run sampled uniformly in effect."""
+TINY = 2.0**-53
+"""In place of a random number that is exactly 0."""
 
 
 def sigmoid(x: float) -> float:
@@ -27,13 +29,19 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
-def draw_weighted(weights: list[float], count: int, rng: random.Random) -> frozenset[int]:
+def log_sigmoid(x: float) -> float:
+    """Log sigmoid(x), without overflow or underflow."""
+    return -math.log1p(math.exp(-x)) if x >= 0 else x - math.log1p(math.exp(x))
+
+
+def draw_weighted(log_weights: list[float], count: int, rng: random.Random) -> frozenset[int]:
     """Draw `count` indices without replacement, one after another in proportion to their weights.
 
-    By exponential keys (Efraimidis & Spirakis 2006): the same law as removing each winner and drawing again.
+    By exponential keys (Efraimidis & Spirakis 2006): the same law as removing each winner and drawing again. In logs:
+    a weight that underflows is still in the race.
     """
-    keys = [-math.log(1.0 - rng.random()) / w for w in weights]
-    return frozenset(sorted(range(len(weights)), key=keys.__getitem__)[:count])
+    keys = [math.log(-math.log(rng.random() or TINY)) - w for w in log_weights]
+    return frozenset(sorted(range(len(keys)), key=keys.__getitem__)[:count])
 
 
 def rewards(losses: list[float]) -> list[float]:
@@ -123,7 +131,7 @@ class IST(LoRA):
         if self.policy == "ist" and step > 0 and step % self.update_every == 0:
             self._update_scores(step // self.update_every, ctx)
         drawn = 0 if self.policy == "fixed" else step
-        weights = [sigmoid(score) for score in self._scores]
+        weights = [log_sigmoid(score) for score in self._scores]
         rng = random.Random(f"ist/{ctx.seed}/{drawn}")
         return Plan(layer_units(draw_weighted(weights, _count("method.num_updated", self.num_updated, depth), rng)))
 
@@ -135,7 +143,7 @@ class IST(LoRA):
     def _candidates(self, number: int, ctx: Context) -> list[frozenset[int]]:
         """Draw N_c distinct sets of suppressed blocks, in proportion to sigmoid(-I)."""
         rng = random.Random(f"ist/{ctx.seed}/suppress/{number}")
-        weights = [sigmoid(-score) for score in self._scores]
+        weights = [log_sigmoid(-score) for score in self._scores]
         low = _count("method.num_suppressed", self.num_suppressed, len(weights))
         found: list[frozenset[int]] = []
         for _ in range(10_000):
@@ -149,14 +157,14 @@ class IST(LoRA):
         )
 
     def findings(self) -> dict[str, Any]:
-        """Scores I, the odds ratio of the extremes, and whether the run left uniform sampling at all."""
+        """Scores I, the log odds ratio of the extremes, and whether the run left uniform sampling at all."""
         if not self._scores:
             return {}
-        odds = math.exp(max(self._scores) - min(self._scores))
+        log_odds = max(self._scores) - min(self._scores)
         return {
             "importance": list(self._scores),
-            "odds_ratio": odds,
-            "uniform_in_effect": odds < UNIFORM_BELOW,
+            "log_odds_ratio": log_odds,
+            "uniform_in_effect": log_odds < math.log(UNIFORM_BELOW),
         }
 
     def state_dict(self) -> dict[str, Any]:

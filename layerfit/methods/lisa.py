@@ -73,6 +73,10 @@ class LISA(Method):
             check_one_of("method.always", part, (EMBEDDING, HEAD, NORM))
         if not self.always and self.num_active == 0:
             raise UserError("method.num_active=0 with method.always=[] trains nothing; name a part or a block")
+        if not self.always and self.sampling == "bernoulli":
+            raise UserError(
+                "method.sampling=bernoulli with method.always=[] may draw nothing to train; name a part, or draw exact"
+            )
 
     def check(self, shape: Shape) -> None:
         """Raise UserError unless 0 <= num_active <= the model's depth."""

@@ -52,9 +52,11 @@ class GaLoreAdamW(AdamW):
     def allocate(self, param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         """As AdamW, with moments of the projected shape."""
         state = super().allocate(param, group)
-        if "rank" in group and state["exp_avg"].shape == param.shape:
-            m, n = param.shape
-            low = (m, group["rank"]) if m >= n else (group["rank"], n)
+        if "rank" not in group:
+            return state
+        m, n = param.shape
+        low = (m, group["rank"]) if m >= n else (group["rank"], n)
+        if state["exp_avg"].shape != low:
             for key in ("exp_avg", "exp_avg_sq"):
                 state[key] = state[key].new_zeros(low)
         return state

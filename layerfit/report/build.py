@@ -61,8 +61,8 @@ def assemble(loaded: Loaded, *, draft: bool = False, gates: Sequence[table.Gate]
 def world_gates(read: TableSpec, data: table.TableData) -> tuple[table.Gate, ...]:
     """Return the verdicts of the embedded world on a table that has a section `gates`, () for any other.
 
-    The section names the columns that are gated (default: all), and sets fields of `world.gates.Evidence`: which row
-    is `untrained`, which is `full`, the share right by `chance`.
+    The section names the columns that are gated (default: all), the table whose rows train one block each (`location`),
+    and sets fields of `world.gates.Evidence`: which row is `untrained`, which is `full`, the share right by `chance`.
 
     Raises:
         UserError: if the section has a key or a column that is not known.
@@ -77,6 +77,8 @@ def world_gates(read: TableSpec, data: table.TableData) -> tuple[table.Gate, ...
     unknown = [name for name in gated if name not in labels]
     if unknown:
         raise UserError(f"conf/table/{read.name}.yaml: gates.columns={unknown}; columns: {', '.join(labels)}")
+    location = settings.pop("location", None)
+    blocks = _block_scores(location) if location else None
     scores = {
         row.label: {name: [v for _, v in entry.values] for name, entry in zip(labels, row.entries, strict=True)}
         for row in data.rows
@@ -86,10 +88,21 @@ def world_gates(read: TableSpec, data: table.TableData) -> tuple[table.Gate, ...
         return ()
     still = frozenset(row.label for row in data.rows if not row.trains)
     try:
-        evidence = Evidence(scores=scores, items=items, not_methods=still, **settings)
+        evidence = Evidence(scores=scores, items=items, not_methods=still, location=blocks, **settings)
         return tuple(table.Gate(gate.name, gate.passed, gate.detail) for gate in gates(evidence))
     except (TypeError, ValueError) as error:
         raise UserError(f"conf/table/{read.name}.yaml: gates: {error}") from error
+
+
+def _block_scores(name: str) -> dict[int, dict[str, float]]:
+    """Return the mean scores by block and column of a table whose row number i trains block i alone."""
+    loaded = load(name)
+    data = table.build(loaded.spec, loaded.cells, loaded.store)
+    labels = [column.label for column in loaded.spec.columns]
+    return {
+        index: {c: e.mean for c, e in zip(labels, row.entries, strict=True) if e.mean is not None}
+        for index, row in enumerate(data.rows)
+    }
 
 
 def write(loaded: Loaded, data: table.TableData, *, figures: bool = True) -> list[Path]:

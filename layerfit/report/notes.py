@@ -165,8 +165,8 @@ def _costs(data: TableData) -> str:
         return ""
     unknown = checks.by_value({f"{r.label}/{text}": text for r in rows for text in r.costs.unknown})
     out = (
-        "Memory: peak allocated. Trained: parameters that can receive an update. "
-        "Tokens, seconds: training, required runs included, mean over seeds."
+        "Memory: peak allocated. Trained: parameters that were updated at some step. "
+        "Tokens, seconds: training, with probes and required runs, mean over seeds."
     )
     return out + "".join(
         f" Not known: {text} ({_names(n.rpartition('/' + text)[0] for n in names)})." for text, names in unknown.items()
