@@ -33,13 +33,14 @@ def plain_loop(model, ids, window, stride):
             return found
 
 
+@pytest.mark.parametrize("stride", [4, 8])
 @pytest.mark.parametrize("length", [2, 8, 15, 16, 17, 45, 64])
-def test_it_equals_a_plain_loop_over_windows(length):
+def test_it_equals_a_plain_loop_over_windows(length, stride):
     model = tiny_llama().eval()
     ids = torch.randint(0, VOCAB, (length,), generator=torch.Generator().manual_seed(length)).tolist()
     with torch.no_grad():
-        total = negative_log_likelihood(model, ids, chunks(length, 16, 8), 3, "cpu")
-    nats = plain_loop(model, ids, 16, 8)
+        total = negative_log_likelihood(model, ids, chunks(length, 16, stride), 3, "cpu")
+    nats = plain_loop(model, ids, 16, stride)
     assert len(nats) == length - 1
     assert total == pytest.approx(sum(nats), rel=1e-5)
 
