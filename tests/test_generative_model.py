@@ -1,12 +1,13 @@
 """Generation: batches decide nothing, nor does what the checkpoint says; adapters count merged and unmerged alike."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, BloomConfig, GenerationConfig, GPTJConfig, OPTConfig
 
-from layerfit.evaluation.generative import evaluate, generate, max_positions
+from layerfit.evaluation.generative import _write, evaluate, generate, generation_settings, max_positions, settings
 from layerfit.evaluation.generative_tasks import load_items
 from layerfit.hub import load_model, load_tokenizer
 from layerfit.methods.adapters import add_lora
@@ -15,7 +16,6 @@ from tests.test_evaluation_command_line import MIRROR, STORIES, needs_mirror
 
 HUB = HubConfig(mirror=str(MIRROR), offline=True)
 TASKS = ("piqa_generative", "social_iqa_generative", "winogrande_generative", "arc_easy_generative")
-pytestmark = needs_mirror
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,7 @@ def one_by_one(model, tokenizer, prompt, new):
     return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
 
 
+@needs_mirror
 @pytest.mark.slow
 def test_a_batch_answers_as_one_by_one_on_200_items(stories):
     model, tokenizer = stories
@@ -44,6 +45,35 @@ def test_a_batch_answers_as_one_by_one_on_200_items(stories):
     assert len(set(together)) > 30
 
 
+ARCHITECTURES = [
+    OPTConfig(vocab_size=60, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4,
+              word_embed_proj_dim=32, max_position_embeddings=64),
+    GPTJConfig(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64, rotary_dim=4),
+    BloomConfig(vocab_size=60, hidden_size=32, n_layer=2, n_head=4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", ARCHITECTURES, ids=lambda shape: shape.model_type)
+def test_a_batch_answers_as_one_by_one_in_other_architectures(shape):
+    """Learned, rotary and relative positions: padding on the left must shift none of them."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(shape).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(std=0.4)
+    prompts = [torch.randint(4, 60, (n,)).tolist() for n in (3, 9, 17, 30)]
+    chosen = settings(SimpleNamespace(pad_token_id=1, bos_token_id=0, eos_token_id=2), 8)
+    with generation_settings(model, chosen):
+        together = _write(model, prompts, chosen, "cpu")
+        apart = [_write(model, [prompt], chosen, "cpu")[0] for prompt in prompts]
+    for batched, single in zip(together.tolist(), apart, strict=True):
+        assert batched[: len(single)] == single.tolist()
+        assert set(batched[len(single) :]) <= {1}
+    assert len({tuple(row) for row in together.tolist()}) == 4
+
+
+@needs_mirror
 def test_the_checkpoints_settings_decide_nothing(stories):
     model, tokenizer = copy.deepcopy(stories[0]), stories[1]
     prompts = [prompt[-200:] for prompt in some_prompts(1)]
@@ -57,6 +87,7 @@ def test_the_checkpoints_settings_decide_nothing(stories):
     assert model.config.use_cache is False
 
 
+@needs_mirror
 def test_a_prompt_that_is_too_long_is_cut_on_the_left_and_said(stories):
     model, tokenizer = stories
     long, short = "Once upon a time " * 300, "Once upon a time"
@@ -66,6 +97,7 @@ def test_a_prompt_that_is_too_long_is_cut_on_the_left_and_said(stories):
     assert max_positions(model) == 512
 
 
+@needs_mirror
 def test_merged_and_unmerged_adapters_write_the_same(stories):
     model, tokenizer = copy.deepcopy(stories[0]), stories[1]
     names = [name for name, module in model.named_modules() if name.endswith(("q_proj", "down_proj"))]
@@ -81,6 +113,7 @@ def test_merged_and_unmerged_adapters_write_the_same(stories):
     assert unmerged == generate(adapted.merge_and_unload(), tokenizer, prompts, 16, 4, "cpu")
 
 
+@needs_mirror
 def test_mirrored_tasks_are_asked(stories):
     tasks = [TaskConfig(name=name, protocol="generative") for name in TASKS]
     scores, items = evaluate(*stories, EvalConfig(name="t", tasks=tasks, limit=3, batch_size=4), HUB, "cpu")
