@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from layerfit.evaluation.harness import _ask, evaluate
+from layerfit.evaluation.published import NUM_ITEMS
 from layerfit.evaluation.tasks import task_manager
 from layerfit.hub import load_model, load_tokenizer, local_datasets
 from layerfit.schema import EvalConfig, HubConfig, TaskConfig
@@ -105,6 +106,7 @@ def test_both_aggregates(invented, red):
     assert len(items["agieval_mc/acc"]) == sum(k + 2 for k in range(9))
     assert "agieval_mc_by_subset/acc" not in items
     assert value.keys() >= {"agieval_mc/acc_norm", "agieval_mc_by_subset/acc_norm"}
+    assert not any(score.data_complete for score in scores)  # invented items are not the published ones
 
 
 def test_any_of_several_right_options_counts(tmp_path, red):
@@ -115,3 +117,8 @@ def test_any_of_several_right_options_counts(tmp_path, red):
     (folder / "test.jsonl").write_text("".join(json.dumps(row | {"gold": gold}) + "\n" for gold in golds))
     hub = HubConfig(mirror=str(tmp_path), offline=True)
     assert evaluate(*red, config("agieval_mc_logiqa_en"), hub, "cpu")[1]["agieval_mc_logiqa_en/acc"] == [1, 0, 1]
+
+
+def test_the_published_numbers_of_items_add_up():
+    assert NUM_ITEMS["agieval_mc"] == NUM_ITEMS["agieval_mc_by_subset"]
+    assert NUM_ITEMS["agieval_mc"] == sum(NUM_ITEMS[f"agieval_mc_{subset}"] for subset in SUBSETS)
