@@ -18,7 +18,7 @@ from layerfit.config import check_against_model
 from layerfit.data.sources import data_files, first_row
 from layerfit.data.templates import turns
 from layerfit.errors import UserError
-from layerfit.evaluation.tasks import check_tasks
+from layerfit.evaluation.protocols import check_protocols
 from layerfit.hub import dataset_source, has_weights, model_source, weight_files
 from layerfit.methods.base import STATIC, Method
 from layerfit.record import read_findings
@@ -131,9 +131,9 @@ def check_dataset(dataset: DatasetConfig, hub: HubConfig) -> None:
 
 
 def check_eval(config: EvalConfig, hub: HubConfig) -> None:
-    """Raise UserError if a task is unknown, or `hub.offline` is set and its data is not here."""
-    check_tasks(config)
-    for repo in sorted({task.dataset for task in config.tasks if task.dataset is not None}):
+    """Raise UserError if a task is unknown, its data is not here with `hub.offline` set, or is not what it reads."""
+    check_protocols(config, hub)
+    for repo in sorted({repo for task in config.tasks for repo in task.hub_ids()}):
         dataset_source(repo, hub)
 
 

@@ -111,12 +111,23 @@ class DatasetConfig:
 
 @dataclass
 class TaskConfig:
-    """One lm-eval task or group, with its number of shots."""
+    """One task or group of tasks, with its number of shots."""
 
     name: str = MISSING
     num_fewshot: int = 0
     dataset: str | None = None
     """Hub id of its data, for the check that it is there before anything starts."""
+    datasets: list[str] = field(default_factory=list, metadata=LABEL)
+    """Hub ids of a group's data, for the same check."""
+    protocol: str = field(default="lm_eval", metadata={"since": "0.2"})
+    """Who asks: lm_eval (log-likelihood), generative, perplexity (layerfit/evaluation/protocols.py)."""
+
+    def __post_init__(self) -> None:
+        check_range("num_fewshot of a task", self.num_fewshot, 0)
+
+    def hub_ids(self) -> list[str]:
+        """Return the hub ids of its data, as far as they are said."""
+        return [*([] if self.dataset is None else [self.dataset]), *self.datasets]
 
 
 @dataclass

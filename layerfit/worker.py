@@ -20,7 +20,7 @@ from layerfit.data import FineTuningData, load_data, steps_for_epochs
 from layerfit.engines import make_engine, process
 from layerfit.engines.base import Engine, set_seed
 from layerfit.errors import UserError
-from layerfit.evaluation.harness import evaluate
+from layerfit.evaluation.protocols import evaluate
 from layerfit.hub import MODELS, load_model, load_tokenizer, model_source, origin, prepare_environment
 from layerfit.loop import Clock, Diverged, History, history_dict, history_from, train
 from layerfit.manifest import manifest

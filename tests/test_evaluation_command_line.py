@@ -15,6 +15,7 @@ from layerfit.schema import EvalConfig, HubConfig, ModelConfig, TaskConfig
 
 MIRROR = Path(__file__).resolve().parents[2] / "shared" / "hub"
 needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason=f"no mirror at {MIRROR}")
+STORIES = ModelConfig(name="s", id="karpathy/stories260K", num_layers=5, max_positions=512, head="model.embed_tokens")
 
 
 def config(*names, **extra):
@@ -57,15 +58,12 @@ def command_line(folder, tasks, shots, limit, out, *, mirror="", include=None):
     [
         (["mmlu_abstract_algebra", "mmlu_high_school_us_history"], 5, 30),
         (["winogrande"], 5, 60),
-        (["piqa", "arc_easy"], 0, 100),
+        (["piqa", "arc_easy", "social_iqa"], 0, 100),
     ],
 )
 def test_items_equal_lm_evals_command_line(tmp_path, tasks, shots, limit):
     hub = HubConfig(mirror=str(MIRROR), offline=True)
-    stories = ModelConfig(
-        name="s", id="karpathy/stories260K", num_layers=5, max_positions=512, head="model.embed_tokens"
-    )
-    module, tokenizer = load_model(stories, hub, "fp32"), load_tokenizer(stories, hub)
+    module, tokenizer = load_model(STORIES, hub, "fp32"), load_tokenizer(STORIES, hub)
     mine = EvalConfig(
         name="t", tasks=[TaskConfig(name=task, num_fewshot=shots) for task in tasks], limit=limit, batch_size=16
     )

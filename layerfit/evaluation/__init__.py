@@ -1,1 +1,1 @@
-"""What a trained model is asked: lm-eval's tasks, through `harness.evaluate`."""
+"""What a trained model is asked, and who asks: `protocols.evaluate` is the one door."""

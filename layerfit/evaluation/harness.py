@@ -149,7 +149,7 @@ class _Found:
             num_available=available,
             num_fewshot=self.shots,
             version=str(self.results["versions"][name]),
-            higher_is_better=bool(self.results["higher_is_better"][name][metric]),
+            higher_is_better=bool(self.results["higher_is_better"][leaves[0]][metric]),
             docs=hash_of([s["doc_hash"] for s in samples]),
             data_complete=self._complete(name, leaves, available),
         )

@@ -15,4 +15,15 @@ NUM_ITEMS: dict[str, int] = {
     "agieval_lsat_ar": 230,
     "agieval_lsat_lr": 510,
     "agieval_sat_math": 220,
+    "agieval_mc": 2852,  # our task files, the nine English multiple-choice subsets
+    "agieval_mc_by_subset": 2852,
+    "agieval_mc_aqua_rat": 254,
+    "agieval_mc_gaokao_english": 306,
+    "agieval_mc_logiqa_en": 651,
+    "agieval_mc_lsat_ar": 230,
+    "agieval_mc_lsat_lr": 510,
+    "agieval_mc_lsat_rc": 269,
+    "agieval_mc_sat_en": 206,
+    "agieval_mc_sat_en_without_passage": 206,
+    "agieval_mc_sat_math": 220,
 }

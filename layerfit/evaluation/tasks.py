@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerfit.errors import UserError
-from layerfit.schema import EvalConfig
+from layerfit.schema import EvalConfig, HubConfig
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -97,6 +97,11 @@ def check_tasks(config: EvalConfig) -> None:
         raise UserError(f"eval={config.name} has no task {name!r}; {hint}")
 
 
+def check(config: EvalConfig, hub: HubConfig) -> None:  # noqa: ARG001 - every protocol's check is given the hub
+    """Check an evaluation of lm-eval's tasks, as `protocols.Protocol` says. Its data is checked by its hub ids."""
+    check_tasks(config)
+
+
 def _children(entry: Any) -> list[str]:
     """Return the names that an index entry of lm-eval refers to: a group's list, a tag's tasks."""
     if entry.yaml_path is None:
@@ -110,6 +115,20 @@ def _children(entry: Any) -> list[str]:
 def _nested(child: Any) -> list[str]:
     inner = child.get("task") if isinstance(child, dict) else None
     return [name for name in inner if isinstance(name, str)] if isinstance(inner, list) else []
+
+
+def _referred(include: list[Path], names: list[str]) -> set[str]:
+    """Return everything that groups and tags of our own folder refer to, their own members included."""
+    from lm_eval.tasks._index import TaskIndex
+
+    index = TaskIndex.build(include)
+    found: set[str] = set()
+    waiting = set(names)
+    while waiting:
+        children = {child for name in waiting if name in index for child in _children(index[name])}
+        waiting = children - found
+        found |= children
+    return found
 
 
 def _families(names: list[str]) -> list[str] | None:
@@ -144,8 +163,9 @@ def task_manager(config: EvalConfig) -> TaskManager:
     from lm_eval.tasks import TaskManager
 
     own = own_names(config)
-    stock = _families([task.name for task in config.tasks if task.name not in own])
     include = [folder] if (folder := include_folder(config)) else []
+    names = [task.name for task in config.tasks]
+    stock = _families(sorted({*names, *_referred(include, names)} - own))
     if stock is None:
         return TaskManager(include_path=list(include))
     # Of two definitions the last wins here, and the first where all folders are indexed as one.

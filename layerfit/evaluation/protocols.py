@@ -1,0 +1,94 @@
+"""The one door to every evaluation: tasks are handed to the protocol that asks them, results come back in one form.
+
+A protocol is two functions, named here and imported when they are needed: `check` must stay light (it runs before
+anything is loaded), `evaluate` may import what it likes. A new one is a line of `PROTOCOLS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from layerfit.errors import UserError, check_one_of
+from layerfit.record import Items, Score
+from layerfit.schema import EvalConfig, HubConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Two functions as `module:name`, both given the evaluation with the tasks of this protocol alone.
+
+    check: (EvalConfig, HubConfig) -> None; raises UserError for what can be known to fail. No torch.
+    evaluate: (model, tokenizer, EvalConfig, HubConfig, device) -> (scores, items), as `harness.evaluate`.
+    """
+
+    check: str
+    evaluate: str
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "lm_eval": Protocol("layerfit.evaluation.tasks:check", "layerfit.evaluation.harness:evaluate"),
+    "generative": Protocol("layerfit.evaluation.generative_tasks:check", "layerfit.evaluation.generative:evaluate"),
+    "perplexity": Protocol("layerfit.evaluation.perplexity:check", "layerfit.evaluation.perplexity:evaluate"),
+}
+
+
+def _function(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _by_protocol(config: EvalConfig) -> dict[str, EvalConfig]:
+    """Return the evaluation cut by protocol, in the order of `PROTOCOLS`.
+
+    Raises:
+        UserError: if a task names a protocol that is not known, or is asked for twice.
+    """
+    names = [task.name for task in config.tasks]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"eval={config.name} asks for {twice[0]} twice; a task has one protocol and number of shots")
+    for task in config.tasks:
+        check_one_of(f"protocol of task {task.name}", task.protocol, tuple(PROTOCOLS))
+    parts = {name: [task for task in config.tasks if task.protocol == name] for name in PROTOCOLS}
+    return {name: dataclasses.replace(config, tasks=tasks) for name, tasks in parts.items() if tasks}
+
+
+def check_protocols(config: EvalConfig, hub: HubConfig) -> None:
+    """Check an evaluation before anything is loaded.
+
+    Raises:
+        UserError: naming the first task that is unknown, or whose data is known not to be what it reads.
+    """
+    for name, part in _by_protocol(config).items():
+        _function(PROTOCOLS[name].check)(part, hub)
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    config: EvalConfig,
+    hub: HubConfig,
+    device: torch.device | str,
+) -> tuple[list[Score], Items]:
+    """Ask the model every task of an evaluation, each by its protocol.
+
+    Returns:
+        Scores sorted by key, and by score key the outcome of every item (metrics that are no mean have none).
+
+    Raises:
+        UserError: if a task is unknown or its data is missing.
+    """
+    scores: list[Score] = []
+    items: Items = {}
+    for name, part in _by_protocol(config).items():
+        found, outcomes = _function(PROTOCOLS[name].evaluate)(model, tokenizer, part, hub, device)
+        scores += found
+        items |= outcomes
+    return sorted(scores, key=lambda score: score.key), items
