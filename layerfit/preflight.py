@@ -15,6 +15,7 @@ from typing import Any
 from layerfit.data.sources import data_files, first_row
 from layerfit.data.templates import turns
 from layerfit.errors import UserError
+from layerfit.evaluation.judge.check import check_judge
 from layerfit.evaluation.tasks import check_tasks
 from layerfit.hub import dataset_source, has_weights, model_source, weight_files
 from layerfit.methods.base import STATIC, Method
@@ -38,6 +39,8 @@ def preflight(run: RunConfig) -> None:
     check_model(run.model, run.hub)
     check_dataset(run.dataset, run.hub)
     check_eval(run.eval, run.hub)
+    if run.eval.judge is not None:
+        check_judge(run.eval.judge, run.model, run.hub)
     check_space(run)
 
 

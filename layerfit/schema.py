@@ -10,6 +10,7 @@ from layerfit.anatomy import Anatomy
 from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.methods import METHODS
 from layerfit.methods.base import Method, Shape
+from layerfit.schema_judge import JudgeConfig
 
 LABEL = {"identity": False}
 """Field metadata: where or how a run happens, never what it computes."""
@@ -99,6 +100,8 @@ class EvalConfig:
     limit: int | None = None
     """Items per task; such a run is marked and no table takes it without --draft."""
     batch_size: int = field(default=64, metadata=LABEL)
+    judge: JudgeConfig | None = field(default=None, metadata={"since": "judged benchmarks"})
+    """Set by the judged benchmarks alone."""
 
     def __post_init__(self) -> None:
         if self.limit is not None:

@@ -19,6 +19,8 @@ from layerfit.engines import make_engine, process
 from layerfit.engines.base import Engine, set_seed
 from layerfit.errors import UserError
 from layerfit.evaluation.harness import evaluate
+from layerfit.evaluation.judge.answers import check_template
+from layerfit.evaluation.judge.run import judged, keep_judgments
 from layerfit.hub import MODELS, load_model, load_tokenizer, origin, prepare_environment
 from layerfit.loop import Clock, Diverged, History, history_dict, history_from, train
 from layerfit.manifest import manifest
@@ -78,6 +80,8 @@ def load(run: RunConfig, run_id: str) -> Loaded:
     """Load everything a run needs."""
     device = process.device_for(run.engine.device)
     tokenizer = load_tokenizer(run.model, run.hub)
+    if run.eval.judge is not None:
+        check_template(run.eval.judge, tokenizer)
     data = load_data(run.dataset, run.training, run.hub, tokenizer)
     training = run.training
     steps = training.max_steps or steps_for_epochs(training.epochs or 0, data.num_rows, training.batch_size)
@@ -159,6 +163,8 @@ def execute(run: RunConfig, folder: Path) -> Record | None:
     if result is None:
         return None
     done = Record(run_id, run.method_name(), run.label, result, measured)
+    if run.eval.judge is not None and result.status == "ok":
+        keep_judgments(folder, run.paths.results)
     record.write(done, items, run.paths.results)
     if result.findings.get("ranking"):
         ranking = {"run_id": run_id, "model": run.model.name, "dataset": run.dataset.name, **result.findings["ranking"]}
@@ -211,6 +217,9 @@ def _run(run: RunConfig, run_id: str, folder: Path, tracker: Tracker) -> tuple[R
     tracker.phase("evaluate", len(run.eval.tasks))
     start = time.perf_counter()
     scores, items = evaluate(model, loaded.tokenizer, run.eval, run.hub, loaded.device) if run.eval.tasks else ([], {})
+    if run.eval.judge is not None:
+        more, outcomes = judged(model, loaded.tokenizer, run.eval, run.hub, loaded.device, folder)
+        scores, items = scores + more, items | outcomes
     eval_seconds = time.perf_counter() - start
     result = _result(loaded, history, scores)
     device = process.describe_device(run.engine.device)

@@ -11,7 +11,7 @@ from layerfit.methods import METHODS
 PACKAGE = Path(__file__).resolve().parent.parent / "layerfit"
 FLOORS = [
     {"errors"},
-    {"importance", "optimizers"},
+    {"importance", "optimizers", "schema_judge"},
     {"methods", "anatomy"},
     {"schema", "record", "trainable"},
     {"config", "manifest", "schedule", "track", "world"},
