@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from layerfit.evaluation.judge import client
 from layerfit.evaluation.judge.client import JudgeError, Server, host_of, is_loopback, retry_after
 from tests.judge_server import always, completion, judge
 
@@ -135,7 +136,7 @@ def test_retry_after_reads_seconds_and_dates():
 
 def test_pauses_double_and_vary(monkeypatch):
     slept = []
-    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(client, "sleep", slept.append)
     with judge(always((500, {}, ""))) as (url, _), pytest.raises(JudgeError):
         server(url, max_attempts=10, base_wait_s=1.0).ask(ASKED)
     assert len(slept) == 9

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerfit.data.templates import Exchange, Turn, exchanges
+from layerfit.data.tokenise import tokenise
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.files import Bench, Journal, Line, Question
 from layerfit.evaluation.judge.generate import Continuation, Prompt, generate, weights_digest
@@ -52,15 +54,24 @@ def prompt_ids(template: str, tokenizer: PreTrainedTokenizerBase, requests: list
     """
     if template == "chat":
         return _chat_ids(tokenizer, requests, answers)
-    ids: list[int] = []
-    for number, (request, answer) in enumerate(zip(requests, [*answers, ""], strict=True)):
-        written = exchange(template, number, request, answer)
-        part = tokenizer(written.prompt + written.response, add_special_tokens=number == 0, verbose=False).input_ids
-        assert isinstance(part, list), "one text gives one list"
-        if part and part[-1] == tokenizer.eos_token_id:
-            part = part[:-1]
-        ids += part if number == len(answers) else [*part, tokenizer.eos_token_id]
-    return ids
+    written = [
+        exchange(template, number, *said) for number, said in enumerate(zip(requests, [*answers, ""], strict=True))
+    ]
+    waiting = written.pop()
+    if all(answer.strip() for answer in answers):
+        examples, _ = tokenise([written], tokenizer, sys.maxsize, loss_on_prompt=False) if written else ([], {})
+        ids = [token for example in examples for token in example.ids.tolist()]
+    else:  # training has no empty answers, and drops their exchange
+        ids = []
+        for number, done in enumerate(written):
+            ids += [*_text_ids(tokenizer, done.prompt + done.response, special=number == 0), tokenizer.eos_token_id]
+    return ids + _text_ids(tokenizer, waiting.prompt, special=not written)
+
+
+def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
+    """Return a text's tokens, open at its end."""
+    ids = list(tokenizer(text, add_special_tokens=special, verbose=False).input_ids)
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def check_template(config: JudgeConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
+from time import sleep
 from typing import Any
 
 AGAIN = (408, 409, 425, 429)
@@ -140,7 +141,7 @@ class Server:
                 if error.wait is not None and error.wait > LONGEST_WAIT:
                     raise JudgeError(f"{self.reported()} asks for a pause of {error.wait:.0f} s: {error}") from error
                 backoff = min(60.0, self.base_wait_s * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
-                time.sleep(max(backoff, error.wait or 0.0))
+                sleep(max(backoff, error.wait or 0.0))
         raise AssertionError("the last attempt returns or raises")
 
     def _once(self, messages: Messages) -> Reply:
