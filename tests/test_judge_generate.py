@@ -62,6 +62,22 @@ def test_greedy_in_batches_is_greedy_by_hand(model):
     assert [f.text for f in found] == [by_hand(model, p.ids, 10) for p in asked]
 
 
+@torch.no_grad()
+def test_adapters_answer_too(model):
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj", "up_proj"])).eval()
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            weight.normal_(generator=torch.Generator().manual_seed(0))
+    settings = adapted.get_base_model().generation_config
+    asked = prompts(4)
+    found = [f.text for f in generate(adapted, Numbers(), asked, 10, batch_size=2)]
+    assert found == [by_hand(adapted, p.ids, 10) for p in asked]
+    assert found != [f.text for f in generate(model, Numbers(), asked, 10, batch_size=2)]
+    assert adapted.get_base_model().generation_config is settings
+
+
 def test_a_sample_depends_on_its_seed_and_not_on_its_batch(model):
     asked = [Prompt(p.ids, 0.7 if n % 3 else 0.0, f"q{n}") for n, p in enumerate(prompts(9))]
     together = generate(model, Numbers(), asked, 10, batch_size=9)

@@ -92,6 +92,8 @@ def generate(
     fits = [i for i in order if room is None or len(prompts[i].ids) + max_new_tokens <= room]
     batches = [(fits[start : start + batch_size], max_new_tokens) for start in range(0, len(fits), batch_size)]
     batches += [([i], (room or 0) - len(prompts[i].ids)) for i in order if i not in set(fits)]
+    if hasattr(model, "get_base_model"):  # adapters sit inside it; their wrapper would keep our settings
+        model = model.get_base_model()  # type: ignore[operator]
     ends = end_ids(model, tokenizer)
     for batch, new in batches:
         if new < 1:
