@@ -232,6 +232,12 @@ def test_a_missing_reference_is_refused(tmp_path):
         bench_at(write_bench(tmp_path, references=REFERENCES[:1]))
 
 
+def test_more_turns_than_there_are_prompts_for_are_refused(tmp_path):
+    questions = [{**QUESTIONS[0], "turns": ["a", "b", "c"]}]
+    with pytest.raises(UserError, match="question 1 has 3 turns, not 1 or 2"):
+        bench_at(write_bench(tmp_path, questions=questions))
+
+
 def test_a_journal_survives_a_kill_in_the_middle_of_a_line(tmp_path):
     path = tmp_path / "a" / "j.jsonl"
     Journal(path).append({"n": 1})

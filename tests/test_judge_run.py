@@ -18,6 +18,7 @@ from layerfit.evaluation.judge.__main__ import main as command
 from layerfit.evaluation.judge.check import check_judge
 from layerfit.evaluation.judge.client import JudgeError
 from layerfit.evaluation.judge.files import load_bench, read_lines
+from layerfit.evaluation.judge.generate import generate
 from layerfit.evaluation.judge.run import judged, keep_judgments
 from layerfit.hub import EMBEDDED, load_model, load_tokenizer
 from layerfit.report.checks import _of_column, of_score
@@ -85,6 +86,25 @@ def test_scores_are_what_one_computes_by_hand(loaded, data, tmp_path):
     assert scores["mt_bench/rating_math"].num_items == 1
     assert "judge=judge;served=judge-2024;k=1;plain;fastchat;6" in score.version
     assert (score.higher_is_better, scores["mt_bench/unparsed"].higher_is_better) == (True, False)
+
+
+@torch.no_grad()
+def test_every_question_gets_its_own_answer_to_both_turns(loaded, data, tmp_path):
+    """Greedy by hand, without batch or cache; the conversation is written out in words."""
+    model, tokenizer = loaded
+    with judge(rates) as (url, _):
+        run(loaded, config(data, url, decoding="greedy"), tmp_path / "run")
+    for question, line in zip(QUESTIONS, read_lines(tmp_path / "run/judge/answers.jsonl"), strict=True):
+        ids: list[int] = []
+        assert line["question_id"] == question["question_id"]
+        for number, (asked, answered) in enumerate(zip(question["turns"], line["choices"][0]["turns"], strict=True)):
+            ids += tokenizer(asked, add_special_tokens=number == 0).input_ids
+            start = len(ids)
+            while len(ids) - start < 6 and ids[-1] != tokenizer.eos_token_id:
+                ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+            assert answered == tokenizer.decode(ids[start:], skip_special_tokens=True).strip()
+            ids = ids[:start] + tokenizer(f" {answered}", add_special_tokens=False).input_ids
+            ids.append(tokenizer.eos_token_id)
 
 
 def test_files_are_fastchats_and_score_again_offline(loaded, data, tmp_path, capsys):
@@ -166,6 +186,34 @@ def test_what_was_said_before_a_failure_is_not_asked_again(loaded, data, tmp_pat
     with judge(rates) as (url, _):
         straight, _ = run(loaded, config(data, url), tmp_path / "straight")
     assert scores == straight
+
+
+def test_answers_given_before_a_kill_stay_and_the_rest_are_what_they_would_have_been(
+    loaded, data, tmp_path, monkeypatch
+):
+    calls = []
+
+    def killed(model, tokenizer, prompts, *rest):
+        calls.append(len(prompts))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return generate(model, tokenizer, prompts, *rest)
+
+    asked = config(data, max_new_tokens=12)
+    with judge(rates) as (url, _):
+        asked.judge.base_url = url
+        run(loaded, asked, tmp_path / "straight")
+        monkeypatch.setattr(answers_module, "generate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(loaded, asked, tmp_path / "run")
+        run(loaded, asked, tmp_path / "run")
+    assert calls == [2, 2, 1, 1, 1]
+
+    def texts(name):
+        lines = read_lines(tmp_path / name / "judge" / "answers.jsonl")
+        return [(line["question_id"], line["answer_id"], line["choices"]) for line in lines]
+
+    assert texts("run") == texts("straight")
 
 
 def test_other_weights_answer_anew(loaded, data, tmp_path):
@@ -259,6 +307,10 @@ CASES = [
     ({"key_variable": "NO_SUCH_KEY"}, r"eval.judge.key_variable=NO_SUCH_KEY is not set in the environment"),
     ({"model_path": "/nowhere"}, r"base_url and eval.judge.model_path name two judges"),
     ({"base_url": None, "model_path": "/nowhere"}, r"model_path=/nowhere is neither a folder nor a hub id"),
+    (
+        {"base_url": None, "model_path": "a/b", "judgments": 3},
+        r"judgments=3, but a judge at .* same every time",
+    ),
     ({"base_url": None, "model_path": "org/none"}, r"model 'org/none' is not here"),
     ({"base_url": None, "model_path": "layerfit/nano"}, r"model_path=layerfit/nano has no chat template"),
     ({"data": "/nowhere"}, r"eval.judge.data=/nowhere is not a folder"),

@@ -62,6 +62,11 @@ def check_server(config: JudgeConfig, hub: HubConfig) -> None:
 def check_local(config: JudgeConfig, hub: HubConfig) -> None:
     """Raise UserError if a local judge is not there, or is no chat model."""
     path = config.model_path or ""
+    if config.judgments > 1:
+        raise UserError(
+            f"eval.judge.judgments={config.judgments}, but a judge at eval.judge.model_path is greedy: it says the "
+            "same every time; set it to 1"
+        )
     if not Path(path).expanduser().is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         raise UserError(f"eval.judge.model_path={path} is neither a folder nor a hub id (organisation/name)")
     source = model_source(judge_model(config), hub)

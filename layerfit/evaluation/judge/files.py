@@ -119,6 +119,10 @@ def load_bench(config: JudgeConfig, hub: HubConfig) -> Bench:
     except KeyError as error:
         raise UserError(f"{folder}/question.jsonl: a question without {error}; copy the file again") from error
     for question in questions:
+        if len(question.turns) not in (1, 2):
+            raise UserError(
+                f"{folder}/question.jsonl: question {question.id} has {len(question.turns)} turns, not 1 or 2"
+            )
         if question.category in NEED_REFERENCE and len(question.reference) != len(question.turns):
             raise UserError(f"{path} has no reference for every turn of question {question.id} ({question.category})")
     if not questions:

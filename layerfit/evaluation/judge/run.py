@@ -98,7 +98,7 @@ def _safe(name: str) -> str:
 
 def _version(config: JudgeConfig, bench: Bench, name: str, lines: list[Line]) -> str:
     """Return everything that makes one column: who judged (as asked and as reported), on what, how often."""
-    served = sorted({line["judge_model"] for line in lines if line["judge_model"] is not None})
+    served = sorted({line["judge_model"] for line in lines if line.get("judge_model") is not None})
     reported = "+".join(served) or ("itself" if config.model_path is not None else "not reported")
     how = f"k={config.judgments};{config.template};{config.decoding};{config.max_new_tokens}"
     return f"single-v1;{bench.fingerprint};judge={name};served={reported};{how}"
