@@ -39,7 +39,7 @@ def preflight(run: RunConfig) -> None:
     check_model(run.model, run.hub)
     check_dataset(run.dataset, run.hub)
     check_eval(run.eval, run.hub)
-    if run.eval.judge is not None:
+    if run.eval.judge.bench is not None:
         check_judge(run.eval.judge, run.model, run.hub)
     check_space(run)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
-
 from layerfit.errors import check_one_of, check_range
 
 LABEL = {"identity": False}
@@ -16,8 +14,8 @@ LABEL = {"identity": False}
 class JudgeConfig:
     """A benchmark whose answers a judge rates (arXiv:2306.05685): the questions, how they are answered, who judges."""
 
-    bench: str = MISSING
-    """mt_bench | vicuna_bench: a folder of `data`."""
+    bench: str | None = None
+    """mt_bench | vicuna_bench: a folder of `data`; null = nothing is judged."""
     data: str | None = field(default=None, metadata=LABEL)
     """A folder in FastChat's layout: judge_prompts.jsonl and <bench>/question.jsonl; null = the mirror's
     `datasets/lm-sys/FastChat`. It counts by its `fingerprint`, not by its place."""
@@ -52,7 +50,8 @@ class JudgeConfig:
     """Requests at once."""
 
     def __post_init__(self) -> None:
-        check_one_of("eval.judge.bench", self.bench, ("mt_bench", "vicuna_bench", "???"))
+        if self.bench is not None:
+            check_one_of("eval.judge.bench", self.bench, ("mt_bench", "vicuna_bench"))
         check_one_of("eval.judge.template", self.template, ("chat", "alpaca", "vicuna", "plain"))
         check_one_of("eval.judge.decoding", self.decoding, ("fastchat", "greedy"))
         check_one_of("eval.judge.dtype", self.dtype, ("fp32", "bf16"))

@@ -80,7 +80,7 @@ def load(run: RunConfig, run_id: str) -> Loaded:
     """Load everything a run needs."""
     device = process.device_for(run.engine.device)
     tokenizer = load_tokenizer(run.model, run.hub)
-    if run.eval.judge is not None:
+    if run.eval.judge.bench is not None:
         check_template(run.eval.judge, tokenizer)
     data = load_data(run.dataset, run.training, run.hub, tokenizer)
     training = run.training
@@ -163,7 +163,7 @@ def execute(run: RunConfig, folder: Path) -> Record | None:
     if result is None:
         return None
     done = Record(run_id, run.method_name(), run.label, result, measured)
-    if run.eval.judge is not None and result.status == "ok":
+    if run.eval.judge.bench is not None and result.status == "ok":
         keep_judgments(folder, run.paths.results)
     record.write(done, items, run.paths.results)
     if result.findings.get("ranking"):
@@ -217,7 +217,7 @@ def _run(run: RunConfig, run_id: str, folder: Path, tracker: Tracker) -> tuple[R
     tracker.phase("evaluate", len(run.eval.tasks))
     start = time.perf_counter()
     scores, items = evaluate(model, loaded.tokenizer, run.eval, run.hub, loaded.device) if run.eval.tasks else ([], {})
-    if run.eval.judge is not None:
+    if run.eval.judge.bench is not None:
         more, outcomes = judged(model, loaded.tokenizer, run.eval, run.hub, loaded.device, folder)
         scores, items = scores + more, items | outcomes
     eval_seconds = time.perf_counter() - start

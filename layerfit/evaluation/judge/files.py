@@ -85,6 +85,7 @@ def bench_folder(config: JudgeConfig, hub: HubConfig) -> Path:
     Raises:
         UserError: if it is not there.
     """
+    assert config.bench is not None, "checked"
     if config.data is not None:
         root, what = Path(config.data).expanduser(), f"eval.judge.data={config.data}"
     else:
@@ -109,6 +110,7 @@ def load_bench(config: JudgeConfig, hub: HubConfig) -> Bench:
     Raises:
         UserError: if a file or a reference is missing, a line is not what it should be, or the fingerprint differs.
     """
+    assert config.bench is not None, "asked for judged benchmarks alone"
     folder = bench_folder(config, hub)
     prompts = _prompts(folder)
     references = {}

@@ -58,7 +58,6 @@ def judged(
         JudgeError: if the judge does not answer; the same run continues where it stopped.
     """
     judge_config = config.judge
-    assert judge_config is not None, "asked for judged benchmarks alone"
     check_template(judge_config, tokenizer)
     bench = load_bench(judge_config, hub)
     asked = dataclasses.replace(bench, questions=bench.questions[: config.limit])
