@@ -5,6 +5,12 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from layerfit.evaluation.judge.files import load_bench
+from layerfit.schema import EvalConfig, HubConfig, ModelConfig
+from layerfit.schema_judge import JudgeConfig
+
+NANO = ModelConfig(name="nano", id="layerfit/nano", num_layers=16, max_positions=128)
+
 
 def completion(text, **more):
     """A chat completion as a well-behaved server sends it."""
@@ -95,3 +101,12 @@ def write_bench(folder, questions=QUESTIONS, references=REFERENCES):
     write_lines(folder / "mt_bench" / "question.jsonl", questions)
     write_lines(folder / "mt_bench" / "reference_answer" / "gpt-4.jsonl", references)
     return folder
+
+
+def config(data, url=None, limit=None, **changed):
+    """An evaluation of that benchmark, pinned, with the key in JUDGE_KEY."""
+    settings = {"bench": "mt_bench", "data": str(data), "model": "judge", "base_url": url, "template": "plain"}
+    settings |= {"key_variable": "JUDGE_KEY", "max_new_tokens": 6, "max_attempts": 2}
+    fingerprint = load_bench(JudgeConfig(bench="mt_bench", data=str(data)), HubConfig()).fingerprint
+    made = JudgeConfig(**settings | {"fingerprint": fingerprint} | changed)
+    return EvalConfig(name="mt_bench", limit=limit, batch_size=2, judge=made)
