@@ -18,6 +18,7 @@ from layerfit.config import check_against_model
 from layerfit.data.sources import data_files, first_row
 from layerfit.data.templates import turns
 from layerfit.errors import UserError
+from layerfit.evaluation.judge.check import check_judge
 from layerfit.evaluation.protocols import check_protocols
 from layerfit.hub import dataset_source, has_weights, model_source, weight_files
 from layerfit.methods.base import STATIC, Method
@@ -45,6 +46,8 @@ def preflight(run: RunConfig) -> None:
             copy.deepcopy(run.method).receive(read_findings(path), run.shape())
     check_dataset(run.dataset, run.hub)
     check_eval(run.eval, run.hub)
+    if run.eval.judge.bench is not None:
+        check_judge(run.eval.judge, run.model, run.hub)
     check_space(run)
 
 

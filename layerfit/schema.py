@@ -12,6 +12,7 @@ from layerfit.anatomy import Anatomy
 from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.methods import METHODS
 from layerfit.methods.base import Method, Shape
+from layerfit.schema_judge import JudgeConfig
 
 LABEL = {"identity": False}
 """Field metadata: where or how a run happens, never what it computes."""
@@ -141,11 +142,14 @@ class EvalConfig:
     limit: int | None = None
     """Items per task; such a run is marked and no table takes it without --draft."""
     batch_size: int = field(default=64, metadata=LABEL)
+    judge: JudgeConfig = field(default_factory=JudgeConfig, metadata={"since": "judged benchmarks"})
 
     def __post_init__(self) -> None:
         if self.limit is not None:
             check_range("eval.limit", self.limit, 1)
         check_range("eval.batch_size", self.batch_size, 1)
+        if self.judge.bench is None and self.judge != JudgeConfig():
+            raise UserError(f"eval={self.name} is not judged; eval.judge.* goes with eval=mt_bench or vicuna_bench")
 
 
 @dataclass

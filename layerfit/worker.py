@@ -7,88 +7,26 @@ import json
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from layerfit import checkpoint, config, record
-from layerfit.architecture import read_model_parts
-from layerfit.data import FineTuningData, load_data, steps_for_epochs
 from layerfit.engines import make_engine, process
-from layerfit.engines.base import Engine, set_seed
+from layerfit.engines.base import Engine
 from layerfit.errors import UserError
+from layerfit.evaluation.judge.run import judged, keep_judgments
 from layerfit.evaluation.protocols import evaluate
-from layerfit.hub import MODELS, load_model, load_tokenizer, model_source, origin, prepare_environment
+from layerfit.hub import MODELS, origin, prepare_environment
+from layerfit.loading import Loaded, fresh_model, load
 from layerfit.loop import Clock, Diverged, History, history_dict, history_from, train
 from layerfit.manifest import manifest
 from layerfit.measure import Memory, memory_of, watch_activations
 from layerfit.record import Items, Measured, Record, Result, Score
 from layerfit.schema import RunConfig
 from layerfit.track import Silent, Tracker, make_tracker
-
-
-@dataclass
-class Loaded:
-    """A run's model, data and length."""
-
-    run: RunConfig
-    run_id: str
-    device: torch.device
-    model: nn.Module
-    tokenizer: Any
-    data: FineTuningData
-    num_steps: int
-    num_parameters: int
-
-
-def findings_of(run: RunConfig) -> dict[str, Any] | None:
-    """Return what the method must receive: the findings of its required run, or of a file it names.
-
-    Raises:
-        UserError: if they are not there.
-    """
-    required = config.required_run(run)
-    if required is not None:
-        found = record.read(run.paths.results, config.run_id(required))
-        if found is None or found.result.status != "ok":
-            raise UserError(f"run {config.run_id(required)} ({required.method_name()}) must be ok before this one")
-        return found.result.findings
-    path = run.method.reads()
-    return None if path is None else record.read_findings(path)
-
-
-def fresh_model(run: RunConfig, device: torch.device) -> nn.Module:
-    """Return the adapted model before training; the same on every rank."""
-    model = load_model(run.model, run.hub, run.training.dtype, device=str(device), seed=run.seed)
-    if (findings := findings_of(run)) is not None:
-        run.method.receive(findings, run.shape())
-    set_seed("adapt", run.method.seed)
-    model = run.method.adapt(model, run.model.anatomy())
-    if run.training.activation_checkpointing:
-        # transformers makes the embedding's output require gradients, so frozen blocks below the lowest active one
-        # would be recomputed and back-propagated; and re-entrant checkpointing would silently drop gradients.
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-        model.disable_input_require_grads()  # type: ignore[operator]
-    return model
-
-
-def load(run: RunConfig, run_id: str) -> Loaded:
-    """Load everything a run needs."""
-    read_model_parts(run.model, model_source(run.model, run.hub))
-    config.check_against_model(run)
-    device = process.device_for(run.engine.device)
-    tokenizer = load_tokenizer(run.model, run.hub)
-    data = load_data(run.dataset, run.training, run.hub, tokenizer)
-    training = run.training
-    steps = training.max_steps or steps_for_epochs(training.epochs or 0, data.num_rows, training.batch_size)
-    if not run.method.trains:
-        steps = 0
-    model = fresh_model(run, device)
-    total = sum(p.numel() for p in model.parameters())
-    return Loaded(run, run_id, device, model, tokenizer, data, steps, total)
 
 
 def train_or_resume(loaded: Loaded, engine: Engine, folder: Path, tracker: Tracker) -> tuple[History, Clock, Memory]:
@@ -176,6 +114,8 @@ def execute(run: RunConfig, folder: Path) -> Record | None:
     done = Record(run_id, run.method_name(), run.label, result, measured)
     before = record.read(run.paths.results, run_id)
     if before is None or before.result.status not in record.FINAL:
+        if run.eval.judge.bench is not None and result.status == "ok":
+            keep_judgments(folder, run.paths.results)
         record.write(done, items, run.paths.results)
     if result.findings.get("ranking"):
         ranking = {"run_id": run_id, "model": run.model.name, "dataset": run.dataset.name, **result.findings["ranking"]}
@@ -236,6 +176,9 @@ def _run(run: RunConfig, run_id: str, folder: Path, tracker: Tracker) -> tuple[R
     tracker.phase("evaluate", len(run.eval.tasks))
     start = time.perf_counter()
     scores, items = evaluate(model, loaded.tokenizer, run.eval, run.hub, loaded.device) if run.eval.tasks else ([], {})
+    if run.eval.judge.bench is not None:
+        more, outcomes = judged(model, loaded.tokenizer, run.eval, run.hub, loaded.device, folder)
+        scores, items = scores + more, items | outcomes
     eval_seconds = time.perf_counter() - start
     result = _result(loaded, history, num_trained, scores)
     if run.save.weights == "final":

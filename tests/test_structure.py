@@ -10,13 +10,13 @@ from layerfit.methods import METHODS
 PACKAGE = Path(__file__).resolve().parent.parent / "layerfit"
 FLOORS = [
     {"errors"},
-    {"importance", "optimizers"},
+    {"importance", "optimizers", "schema_judge"},
     {"methods", "anatomy"},
     {"schema", "record", "trainable", "architecture"},
     {"config", "manifest", "schedule", "track", "world"},
     {"hub", "data", "evaluation", "preflight"},
     {"engines"},
-    {"loop", "checkpoint"},
+    {"loop", "checkpoint", "loading"},
     {"measure"},
     {"worker"},
     {"preload", "launch", "display"},

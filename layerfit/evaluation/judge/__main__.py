@@ -1,0 +1,94 @@
+"""`python -m layerfit.evaluation.judge rescore FILE`: every score again from raw judgments, without any judge."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from layerfit.errors import UserError
+from layerfit.evaluation.judge.files import Line, read_lines
+from layerfit.evaluation.judge.rating import rating
+from layerfit.evaluation.judge.scores import JudgedTurn, average, judged_turns, parts, spread, unparsed
+
+NEEDED = ("question_id", "model", "judge", "user_prompt", "judgment", "turn")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the scores of a judgment file; return the exit status: 0 ok, 2 a mistake."""
+    parser = argparse.ArgumentParser(prog="python -m layerfit.evaluation.judge", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("rescore", help="scores of a judgment file: FastChat's, or of results/judgments")
+    command.add_argument("file", type=Path, help="a .jsonl or .jsonl.gz of judgments")
+    command.add_argument("--questions", type=Path, help="question.jsonl, for categories; default: beside the file")
+    arguments = parser.parse_args(argv)
+    try:
+        print("\n".join(rescore(arguments.file, arguments.questions)))
+    except UserError as error:
+        print(f"layerfit: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def rescore(file: Path, questions: Path | None = None) -> list[str]:
+    """Return the scores of every model and judge of a file, as lines of text.
+
+    Raises:
+        UserError: if a file cannot be read, or holds no judgments.
+    """
+    groups = by_model_and_judge(file)
+    categories = _categories(file, questions)
+    out: list[str] = []
+    for (model, judge), lines in groups.items():
+        out += [*_report(model, judge, lines, judged_turns(lines, categories)), ""]
+    return out[:-1]
+
+
+def by_model_and_judge(file: Path) -> dict[tuple[str, str], list[Line]]:
+    """Return the judgments of a file by model and judge: two judges' ratings are never averaged.
+
+    Raises:
+        UserError: if there are none.
+    """
+    if not file.is_file():
+        raise UserError(f"{file} is no file; give a model_judgment/<judge>_single.jsonl, or a results/judgments/*.gz")
+    groups: dict[tuple[str, str], list[Line]] = defaultdict(list)
+    for number, line in enumerate(read_lines(file), 1):
+        if missing := [key for key in NEEDED if key not in line]:
+            raise UserError(f"{file}, judgment {number} has no {missing[0]}; is it a file of single-answer judgments?")
+        served = line.get("judge_model")
+        judge = str(line["judge"][0])
+        groups[str(line["model"]), judge if served in (None, judge) else f"{judge} (served {served})"].append(line)
+    if not groups:
+        raise UserError(f"{file} holds no judgments")
+    return dict(sorted(groups.items()))
+
+
+def _categories(file: Path, questions: Path | None) -> dict[int, str]:
+    beside = file.parent.parent / "question.jsonl"
+    if questions is not None and not questions.is_file():
+        raise UserError(f"--questions {questions} is no file; give a benchmark's question.jsonl")
+    path = questions or (beside if beside.is_file() else None)
+    return {line["question_id"]: line["category"] for line in read_lines(path)} if path else {}
+
+
+def _report(model: str, judge: str, lines: list[Line], turns: list[JudgedTurn]) -> list[str]:
+    out = [f"{model}, judged by {judge}"]
+    for metric, some in parts(turns).items():
+        value = average(some)
+        shown = "none" if value is None else f"{value:.4f}"
+        out.append(f"  {metric:<24} {shown:>8}  {sum(turn.median is not None for turn in some)} turns")
+    if all(turn.category is None for turn in turns):
+        out.append("  no categories: give --questions question.jsonl")
+    out.append(f"  judgments {len(lines)}, without a rating {unparsed(turns)}")
+    if (found := spread(turns)) is not None:
+        out.append(f"  mean range over the judgments of a turn {found:.4f}")
+    stored = [line["score"] if line.get("score") != -1 else None for line in lines]
+    if changed := sum(score != rating(line["judgment"]) for score, line in zip(stored, lines, strict=True)):
+        out.append(f"  {changed} ratings differ from the score stored beside them")
+    return out
+
+
+if __name__ == "__main__":
+    sys.exit(main())

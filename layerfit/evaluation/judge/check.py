@@ -1,0 +1,85 @@
+"""What can be known to fail about a judged benchmark before a run starts. Nothing is fetched, no judge is asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from layerfit.errors import UserError
+from layerfit.evaluation.judge.answers import NO_TEMPLATE
+from layerfit.evaluation.judge.client import host_of, is_loopback
+from layerfit.evaluation.judge.files import load_bench
+from layerfit.evaluation.judge.local import judge_model
+from layerfit.hub import model_source
+from layerfit.schema import HubConfig, ModelConfig
+from layerfit.schema_judge import JudgeConfig
+
+
+def check_judge(config: JudgeConfig, model: ModelConfig, hub: HubConfig) -> None:
+    """Check a judged benchmark: its judge, its files, and how the model shall be asked.
+
+    Raises:
+        UserError: naming the first thing that is missing or does not fit, and the fix.
+    """
+    if config.base_url is not None and config.model_path is not None:
+        raise UserError("eval.judge.base_url and eval.judge.model_path name two judges; set one of them to null")
+    if config.model_path is not None:
+        check_local(config, hub)
+    else:
+        check_server(config, hub)
+    load_bench(config, hub)
+    if config.template == "chat":
+        source = model_source(model, hub)
+        if isinstance(source, Path) and not has_chat_template(source):
+            raise UserError(f"model={model.name}: {NO_TEMPLATE}")
+
+
+def check_server(config: JudgeConfig, hub: HubConfig) -> None:
+    """Raise UserError if the judge's address, id or key is missing, or the address is not allowed offline."""
+    if config.base_url is None:
+        raise UserError(
+            f"{config.bench} needs a judge: give eval.judge.base_url=<OpenAI-compatible address, up to /v1> and "
+            "eval.judge.model=<its id>, or eval.judge.model_path=<folder or hub id> for one on this machine"
+        )
+    if host_of(config.base_url) is None:
+        raise UserError(f"eval.judge.base_url={config.base_url} is no http(s) address; give one like https://host/v1")
+    if config.model is None:
+        raise UserError("eval.judge.model is not set; give the judge's id as its server knows it, with its date if any")
+    if hub.offline and not is_loopback(config.base_url):
+        raise UserError(
+            f"eval.judge.base_url={config.base_url} is not on this machine and hub.offline=true; "
+            "give a judge at 127.0.0.1 or eval.judge.model_path, or set hub.offline=false"
+        )
+    if config.key_variable is not None and not os.environ.get(config.key_variable):
+        raise UserError(
+            f"eval.judge.key_variable={config.key_variable} is not set in the environment; export the judge's key "
+            "there, or set eval.judge.key_variable=null for a server that wants none"
+        )
+
+
+def check_local(config: JudgeConfig, hub: HubConfig) -> None:
+    """Raise UserError if a local judge is not there, or is no chat model."""
+    path = config.model_path or ""
+    if config.judgments > 1:
+        raise UserError(
+            f"eval.judge.judgments={config.judgments}, but a judge at eval.judge.model_path is greedy: it says the "
+            "same every time; set it to 1"
+        )
+    if not Path(path).expanduser().is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        raise UserError(f"eval.judge.model_path={path} is neither a folder nor a hub id (organisation/name)")
+    source = model_source(judge_model(config), hub)
+    if isinstance(source, Path) and not has_chat_template(source):
+        raise UserError(f"eval.judge.model_path={path} has no chat template; give a chat model")
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Return whether a model's folder holds a chat template."""
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    path = folder / "tokenizer_config.json"
+    try:
+        return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")).get("chat_template"))
+    except ValueError:
+        return False

@@ -1,0 +1,80 @@
+"""A judge through transformers, on the device of the run: greedy, by its own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerfit.errors import UserError
+from layerfit.evaluation.judge.client import Messages, Reply
+from layerfit.evaluation.judge.generate import Prompt, generate, weights_digest
+from layerfit.hub import load_tokenizer, model_source
+from layerfit.schema import HubConfig, ModelConfig
+from layerfit.schema_judge import JudgeConfig
+
+if TYPE_CHECKING:
+    import torch
+
+
+def judge_model(config: JudgeConfig) -> ModelConfig:
+    """Return where a local judge is, as `hub` wants it: `eval.judge.model_path` is a folder or a hub id."""
+    assert config.model_path is not None, "asked for local judges alone"
+    path = config.model_path if Path(config.model_path).expanduser().is_dir() else None
+    return ModelConfig(name="eval.judge", id=config.model_path, path=path, revision=config.revision)
+
+
+@dataclass
+class LocalJudge:
+    """A judge in this process. Its name holds a hash of its weights: another judge under the same path is another."""
+
+    config: JudgeConfig
+    hub: HubConfig
+    device: torch.device | str
+    batch_size: int
+    model: Any = field(init=False)
+    tokenizer: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        where = judge_model(self.config)
+        source = model_source(where, self.hub)
+        self.tokenizer = load_tokenizer(where, self.hub)
+        if self.tokenizer.chat_template is None:
+            raise UserError(f"eval.judge.model_path={self.config.model_path} has no chat template; give a chat model")
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[self.config.dtype]
+        revision = {"revision": self.config.revision} if isinstance(source, str) and self.config.revision else {}
+        model: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, **revision)
+        self.model = model.to(self.device).eval()
+
+    def name(self) -> str:
+        """Return what names this judge in files and versions: `local-<name>-<hash of its weights>-<dtype>`."""
+        path = Path(self.config.model_path or "")
+        shown = self.config.model or (path.name if path.is_dir() else self.config.model_path)
+        return f"local-{shown}-{weights_digest(self.model)}-{self.config.dtype}"
+
+    def answer(self, conversations: list[Messages], keep: Callable[[int, Reply], None]) -> None:
+        """Judge every conversation, a batch at a time; `keep` gets each reply with its index."""
+        for start in range(0, len(conversations), self.batch_size):
+            batch = conversations[start : start + self.batch_size]
+            prompts = [Prompt(self._ids(messages)) for messages in batch]
+            limit = self.config.max_judgment_tokens
+            for number, found in enumerate(generate(self.model, self.tokenizer, prompts, limit, self.batch_size)):
+                keep(start + number, Reply(found.text, finish=found.finish))
+
+    def _ids(self, messages: Messages) -> list[int]:
+        """Return a conversation's tokens; a template without a system role gets that text before the request."""
+        from jinja2 import TemplateError
+
+        try:
+            text = self._write(messages)
+        except TemplateError:
+            merged = "\n\n".join(message["content"].strip() for message in messages)
+            text = self._write([{"role": "user", "content": merged}])
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+    def _write(self, messages: Messages) -> str:
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -1,0 +1,169 @@
+"""A judged benchmark from a trained model to scores: answers, judgments, averages. Everything said is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from layerfit.evaluation.harness import evaluating, quiet, random_state
+from layerfit.evaluation.judge.answers import answer_all, check_template
+from layerfit.evaluation.judge.check import check_server
+from layerfit.evaluation.judge.client import JudgeError, Messages, Reply, Server
+from layerfit.evaluation.judge.files import Bench, Journal, Line, load_bench
+from layerfit.evaluation.judge.local import LocalJudge
+from layerfit.evaluation.judge.rating import Ask, asks, rating
+from layerfit.evaluation.judge.scores import Scoring, judged_turns
+from layerfit.record import Items, Score, write_atomically
+from layerfit.schema import EvalConfig, HubConfig
+from layerfit.schema_judge import JudgeConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+FOLDER = "judge"
+"""Of a run's folder: a data folder in FastChat's layout."""
+
+
+class Judge(Protocol):
+    """Who rates: a server, or a model here."""
+
+    def answer(self, conversations: list[Messages], keep: Callable[[int, Reply], None]) -> None:
+        """Answer every conversation; `keep` gets each reply with its index, from any thread."""
+
+
+def judged(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    config: EvalConfig,
+    hub: HubConfig,
+    device: torch.device | str,
+    folder: Path,
+) -> tuple[list[Score], Items]:
+    """Ask the model a judged benchmark, and the judge about its answers.
+
+    What `folder` (of the run) already has is not asked again: answers of the same weights, judgments of the same
+    texts. The model is left on `device`, or, where a local judge took its place, in host memory.
+
+    Raises:
+        UserError: if the benchmark's files or the judge's address are not as they should be.
+        JudgeError: if the judge does not answer; the same run continues where it stopped.
+    """
+    judge_config = config.judge
+    check_template(judge_config, tokenizer)
+    bench = load_bench(judge_config, hub)
+    asked = dataclasses.replace(bench, questions=bench.questions[: config.limit])
+    place = folder / FOLDER / bench.name
+    with quiet(), evaluating(model), random_state():
+        path = place / "model_answer" / f"{folder.name}.jsonl"
+        answers = answer_all(model.to(device), tokenizer, judge_config, asked, path, config.batch_size)
+        if judge_config.model_path is not None:
+            model.to("cpu")
+        name, judge = _judge(judge_config, hub, device, config.batch_size)
+        wanted = list(asks(asked, answers, judge_config.judgments))
+        lines = judge_all(judge, name, wanted, folder.name, place / "model_judgment" / f"{_safe(name)}_single.jsonl")
+    for kind, some in (("answers", answers), ("judgments", lines)):
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in some)
+        write_atomically(folder / FOLDER / f"{kind}.jsonl", text.encode())
+    version = _version(judge_config, bench, name, lines)
+    pinned = judge_config.fingerprint is not None
+    return Scoring(bench, asked.questions, answers, judged_turns(lines, {}), version, pinned).all()
+
+
+def _judge(config: JudgeConfig, hub: HubConfig, device: torch.device | str, batch_size: int) -> tuple[str, Judge]:
+    """Return the judge and the name that its files have."""
+    if config.model_path is not None:
+        local = LocalJudge(config, hub, device, batch_size)
+        return local.name(), local
+    check_server(config, hub)
+    assert config.base_url is not None, "checked"
+    assert config.model is not None, "checked"
+    key = os.environ[config.key_variable] if config.key_variable is not None else None
+    rest = (config.max_judgment_tokens, config.timeout_s, config.max_attempts, config.parallel)
+    return config.model, Server(config.base_url, config.model, key, *rest)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def _version(config: JudgeConfig, bench: Bench, name: str, lines: list[Line]) -> str:
+    """Return everything that makes one column: who judged (as asked and as reported), on what, how often."""
+    served = sorted({line["judge_model"] for line in lines if line.get("judge_model") is not None})
+    reported = "+".join(served) or ("itself" if config.model_path is not None else "not reported")
+    how = f"k={config.judgments};{config.template};{config.decoding};{config.max_new_tokens}"
+    return f"single-v1;{bench.fingerprint};judge={name};served={reported};{how}"
+
+
+def judge_all(judge: Judge, name: str, wanted: list[Ask], model_id: str, path: Path) -> list[Line]:
+    """Return a judgment for everything wanted, in order; those that `path` has are taken from it.
+
+    Raises:
+        JudgeError: if the judge does not answer, saying how many judgments are kept.
+    """
+    journal = Journal(path)
+    known = {}
+    for line in journal.lines:
+        known[_key(line["judge"], line["question_id"], line["turn"], line["user_prompt"], line.get("repeat", 0))] = line
+    keys = [_key([name, a.prompt], a.question_id, a.turn, a.user, a.repeat) for a in wanted]
+    missing = [(key, ask) for key, ask in zip(keys, wanted, strict=True) if key not in known]
+
+    def keep(index: int, reply: Reply) -> None:
+        key, ask = missing[index]
+        line = _line(ask, reply, name, model_id)
+        journal.append(line)
+        known[key] = line
+
+    try:
+        judge.answer([ask.messages() for _, ask in missing], keep)
+    except JudgeError as error:
+        have = sum(key in known for key in keys)
+        raise JudgeError(
+            f"{error}; {have} of {len(keys)} judgments are kept, the same command asks the rest"
+        ) from error
+    return [known[key] for key in keys]
+
+
+def _key(judge: list[str], question_id: int, turn: int, user: str, repeat: int) -> tuple[object, ...]:
+    return (*judge, question_id, turn, user, repeat)
+
+
+def _line(ask: Ask, reply: Reply, judge: str, model_id: str) -> Line:
+    """Return a judgment in FastChat's format (its first eight keys), raw text and all; score: null without a rating."""
+    return {
+        "question_id": ask.question_id,
+        "model": model_id,
+        "judge": [judge, ask.prompt],
+        "user_prompt": ask.user,
+        "judgment": reply.text,
+        "score": rating(reply.text),
+        "turn": ask.turn,
+        "tstamp": time.time(),
+        "category": ask.category,
+        "repeat": ask.repeat,
+        "judge_model": reply.model,
+        "system_fingerprint": reply.fingerprint,
+        "finish_reason": reply.finish,
+    }
+
+
+def keep_judgments(folder: Path, results: str | Path) -> list[Path]:
+    """Copy the answers and judgments behind a run's scores beside its record.
+
+    Returns:
+        What was written: `<results>/answers/<run_id>.jsonl.gz` and `<results>/judgments/<run_id>.jsonl.gz`.
+    """
+    written = []
+    for kind in ("answers", "judgments"):
+        path = Path(results) / kind / f"{folder.name}.jsonl.gz"
+        write_atomically(path, gzip.compress((folder / FOLDER / f"{kind}.jsonl").read_bytes(), mtime=0))
+        written.append(path)
+    return written

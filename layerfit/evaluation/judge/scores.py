@@ -1,0 +1,159 @@
+"""From judgments to scores: the median over the judgments of a turn, the mean over turns.
+
+With one judgment a turn these are the averages of FastChat's show_result.py. A judgment without a rating is counted
+and never becomes a number: FastChat writes -1 and leaves it out; here it is null and leaves its question unscored.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from layerfit.evaluation.harness import hash_of, standard_error
+from layerfit.evaluation.judge.files import Bench, Line, Question
+from layerfit.evaluation.judge.rating import rating
+from layerfit.record import Items, Score
+
+CODING = "coding"
+"""Left out of the second average: the tables of LISA's first version average the other seven categories
+(its rows are exactly that; the NeurIPS version has all eight)."""
+
+
+@dataclass(frozen=True)
+class JudgedTurn:
+    """All judgments of one answer: ratings in the order asked, None where a judgment holds none."""
+
+    question_id: int
+    category: str | None
+    turn: int
+    ratings: tuple[float | None, ...]
+
+    @property
+    def median(self) -> float | None:
+        """The median rating; None if no judgment holds one."""
+        rated = [value for value in self.ratings if value is not None]
+        return statistics.median(rated) if rated else None
+
+
+def judged_turns(lines: Iterable[Line], categories: dict[int, str]) -> list[JudgedTurn]:
+    """Read the ratings out of judgments again. Judgments of one text are repeats; of two texts, two answers.
+
+    categories: by question, for lines that do not say theirs (FastChat's).
+    """
+    groups: dict[tuple[int, int, str], list[Line]] = defaultdict(list)
+    for line in lines:
+        groups[line["question_id"], line["turn"], line["user_prompt"]].append(line)
+    out = []
+    for (question_id, turn, _), group in sorted(groups.items()):
+        category = group[0].get("category") or categories.get(question_id)
+        ordered = sorted(group, key=lambda line: line.get("repeat", 0))
+        out.append(JudgedTurn(question_id, category, turn, tuple(rating(line["judgment"]) for line in ordered)))
+    return out
+
+
+def parts(turns: list[JudgedTurn]) -> dict[str, list[JudgedTurn]]:
+    """Return the turns behind every rating, by metric: all, all but coding, each turn, each category."""
+    out = {"rating": turns}
+    categories = sorted({turn.category for turn in turns if turn.category is not None})
+    if CODING in categories:
+        out["rating_without_coding"] = [turn for turn in turns if turn.category != CODING]
+    numbers = sorted({turn.turn for turn in turns})
+    if len(numbers) > 1:
+        out |= {f"rating_turn_{number}": [turn for turn in turns if turn.turn == number] for number in numbers}
+    return out | {f"rating_{c}": [turn for turn in turns if turn.category == c] for c in categories}
+
+
+def average(turns: list[JudgedTurn]) -> float | None:
+    """Return the mean of the medians over rated turns, None if none is."""
+    rated = [turn.median for turn in turns if turn.median is not None]
+    return statistics.fmean(rated) if rated else None
+
+
+def unparsed(turns: list[JudgedTurn]) -> int:
+    """Return how many judgments hold no rating."""
+    return sum(value is None for turn in turns for value in turn.ratings)
+
+
+def spread(turns: list[JudgedTurn]) -> float | None:
+    """Return the mean over turns of largest less smallest rating, None where no turn has two."""
+    rated = [[value for value in turn.ratings if value is not None] for turn in turns]
+    ranges = [max(values) - min(values) for values in rated if len(values) > 1]
+    return statistics.fmean(ranges) if ranges else None
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What scores are made of: the questions asked of a benchmark, their answers and judgments."""
+
+    bench: Bench
+    asked: tuple[Question, ...]
+    answers: list[Line]
+    turns: list[JudgedTurn]
+    version: str
+    pinned: bool
+    """Whether the questions are checked to be the ones that the configuration names."""
+
+    def all(self) -> tuple[list[Score], Items]:
+        """Return the scores and, where every question has its ratings, their items: one number a question."""
+        scores, items = [], {}
+        for metric, turns in parts(self.turns).items():
+            value, by_question = average(turns), _by_question(turns, self.asked)
+            if value is None:
+                continue  # no score, which a table says, rather than a number that is none
+            rated = [number for number in by_question if number is not None]
+            whole = len(rated) == len(by_question) and math.isclose(statistics.fmean(rated), value, abs_tol=1e-9)
+            error = standard_error(rated) if whole else None
+            score = self._score(metric, value, error, len(rated), self._available(metric))
+            scores.append(score)
+            if whole:
+                items[score.key] = rated
+        for metric, value in self._shares().items():
+            scores.append(self._score(metric, value, None, len(self.asked), len(self.bench.questions)))
+        return sorted(scores, key=lambda score: score.key), items
+
+    def _shares(self) -> dict[str, float]:
+        finishes = [finish for line in self.answers for finish in line["choices"][0]["finish"]]
+        judgments = sum(len(turn.ratings) for turn in self.turns)
+        out = {
+            "unparsed": unparsed(self.turns) / judgments,
+            "answers_cut": sum(finish != "stop" for finish in finishes) / len(finishes),
+        }
+        found = spread(self.turns)
+        return out if found is None else out | {"spread": found}
+
+    def _available(self, metric: str) -> int:
+        """Return how many questions of the whole benchmark a metric is about."""
+        whole = [JudgedTurn(q.id, q.category, n, ()) for q in self.bench.questions for n in range(1, len(q.turns) + 1)]
+        return len({turn.question_id for turn in parts(whole)[metric]})
+
+    def _score(self, metric: str, value: float, error: float | None, rated: int, available: int) -> Score:
+        return Score(
+            task=self.bench.name,
+            metric=metric,
+            value=value,
+            stderr=error,
+            num_items=rated,
+            num_available=available,
+            num_fewshot=0,
+            version=self.version,
+            higher_is_better=metric.startswith("rating"),
+            docs=hash_of([self.bench.fingerprint, *(str(question.id) for question in self.asked)]),
+            data_complete=self.pinned,
+        )
+
+
+def _by_question(turns: list[JudgedTurn], asked: tuple[Question, ...]) -> list[float | None]:
+    """Return each question's mean over its turns, in the order asked; None where a turn has no rating."""
+    medians: dict[int, list[float | None]] = defaultdict(list)
+    for turn in turns:
+        medians[turn.question_id].append(turn.median)
+    out: list[float | None] = []
+    for question in asked:
+        if question.id in medians:
+            values = medians[question.id]
+            rated = [value for value in values if value is not None]
+            out.append(statistics.fmean(rated) if len(rated) == len(values) else None)
+    return out

@@ -1,0 +1,60 @@
+"""The schema of a judged benchmark, a part of `EvalConfig`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from layerfit.errors import check_one_of, check_range
+
+LABEL = {"identity": False}
+"""As `schema.LABEL`: where or how, never what."""
+
+
+@dataclass
+class JudgeConfig:
+    """A benchmark whose answers a judge rates (arXiv:2306.05685): the questions, how they are answered, who judges."""
+
+    bench: str | None = None
+    """mt_bench | vicuna_bench: a folder of `data`; null = nothing is judged."""
+    data: str | None = field(default=None, metadata=LABEL)
+    """A folder in FastChat's layout: judge_prompts.jsonl and <bench>/question.jsonl; null = the mirror's
+    `datasets/lm-sys/FastChat`. It counts by its `fingerprint`, not by its place."""
+    fingerprint: str | None = None
+    """Hash of questions, references and prompts, checked on load; null = any, and no table takes the scores."""
+    template: str = "chat"
+    """chat (the model's own) | alpaca | vicuna | plain: how a question is put to the model."""
+    decoding: str = "fastchat"
+    """fastchat: its temperature for each category, fixed seeds | greedy."""
+    max_new_tokens: int = 1024
+    """Longest answer; FastChat's default."""
+    model: str | None = None
+    """The judge's id, as the server at `base_url` knows it."""
+    base_url: str | None = field(default=None, metadata=LABEL)
+    """An OpenAI-compatible address, up to and with `/v1`."""
+    model_path: str | None = field(default=None, metadata={"identity": "content"})
+    """A judge through transformers, instead of `base_url`: a folder, or a hub id."""
+    revision: str | None = None
+    """Of a hub id in `model_path`."""
+    dtype: str = "bf16"
+    """Of a judge at `model_path`."""
+    judgments: int = 1
+    """Judgments of every turn; the median counts."""
+    max_judgment_tokens: int = 2048
+    key_variable: str | None = field(default="OPENAI_API_KEY", metadata=LABEL)
+    """Environment variable with the key; null = the server wants none."""
+    timeout_s: float = field(default=120.0, metadata=LABEL)
+    """Of one whole request."""
+    max_attempts: int = field(default=8, metadata=LABEL)
+    """Requests for one judgment before the run ends."""
+    parallel: int = field(default=4, metadata=LABEL)
+    """Requests at once."""
+
+    def __post_init__(self) -> None:
+        if self.bench is not None:
+            check_one_of("eval.judge.bench", self.bench, ("mt_bench", "vicuna_bench"))
+        check_one_of("eval.judge.template", self.template, ("chat", "alpaca", "vicuna", "plain"))
+        check_one_of("eval.judge.decoding", self.decoding, ("fastchat", "greedy"))
+        check_one_of("eval.judge.dtype", self.dtype, ("fp32", "bf16"))
+        for name in ("max_new_tokens", "judgments", "max_judgment_tokens", "max_attempts", "parallel"):
+            check_range(f"eval.judge.{name}", getattr(self, name), 1)
+        check_range("eval.judge.timeout_s", self.timeout_s, 0, low_open=True)
