@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from layerfit.errors import check_one_of, check_range
 
 LABEL = {"identity": False}
-"""As `schema.LABEL`: where or how, never what."""
+"""Field metadata: where or how a run happens, never what it computes."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "layerfit"
 FLOORS = [
     {"errors"},
     {"importance", "optimizers", "schema_judge"},
-    {"methods", "anatomy"},
+    {"methods", "anatomy", "schema_model"},
     {"schema", "record", "trainable", "architecture"},
     {"config", "manifest", "schedule", "track", "world"},
     {"hub", "data", "evaluation", "preflight"},

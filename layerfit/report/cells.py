@@ -104,6 +104,7 @@ def row_cells(spec: TableSpec, tuned: Tuned | None, extra: tuple[str, ...] = ())
         except UserError as error:
             raise UserError(f"table {spec.name}, row {row.label}: {error}") from error
         for seed, run in runs:
+            run.label = row.label  # how it is called on screen
             shown = overrides if seed is None else (*overrides, f"seed={seed}")
             out.append(Cell(row.label, seed, shown, run, run_id(run)))
     by_id: dict[str, Cell] = {}
