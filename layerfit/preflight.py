@@ -6,6 +6,7 @@ What only the network has is not looked at: nothing is fetched for a check.
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 import shutil
 from collections.abc import Mapping
@@ -23,7 +24,16 @@ from layerfit.evaluation.protocols import check_protocols
 from layerfit.hub import dataset_source, has_weights, model_source, weight_files
 from layerfit.methods.base import STATIC, Method
 from layerfit.record import read_findings
-from layerfit.schema import DatasetConfig, EngineConfig, EvalConfig, HubConfig, ModelConfig, PathsConfig, RunConfig
+from layerfit.schema import (
+    DatasetConfig,
+    EngineConfig,
+    EvalConfig,
+    HubConfig,
+    ModelConfig,
+    PathsConfig,
+    RunConfig,
+    TrackerConfig,
+)
 
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _GIB = 2**30
@@ -36,6 +46,7 @@ def preflight(run: RunConfig) -> None:
         UserError: naming the first thing that is missing or does not fit, and the fix.
     """
     check_device(run.engine)
+    check_tracker(run.tracker)
     check_writable(run.paths)
     if not isinstance(source := model_source(run.model, run.hub), str):
         read_model_parts(run.model, source)
@@ -55,6 +66,20 @@ def check_device(engine: EngineConfig) -> None:
     """Raise UserError if CUDA is asked for and no device is to be seen."""
     if engine.device == "cuda" and not has_cuda():
         raise UserError("engine.device=cuda but no CUDA device is to be seen here; set engine.device=cpu, or auto")
+
+
+def check_tracker(tracker: TrackerConfig) -> None:
+    """Raise UserError if W&B is asked for and is not installed, or is to be reached without a key."""
+    if tracker.name != "wandb":
+        return
+    if importlib.util.find_spec("wandb") is None:
+        raise UserError("tracker=wandb needs the package wandb: pip install 'layerfit[wandb]', or tracker=jsonl")
+    netrc = Path("~/.netrc").expanduser()
+    known = "WANDB_API_KEY" in os.environ or (netrc.is_file() and "wandb" in netrc.read_text(errors="replace"))
+    if tracker.mode == "online" and not known:
+        raise UserError(
+            "tracker.mode=online needs a key: run `wandb login` or set WANDB_API_KEY, or tracker.mode=offline"
+        )
 
 
 def has_cuda() -> bool:

@@ -147,4 +147,8 @@ def make_tracker(run: RunConfig, run_id: str, config: dict[str, Any], folder: Pa
     lines = JsonLines(folder / "metrics.jsonl")
     if run.tracker.name == "jsonl":
         return lines
-    return Several(lines, Wandb(run, run_id, config, folder))
+    try:
+        return Several(lines, Wandb(run, run_id, config, folder))
+    except Exception as error:  # a mirror must never cost a run
+        print(f"tracker Wandb dropped: {error}")
+        return lines
