@@ -15,12 +15,16 @@ from layerfit.methods.base import Method, Shape
 if TYPE_CHECKING:
     from layerfit.optimizers.adamw import AdamW
 
+LARGEST_DEFAULT = 128
+"""Rank of the released README's example; a quarter of the width is what the paper's Table 2 has at 350M and 1B."""
+
 
 @dataclass
 class GaLore(Method):
     """See the module's docstring; the projector is in `layerfit.optimizers.galore`."""
 
-    rank: int = 128
+    rank: int | None = None
+    """null = a quarter of a matrix's smaller side, at most `LARGEST_DEFAULT`."""
     refresh_every: int = 200
     scale: float = 0.25
     projection: str = "svd"
@@ -28,14 +32,15 @@ class GaLore(Method):
     needs_matrices: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_range("method.rank", self.rank, 1)
+        if self.rank is not None:
+            check_range("method.rank", self.rank, 1)
         check_range("method.refresh_every", self.refresh_every, 1)
         check_range("method.scale", self.scale, 0, low_open=True)
         check_one_of("method.projection", self.projection, ("svd", "randomized"))
 
     def check(self, shape: Shape) -> None:
         """Raise UserError if the rank is above what the smallest matrix has."""
-        if shape.smallest_side is not None and self.rank > shape.smallest_side:
+        if self.rank is not None and shape.smallest_side is not None and self.rank > shape.smallest_side:
             raise UserError(
                 f"method.rank={self.rank} is above the smaller side of this model's smallest linear module; "
                 f"use rank <= {shape.smallest_side}"
@@ -51,12 +56,11 @@ class GaLore(Method):
         """Mark the matrices inside the blocks."""
         if not name.startswith("layers.") or len(shape) != 2:
             return {}
-        if self.rank > min(shape):
-            raise UserError(
-                f"method.rank={self.rank} is above the smaller side of {name} {shape}: use rank <= {min(shape)}"
-            )
+        rank = self.rank or max(1, min(LARGEST_DEFAULT, min(shape) // 4))
+        if rank > min(shape):
+            raise UserError(f"method.rank={rank} is above the smaller side of {name} {shape}: use rank <= {min(shape)}")
         return {
-            "rank": self.rank,
+            "rank": rank,
             "refresh_every": self.refresh_every,
             "scale": self.scale,
             "projection": self.projection,
