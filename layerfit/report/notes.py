@@ -77,6 +77,8 @@ def _test(data: TableData) -> str:
 
 
 def _amount(shown: ColumnData, value: float) -> str:
+    if shown.column.percent and value > 1:
+        return "none that fits the scale"
     return f"{100 * value:.1f} points" if shown.column.percent else f"{value:.2f}"
 
 
@@ -164,8 +166,11 @@ def _costs(data: TableData) -> str:
     if not rows:
         return ""
     unknown = checks.by_value({f"{r.label}/{text}": text for r in rows for text in r.costs.unknown})
+    counted = "counted: weights, gradients, optimizer state and activations at the first step"
+    groups = checks.by_value({row.label: counted if row.costs.counted else "peak allocated" for row in rows})
+    memory = "; ".join(text + (f" ({_names(labels)})" if len(groups) > 1 else "") for text, labels in groups.items())
     out = (
-        "Memory: peak allocated. Trained: parameters that were updated at some step. "
+        f"Memory: {memory}. Trained: parameters that were updated at some step. "
         "Tokens, seconds: training, with probes and required runs, mean over seeds."
     )
     return out + "".join(

@@ -41,10 +41,12 @@ class Entry:
 class Costs:
     """What a row costs, mean over its seeds; None = does not apply, or not known (`unknown` says why).
 
-    memory: peak allocated bytes. trained: parameters. seconds, tokens: of training, required runs included.
+    memory: peak bytes, allocated or (`counted`) the sum of weights, gradients, optimizer state and activations.
+    trained: parameters. seconds, tokens: of training, required runs included.
     """
 
     memory: float | None = None
+    counted: bool = False
     tokens_per_s: float | None = None
     trained: float | None = None
     seconds: float | None = None
@@ -215,6 +217,18 @@ def _against(best: _Row, other: _Row) -> stats.Comparison | stats.NotTestable:
     return stats.compare(best.outcomes[a], other.outcomes[b])
 
 
+_PARTS = ("weights", "gradients", "optimizer", "activations")
+
+
+def _peak(record: Record) -> float | None:
+    """Return the peak memory of a run in bytes: as the allocator says, else counted from the tensors, else None."""
+    peak = record.measured.peak_memory_bytes
+    if (allocated := peak.get("allocated")) is not None:
+        return allocated
+    parts = [peak.get(part) for part in _PARTS]
+    return None if None in parts else sum(part for part in parts if part is not None)
+
+
 def _costs(cells: list[Cell], store: Store) -> Costs:
     pairs = [(cell, record) for cell in cells if (record := _usable(store, cell))]
     if not pairs or not cells[0].run.method.trains:
@@ -229,14 +243,18 @@ def _costs(cells: list[Cell], store: Store) -> Costs:
         unknown.extend(sorted({f"{what}: {r.measured.unknown.get(key, 'not recorded')}" for _, r in pairs}))
         return None
 
-    def total(cell: Cell, of: Callable[[Record], float | None]) -> float | None:
-        """Add up a run and those it requires; None where one of them is not known."""
+    def parts(cell: Cell, of: Callable[[Record], float | None]) -> list[float]:
+        """Return the values of a run and those it requires; [] where one of them is not known."""
         records = [store.records.get(name) for name in (cell.run_id, *map(run_id, required(cell.run)))]
-        parts = [of(record) if record else None for record in records]
-        return None if None in parts else sum(part for part in parts if part is not None)
+        values = [of(record) if record else None for record in records]
+        return [] if None in values else [value for value in values if value is not None]
+
+    def total(cell: Cell, of: Callable[[Record], float | None]) -> float | None:
+        return sum(found) if (found := parts(cell, of)) else None
 
     return Costs(
-        memory=average("peak memory", "peak_memory_bytes", lambda _, r: r.measured.peak_memory_bytes.get("allocated")),
+        memory=average("peak memory", "allocated", lambda c, _: max(parts(c, _peak), default=None)),
+        counted=any(r.measured.peak_memory_bytes.get("allocated") is None for _, r in pairs),
         tokens_per_s=average("tokens/s", "tokens_per_s", lambda _, r: r.measured.tokens_per_s),
         trained=average("trained parameters", "trainable_parameters", lambda _, r: r.result.trainable_parameters),
         seconds=average("training seconds", "train_seconds", lambda c, _: total(c, lambda r: r.measured.train_seconds)),
