@@ -47,5 +47,9 @@ tune: install  ## run a table's tuning grid and commit to a choice: make tune T=
 tables: install  ## render every table from the committed records (a second or two, no torch)
 	@$(REPORT) render --all
 
+bench: install  ## measure something as a ratio: make bench B=switching, or B=evaluation MIRROR=...
+	$(if $(B),,$(error name a benchmark: make bench B=switching; benchmarks: $(filter-out __init__,$(basename $(notdir $(wildcard layerfit/bench/*.py))))))
+	$(BIN)/python -m layerfit.bench.$(B) $(if $(MIRROR),--mirror $(MIRROR))
+
 clean:  ## remove working files; the environment and results stay
 	rm -rf outputs .pytest_cache .ruff_cache .mypy_cache

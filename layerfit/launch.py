@@ -60,16 +60,21 @@ def is_done(run: RunConfig) -> bool:
     return any((run_folder(run) / kind).is_dir() for kind in record.WEIGHT_FOLDERS)
 
 
+def set_environment() -> None:
+    """Set what torch, tokenizers and DeepSpeed read when they are imported, where the user has not."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if not Path("/dev/nvidiactl").exists():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def server() -> Any:
     """Start the fork server (if it is not running) and return its context."""
     from multiprocessing import forkserver
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["layerfit.preload"])
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if not Path("/dev/nvidiactl").exists():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    set_environment()
     forkserver.ensure_running()
     return context
 
