@@ -12,8 +12,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from layerfit.data.chat import CHAT
 from layerfit.data.sources import data_files, first_row
-from layerfit.data.templates import turns
+from layerfit.data.templates import resolve, turns
 from layerfit.errors import UserError
 from layerfit.evaluation.tasks import check_tasks
 from layerfit.hub import dataset_source, has_weights, model_source, weight_files
@@ -37,6 +38,7 @@ def preflight(run: RunConfig) -> None:
         copy.deepcopy(run.method).receive(read_findings(path), run.shape())
     check_model(run.model, run.hub)
     check_dataset(run.dataset, run.hub)
+    check_template(run.dataset, run.model, run.hub)
     check_eval(run.eval, run.hub)
     check_space(run)
 
@@ -117,7 +119,21 @@ def check_dataset(dataset: DatasetConfig, hub: HubConfig) -> None:
         row = next((row for path in splits[split] if (row := first_row(path)) is not None), None)
         if row is None:
             raise UserError(f"dataset={dataset.name}: split {split!r} of {source} has no rows; is the copy whole?")
-        turns(row, dataset.form)
+        turns(row, resolve(dataset.form, dataset.template, row)[0])
+
+
+def check_template(dataset: DatasetConfig, model: ModelConfig, hub: HubConfig) -> None:
+    """Raise UserError if `dataset.template=chat` and a local model has no chat template."""
+    folder = model_source(model, hub)
+    if dataset.template != CHAT or isinstance(folder, str):
+        return
+    path = folder / "tokenizer_config.json"
+    inside = path.is_file() and '"chat_template"' in path.read_text(encoding="utf-8")
+    if not inside and not any((folder / f"chat_template.{kind}").is_file() for kind in ("jinja", "json")):
+        raise UserError(
+            f"dataset.template=chat but model={model.name} has no chat template (a base model?); "
+            "set dataset.template=alpaca, or use an instruction-tuned model"
+        )
 
 
 def check_eval(config: EvalConfig, hub: HubConfig) -> None:

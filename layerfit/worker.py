@@ -78,7 +78,9 @@ def load(run: RunConfig, run_id: str) -> Loaded:
     """Load everything a run needs."""
     device = process.device_for(run.engine.device)
     tokenizer = load_tokenizer(run.model, run.hub)
-    data = load_data(run.dataset, run.training, run.hub, tokenizer)
+    data = load_data(run.dataset, run.training, run.hub, tokenizer, Path(run.paths.outputs) / "cache" / "tokens")
+    if process.rank() == 0:
+        print(data.about, flush=True)
     training = run.training
     steps = training.max_steps or steps_for_epochs(training.epochs or 0, data.num_rows, training.batch_size)
     if not run.method.trains:
