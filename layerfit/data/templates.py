@@ -71,7 +71,7 @@ class Turn:
 class Exchange:
     """One prompt and its response, as the model sees them: the text is `prompt + response`.
 
-    verbatim: the text holds its own special tokens; the tokenizer adds none, neither at its start nor at its end.
+    verbatim: of all exchanges of a row or none: the text holds its own special tokens, the tokenizer adds none.
     """
 
     prompt: str

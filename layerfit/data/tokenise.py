@@ -3,7 +3,7 @@
 An exchange is tokenised as one text, so that training sees the tokens that evaluation scores (lm-eval does the same).
 Where a token would hold characters of both prompt and response, the two are tokenised apart: the prompt's tokens are
 those that the prompt has alone. The end-of-text token closes every response and is a target; only a chat template
-closes its responses itself.
+closes its responses itself, and its conversations are tokenised as one text each.
 
 Rows of running text have no requests: their tokens are one stream, cut into pieces of equal length.
 """
@@ -64,9 +64,10 @@ def _first_response_token(encoding: Encoding, prompt: str, text: str) -> int:
     return len(encoding.ids)
 
 
-def _encode(exchanges: list[Exchange], tokenizer: PreTrainedTokenizerBase, *, special: bool) -> Iterator[Encoding]:
-    for start in range(0, len(exchanges), _CHUNK):
-        texts = [x.prompt + x.response for x in exchanges[start : start + _CHUNK]]
+def _encode(rows: list[list[Exchange]], tokenizer: PreTrainedTokenizerBase, *, special: bool) -> Iterator[Encoding]:
+    """Tokenise rows, the exchanges of each joined to one text."""
+    for start in range(0, len(rows), _CHUNK):
+        texts = ["".join(x.prompt + x.response for x in row) for row in rows[start : start + _CHUNK]]
         batch = tokenizer(texts, add_special_tokens=special, verbose=False)
         assert batch.encodings is not None, "load_tokenizer lets only fast tokenizers through"
         yield from batch.encodings
@@ -96,15 +97,27 @@ def _apart(exchange: Exchange, tokenizer: PreTrainedTokenizerBase, *, special: b
 
 def _part(exchange: Exchange, encoding: Encoding, tokenizer: PreTrainedTokenizerBase, *, special: bool) -> _Part:
     ids, mask = list(encoding.ids), encoding.special_tokens_mask
-    opened = bool(ids) and (bool(mask[0]) or ids[0] == tokenizer.bos_token_id)
+    opened = bool(ids) and bool(mask[0])
     first = _first_response_token(encoding, exchange.prompt, exchange.prompt + exchange.response)
     span = encoding.token_to_chars(first) if first < len(ids) else None
     if span is not None and span[0] < len(exchange.prompt):
         ids, first = _apart(exchange, tokenizer, special=special)
     elif special and ids and ids[-1] == tokenizer.eos_token_id and mask[-1]:
         ids.pop()  # this tokenizer closes every text itself
-    closing = [] if exchange.verbatim else [tokenizer.eos_token_id]
-    return _Part([*ids, *closing], min(first, len(ids)), opened)
+    return _Part([*ids, tokenizer.eos_token_id], min(first, len(ids)), opened)
+
+
+def _conversation(row: list[Exchange], encoding: Encoding, tokenizer: PreTrainedTokenizerBase) -> list[_Part]:
+    """Return the exchanges of a row that was tokenised as one text: a token belongs to where its first character is."""
+    ids, starts = list(encoding.ids), np.array([start for start, _ in encoding.offsets])
+    places = np.cumsum([0, *(len(text) for x in row for text in (x.prompt, x.response))])
+    edges = np.searchsorted(starts, places)
+    edges[-1] = len(ids)
+    opened = ids[:1] == [tokenizer.bos_token_id]
+    return [
+        _Part(ids[start:end], int(first - start), opened and start == 0)
+        for start, first, end in zip(edges[:-1:2], edges[1::2], edges[2::2], strict=True)
+    ]
 
 
 def cut(num_prompt: int, num_rest: int, max_length: int) -> tuple[int, int]:
@@ -147,19 +160,21 @@ def tokenise_rows(
     come once, at the start of a row.
     """
     rows_kept = [[x for x in row if x.response.strip()] for row in rows]
-    bare = [not row or row[0].verbatim for row in rows_kept]
-    openings = [row[0] for row, verbatim in zip(rows_kept, bare, strict=True) if not verbatim]
-    followers = [x for row, verbatim in zip(rows_kept, bare, strict=True) for x in row[not verbatim :]]
-    opening = _encode(openings, tokenizer, special=True)
-    follower = _encode(followers, tokenizer, special=False)
+    apart = [row for row in rows_kept if row and not row[0].verbatim]
+    opening = _encode([row[:1] for row in apart], tokenizer, special=True)
+    follower = _encode([[x] for row in apart for x in row[1:]], tokenizer, special=False)
+    whole = _encode([row for row in rows_kept if row and row[0].verbatim], tokenizer, special=False)
     out: list[Tokenised] = []
-    for row, verbatim in zip(rows_kept, bare, strict=True):
-        parts = []
-        for number, exchange in enumerate(row):
-            special = number == 0 and not verbatim
-            parts.append(_part(exchange, next(opening if special else follower), tokenizer, special=special))
-        example = _assemble(parts, max_length, loss_on_prompt=loss_on_prompt) if parts else None
-        out.append(example or (NO_TARGET if parts else EMPTY))
+    for row in rows_kept:
+        if not row:
+            out.append(EMPTY)
+            continue
+        if row[0].verbatim:
+            parts = _conversation(row, next(whole), tokenizer)
+        else:
+            parts = [_part(row[0], next(opening), tokenizer, special=True)]
+            parts += [_part(x, next(follower), tokenizer, special=False) for x in row[1:]]
+        out.append(_assemble(parts, max_length, loss_on_prompt=loss_on_prompt) or NO_TARGET)
     return out
 
 
