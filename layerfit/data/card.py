@@ -64,15 +64,12 @@ def make_card(
 def describe(card: DataCard, dataset: DatasetConfig, origin: str) -> str:
     """Return a card as lines for a run's log."""
     dropped = "".join(f", {number:,} {reason}" for reason, number in card.dropped.items())
-    published = {
-        True: "the published data",
-        False: f"NOT the published data ({dataset.num_rows or '?'} rows, {dataset.fingerprint or 'no hash pinned'})",
-        None: "nothing is pinned to compare it with",
-    }[card.complete]
+    pinned = (dataset.fingerprint and f"hash {dataset.fingerprint}") or f"{dataset.num_rows or 0:,} rows"
+    published = {True: "the published data", False: f"NOT the published data ({pinned})", None: "nothing is pinned"}
     quantiles = ", ".join(f"{value:,} at {q}" for q, value in card.length_quantiles.items())
     return "\n".join(
         (
-            f"data: {dataset.name} ({origin}), form {card.form}, template {card.template}; {published}",
+            f"data: {dataset.name} ({origin}), form {card.form}, template {card.template}; {published[card.complete]}",
             f"  rows: {card.rows:,} read, {card.kept:,} kept{dropped}; hash {card.fingerprint}",
             f"  examples: {card.examples:,}, {card.truncated:,} of them cut; tokens by quantile: {quantiles}",
             f"  loss on {card.loss_token_share:.1%} of the tokens",
