@@ -79,6 +79,10 @@ class DatasetConfig:
         check_one_of("dataset.form", self.form, ("auto", "prompt", "alpaca", "messages", "text", "lines", missing))
         check_one_of("dataset.template", self.template, ("auto", "plain", "alpaca", "llm_adapters", "chat", missing))
         check_range("dataset.num_validation", self.num_validation, 0)
+        if self.id == "local" and self.path is None:
+            raise UserError(
+                "dataset=local reads a file of yours (.jsonl, .json, .parquet) or a folder: dataset.path=..."
+            )
         if self.form == "lines" and self.num_validation:
             raise UserError("dataset.form=lines is one text: hold out with dataset.validation_split, num_validation=0")
 
