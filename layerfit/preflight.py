@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from layerfit.data.chat import CHAT
+from layerfit.data.loading import num_held_out, read_split
 from layerfit.data.sources import data_files, first_row
 from layerfit.data.templates import resolve, turns
 from layerfit.errors import UserError
@@ -24,6 +25,8 @@ from layerfit.schema import DatasetConfig, EngineConfig, EvalConfig, HubConfig, 
 
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _GIB = 2**30
+_READ_WHOLE = 16 * 2**20
+"""Bytes of a file that takes less than a second to read."""
 
 
 def preflight(run: RunConfig) -> None:
@@ -106,7 +109,10 @@ def check_model(model: ModelConfig, hub: HubConfig) -> None:
 
 
 def check_dataset(dataset: DatasetConfig, hub: HubConfig) -> None:
-    """Raise UserError if local data lacks a split, or its first row does not have what `dataset.form` reads."""
+    """Raise UserError if local data lacks a split, or its first row does not have what `dataset.form` reads.
+
+    Of a small file of the user's own every row is read: nobody has looked at it before.
+    """
     source = dataset_source(dataset.id, hub, dataset.path, dataset.revision)
     if isinstance(source, str):
         return
@@ -120,6 +126,8 @@ def check_dataset(dataset: DatasetConfig, hub: HubConfig) -> None:
         if row is None:
             raise UserError(f"dataset={dataset.name}: split {split!r} of {source} has no rows; is the copy whole?")
         turns(row, resolve(dataset.form, dataset.template, row)[0])
+    if dataset.path is not None and sum(path.stat().st_size for path in splits[dataset.split]) <= _READ_WHOLE:
+        num_held_out(dataset, read_split(dataset, dataset.split, hub))
 
 
 def check_template(dataset: DatasetConfig, model: ModelConfig, hub: HubConfig) -> None:

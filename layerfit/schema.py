@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from omegaconf import MISSING
 
@@ -79,6 +80,7 @@ class DatasetConfig:
         check_one_of("dataset.form", self.form, ("auto", "prompt", "alpaca", "messages", "text", "lines", missing))
         check_one_of("dataset.template", self.template, ("auto", "plain", "alpaca", "llm_adapters", "chat", missing))
         check_range("dataset.num_validation", self.num_validation, 0)
+        self.path = None if self.path is None else str(Path(self.path).expanduser())
         if self.id == "local" and self.path is None:
             raise UserError(
                 "dataset=local reads a file of yours (.jsonl, .json, .parquet) or a folder: dataset.path=..."

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from layerfit.cli import main
-from layerfit.config import CONF, compose, composer
+from layerfit.config import CONF, compose, composer, run_id
 from layerfit.errors import UserError
 from layerfit.hub import load_tokenizer
 from layerfit.preflight import check_dataset, check_template
@@ -23,7 +23,8 @@ def folder(tmp_path, monkeypatch):
         "other.jsonl": '{"question": "a", "answer": "b"}\n',
         "alpaca.jsonl": '{"instruction": "a", "output": "b"}\n',
         "text.jsonl": '{"text": "a"}\n',
-        "notes.txt": "a",
+        "blank.jsonl": '{"prompt": "a", "response": " "}\n' * 3,
+        "third.jsonl": '{"text": "a"}\n' * 2 + '{"texts": "a"}\n',
     }
     for name, content in files.items():
         (tmp_path / name).write_text(content)
@@ -51,6 +52,15 @@ CASES = {
         "dataset=local dataset.path=text.jsonl dataset.template=alpaca",
         "dataset.form=text has no requests for dataset.template=alpaca; use plain",
     ),
+    "a row among many": (
+        "dataset=local dataset.path=third.jsonl",
+        "dataset=local, row 2 of train: dataset.form=text needs the text column 'text'; the row has ['texts']",
+    ),
+    "all rows dropped": (
+        "dataset=local dataset.path=blank.jsonl",
+        "none of 3 rows has anything to learn: all are empty",
+    ),
+    "all held out": ("dataset=local dataset.path=text.jsonl dataset.num_validation=1", "leaves nothing of 1 rows"),
     "lines held out": ("dataset=wikitext2 dataset.num_validation=5", "dataset.validation_split"),
     "no chat template": (
         "dataset=local dataset.path=alpaca.jsonl dataset.template=chat",
@@ -72,17 +82,6 @@ def test_one_line_and_status_two(case, folder, capfd):
     assert lines[0].startswith("layerfit: ")
     assert expected in lines[0]
     assert not list(folder.glob("results/runs/*"))
-
-
-@pytest.mark.slow
-def test_rows_that_are_all_dropped_are_said_before_training(folder, capfd):
-    """Only the tokenizer can tell; the model is not loaded for it."""
-    (folder / "d.jsonl").write_text('{"prompt": "a", "response": " "}\n' * 3)
-    status = main(["dataset=local", "dataset.path=d.jsonl", "engine=torch"])
-    error = capfd.readouterr().err
-    assert status != 0
-    assert "none of 3 rows has anything to learn ({'empty response': 3})" in error
-    assert "Traceback" not in error
 
 
 def test_every_data_set_composes_and_says_what_was_published():
@@ -128,6 +127,16 @@ def test_sets_that_no_copy_is_at_hand_of_are_read_by_their_cards_columns(tmp_pat
     card = load_data(run.dataset, run.training, hub, load_tokenizer(run.model, hub)).card
     assert (card.rows, card.kept, card.dropped) == (4, 3, {"held out": 1})
     assert card.complete is False
+
+
+def test_a_file_counts_by_its_content_wherever_it_is(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    with composer():
+        here, home, other = (
+            run_id(compose(["dataset=local", f"dataset.path='{path}'"]))
+            for path in ("alpaca.jsonl", "~/alpaca.jsonl", "~/text.jsonl")
+        )
+    assert here == home != other
 
 
 def test_a_model_with_a_chat_template_passes(tmp_path):

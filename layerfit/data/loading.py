@@ -66,8 +66,8 @@ class FineTuningData:
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A split as it is read. how: form and template as taken; rows: as in the files; read: their turns."""
+class Split:
+    """A split as it is read. how: form and template, as taken; num_rows: in the files; read: their turns."""
 
     how: tuple[str, str]
     num_rows: int
@@ -90,7 +90,12 @@ def _one_text(read: list[list[Turn]]) -> list[list[Turn]]:
     return [[Turn("", "".join(line if line.endswith("\n") else f"{line}\n" for line in lines))]]
 
 
-def _read(dataset: DatasetConfig, split: str, hub: HubConfig) -> _Source:
+def read_split(dataset: DatasetConfig, split: str, hub: HubConfig) -> Split:
+    """Return a split as turns, in file order.
+
+    Raises:
+        UserError: if it is missing or empty, or naming the first row that does not have what its form needs.
+    """
     rows: list[Row] = read_rows(dataset, split, hub)
     form, template = resolve(dataset.form, dataset.template, rows[0])
     read = []
@@ -100,7 +105,21 @@ def _read(dataset: DatasetConfig, split: str, hub: HubConfig) -> _Source:
         except UserError as error:
             raise UserError(f"dataset={dataset.name}, row {number} of {split}: {error}") from error
     read = _one_text(read) if form == "lines" else read
-    return _Source((form, template), len(rows), read, fingerprint(read))
+    return Split((form, template), len(rows), read, fingerprint(read))
+
+
+def num_held_out(dataset: DatasetConfig, source: Split) -> int:
+    """Return how many rows of the training split are held out.
+
+    Raises:
+        UserError: if no row would be left, or no row has an answer.
+    """
+    number = 0 if dataset.validation_split is not None else dataset.num_validation
+    if number >= len(source.read):
+        raise UserError(f"dataset.num_validation={number} leaves nothing of {len(source.read)} rows; lower it")
+    if not any(turn.answer.strip() for row in source.read for turn in row):
+        raise UserError(f"dataset={dataset.name}: none of {source.num_rows} rows has anything to learn: all are empty")
+    return number
 
 
 def _write(read: list[list[Turn]], template: str, tokenizer: PreTrainedTokenizerBase) -> list[list[Exchange]]:
@@ -111,7 +130,7 @@ def _write(read: list[list[Turn]], template: str, tokenizer: PreTrainedTokenizer
 
 
 def _tokens(
-    source: _Source, training: TrainingConfig, tokenizer: PreTrainedTokenizerBase, cache: Path | None
+    source: Split, training: TrainingConfig, tokenizer: PreTrainedTokenizerBase, cache: Path | None
 ) -> list[Tokenised]:
     """Return a split in tokens, row by row; whole documents of running text. What is held out is chosen afterwards."""
     form, template = source.how
@@ -129,7 +148,7 @@ def _tokens(
     return cached(cache / f"{key(tokenizer, **settings)}.npz", len(source.read), make)
 
 
-def _examples(source: _Source, rows: list[Tokenised], max_length: int) -> tuple[list[Example], dict[str, int]]:
+def _examples(source: Split, rows: list[Tokenised], max_length: int) -> tuple[list[Example], dict[str, int]]:
     examples, dropped = sift(rows)
     return (pieces(examples, max_length) if source.how[0] in RUNNING else examples), dropped
 
@@ -140,18 +159,16 @@ def _sets(
     hub: HubConfig,
     tokenizer: PreTrainedTokenizerBase,
     cache: Path | None,
-) -> tuple[_Source, list[Example], list[Example], dict[str, int]]:
+) -> tuple[Split, list[Example], list[Example], dict[str, int]]:
     """Return the training split, its examples, the held-out examples, and the rows dropped, by reason."""
-    source = _read(dataset, dataset.split, hub)
-    number = 0 if dataset.validation_split is not None else dataset.num_validation
-    if number >= len(source.read):
-        raise UserError(f"dataset.num_validation={number} leaves nothing of {len(source.read)} rows; lower it")
+    source = read_split(dataset, dataset.split, hub)
+    number = num_held_out(dataset, source)
     tokens = _tokens(source, training, tokenizer, cache)
     kept, out = hold_out(len(tokens), number, dataset.seed or 0)
     train, dropped = _examples(source, [tokens[i] for i in kept], training.max_length)
     held_out = [tokens[i] for i in out]
     if dataset.validation_split is not None:
-        held_out = _tokens(_read(dataset, dataset.validation_split, hub), training, tokenizer, cache)
+        held_out = _tokens(read_split(dataset, dataset.validation_split, hub), training, tokenizer, cache)
     validation, _ = _examples(source, held_out, training.max_length)
     return source, train, validation, dropped | ({HELD_OUT: number} if number else {})
 
