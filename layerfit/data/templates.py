@@ -223,6 +223,11 @@ def turns(row: Row, form: str) -> list[Turn]:
     return FORMS[form](row)
 
 
+def write_turn(turn: Turn, template: str, number: int) -> Exchange:
+    """Write turn `number` (0 = the first) of a row with a template."""
+    return (LATER if number else TEMPLATES)[template](turn)
+
+
 def exchanges(read: list[Turn], template: str) -> list[Exchange]:
     """Write the turns of a row with a template."""
-    return [(LATER if number else TEMPLATES)[template](turn) for number, turn in enumerate(read)]
+    return [write_turn(turn, template, number) for number, turn in enumerate(read)]
