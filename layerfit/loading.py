@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,7 +73,9 @@ def load(run: RunConfig, run_id: str) -> Loaded:
     tokenizer = load_tokenizer(run.model, run.hub)
     if run.eval.judge.bench is not None:
         check_template(run.eval.judge, tokenizer)
-    data = load_data(run.dataset, run.training, run.hub, tokenizer)
+    data = load_data(run.dataset, run.training, run.hub, tokenizer, Path(run.paths.outputs) / "cache" / "tokens")
+    if process.rank() == 0:
+        print(data.about, flush=True)
     training = run.training
     steps = training.max_steps or steps_for_epochs(training.epochs or 0, data.num_rows, training.batch_size)
     if not run.method.trains:

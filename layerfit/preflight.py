@@ -16,8 +16,10 @@ from typing import Any
 from layerfit.anatomy import num_parameters, read_parts
 from layerfit.architecture import model_config, read_model_parts
 from layerfit.config import check_against_model
+from layerfit.data.chat import CHAT
+from layerfit.data.loading import num_held_out, read_split
 from layerfit.data.sources import data_files, first_row
-from layerfit.data.templates import turns
+from layerfit.data.templates import resolve, turns
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.check import check_judge
 from layerfit.evaluation.protocols import check_protocols
@@ -37,6 +39,8 @@ from layerfit.schema import (
 
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _GIB = 2**30
+_READ_WHOLE = 16 * 2**20
+"""Bytes of a file that takes less than a second to read."""
 
 
 def preflight(run: RunConfig) -> None:
@@ -56,6 +60,7 @@ def preflight(run: RunConfig) -> None:
         if (path := run.method.reads()) is not None:
             copy.deepcopy(run.method).receive(read_findings(path), run.shape())
     check_dataset(run.dataset, run.hub)
+    check_template(run.dataset, run.model, run.hub)
     check_eval(run.eval, run.hub)
     if run.eval.judge.bench is not None:
         check_judge(run.eval.judge, run.model, run.hub)
@@ -142,7 +147,10 @@ def check_parts(model: ModelConfig, found: Mapping[str, Any], folder: Path) -> N
 
 
 def check_dataset(dataset: DatasetConfig, hub: HubConfig) -> None:
-    """Raise UserError if local data lacks a split, or its first row does not have what `dataset.form` reads."""
+    """Raise UserError if local data lacks a split, or its first row does not have what `dataset.form` reads.
+
+    Of a small file of the user's own every row is read: nobody has looked at it before.
+    """
     source = dataset_source(dataset.id, hub, dataset.path, dataset.revision)
     if isinstance(source, str):
         return
@@ -155,7 +163,23 @@ def check_dataset(dataset: DatasetConfig, hub: HubConfig) -> None:
         row = next((row for path in splits[split] if (row := first_row(path)) is not None), None)
         if row is None:
             raise UserError(f"dataset={dataset.name}: split {split!r} of {source} has no rows; is the copy whole?")
-        turns(row, dataset.form)
+        turns(row, resolve(dataset.form, dataset.template, row)[0])
+    if dataset.path is not None and sum(path.stat().st_size for path in splits[dataset.split]) <= _READ_WHOLE:
+        num_held_out(dataset, read_split(dataset, dataset.split, hub))
+
+
+def check_template(dataset: DatasetConfig, model: ModelConfig, hub: HubConfig) -> None:
+    """Raise UserError if `dataset.template=chat` and a local model has no chat template."""
+    folder = model_source(model, hub)
+    if dataset.template != CHAT or isinstance(folder, str):
+        return
+    path = folder / "tokenizer_config.json"
+    inside = path.is_file() and '"chat_template"' in path.read_text(encoding="utf-8")
+    if not inside and not any((folder / f"chat_template.{kind}").is_file() for kind in ("jinja", "json")):
+        raise UserError(
+            f"dataset.template=chat but model={model.name} has no chat template (a base model?); "
+            "set dataset.template=alpaca, or use an instruction-tuned model"
+        )
 
 
 def check_eval(config: EvalConfig, hub: HubConfig) -> None:

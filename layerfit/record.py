@@ -64,6 +64,11 @@ class DataCard:
     loss_token_share: float
     truncated: int = 0
     """Examples that lost tokens to `training.max_length`."""
+    examples: int | None = None
+    """What training draws from: one a kept row, or the pieces that running text was cut into."""
+    form: str | None = None
+    template: str | None = None
+    """How rows were read and written, as taken (`auto` is decided)."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from omegaconf import MISSING
 
@@ -29,19 +30,31 @@ class DatasetConfig:
     fingerprint: str | None = None
     """Hash of the rows; null = not pinned, `num_rows` alone speaks."""
     form: str = MISSING
-    """prompt | alpaca | messages | text: how a row is read."""
+    """prompt | alpaca | messages | text (rows are documents) | lines (rows are lines of one text): how a row is read.
+    auto: by the columns of the first row."""
     template: str = MISSING
-    """plain | alpaca: how a prompt is written."""
+    """plain | alpaca | llm_adapters | chat (the model's own): how a prompt is written. auto: plain for prompt, text and
+    lines, else alpaca."""
     num_validation: int = 0
-    """Rows held out for the validation loss, the last of the seeded shuffle; 0 if `validation_split` is set."""
+    """Rows held out for the validation loss, the last of the seeded shuffle; ignored if `validation_split` is set."""
     validation_split: str | None = None
+    max_length: int = field(default=512, metadata=LABEL)
+    """What `training.max_length` is unless it is set: tokens of an example."""
     seed: int | None = None
     """Seed of the order; follows the run's seed unless set."""
 
     def __post_init__(self) -> None:
-        check_one_of("dataset.form", self.form, ("prompt", "alpaca", "messages", "text", "???"))
-        check_one_of("dataset.template", self.template, ("plain", "alpaca", "???"))
+        missing = "???"
+        check_one_of("dataset.form", self.form, ("auto", "prompt", "alpaca", "messages", "text", "lines", missing))
+        check_one_of("dataset.template", self.template, ("auto", "plain", "alpaca", "llm_adapters", "chat", missing))
         check_range("dataset.num_validation", self.num_validation, 0)
+        self.path = None if self.path is None else str(Path(self.path).expanduser())
+        if self.id == "local" and self.path is None:
+            raise UserError(
+                "dataset=local reads a file of yours (.jsonl, .json, .parquet) or a folder: dataset.path=..."
+            )
+        if self.form == "lines" and self.num_validation:
+            raise UserError("dataset.form=lines is one text: hold out with dataset.validation_split, num_validation=0")
 
 
 @dataclass

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from layerfit.data.batches import Batch, collate
+from layerfit.data.cache import MIN_CHARACTERS, cached, key
+from layerfit.data.card import describe, fingerprint, make_card
+from layerfit.data.chat import CHAT, chat_exchanges, check_chat
 from layerfit.data.packing import first_fit
 from layerfit.data.sources import Row, read_rows
-from layerfit.data.templates import Turn, exchanges, turns
-from layerfit.data.tokenise import Example, tokenise
+from layerfit.data.templates import RUNNING, Exchange, Turn, exchanges, resolve, turns
+from layerfit.data.tokenise import Example, Tokenised, pieces, sift, tokenise_rows
 from layerfit.errors import UserError
 from layerfit.hub import DATASETS, origin
 from layerfit.record import DataCard
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from layerfit.schema import DatasetConfig, HubConfig, TrainingConfig
 
 HELD_OUT = "held out"
-_QUANTILES = (0, 0.5, 0.9, 1)
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class FineTuningData:
 
     rows: examples of each training row, by index; one each unless packed.
     sources: where the data was found (`hub.origin`), by hub id.
+    about: the card in words.
     """
 
     train: list[Example]
@@ -43,6 +43,7 @@ class FineTuningData:
     packed: bool
     pad_id: int
     sources: dict[str, str]
+    about: str = ""
 
     @property
     def num_rows(self) -> int:
@@ -64,20 +65,14 @@ class FineTuningData:
         return [self.validation_batch(list(range(i, min(i + size, number)))) for i in range(0, number, size)]
 
 
-def fingerprint(read: list[list[Turn]]) -> str:
-    """Return the hash of the rows' text in file order: of what is read from them, whatever file holds them."""
-    digest = hashlib.blake2s(digest_size=8)
-    for row in read:
-        digest.update(json.dumps([[t.request, t.context, t.answer] for t in row]).encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class Split:
+    """A split as it is read. how: form and template, as taken; num_rows: in the files; read: their turns."""
 
-
-def complete(dataset: DatasetConfig, num_rows: int, found: str) -> bool | None:
-    """Return whether the rows are the published ones; None if nothing is pinned."""
-    if dataset.fingerprint is not None:
-        return found == dataset.fingerprint
-    return None if dataset.num_rows is None else num_rows == dataset.num_rows
+    how: tuple[str, str]
+    num_rows: int
+    read: list[list[Turn]]
+    hash: str
 
 
 def hold_out(num_rows: int, num_validation: int, seed: int) -> tuple[list[int], list[int]]:
@@ -89,65 +84,128 @@ def hold_out(num_rows: int, num_validation: int, seed: int) -> tuple[list[int], 
     return [i for i in range(num_rows) if i not in taken], held_out
 
 
-def _split(
-    dataset: DatasetConfig, rows: list[Row], hub: HubConfig
-) -> tuple[list[list[Turn]], list[list[Turn]], list[list[Turn]]]:
-    """Return all turns of the training split in file order, those that train, and those held out."""
-    read = [turns(row, dataset.form) for row in rows]
+def _one_text(read: list[list[Turn]]) -> list[list[Turn]]:
+    """Return lines as one document; each ends with a line break, as the empty rows between paragraphs do."""
+    lines = (turn.answer for row in read for turn in row)
+    return [[Turn("", "".join(line if line.endswith("\n") else f"{line}\n" for line in lines))]]
+
+
+def read_split(dataset: DatasetConfig, split: str, hub: HubConfig) -> Split:
+    """Return a split as turns, in file order.
+
+    Raises:
+        UserError: if it is missing or empty, or naming the first row that does not have what its form needs.
+    """
+    rows: list[Row] = read_rows(dataset, split, hub)
+    form, template = resolve(dataset.form, dataset.template, rows[0])
+    read = []
+    for number, row in enumerate(rows):
+        try:
+            read.append(turns(row, form))
+        except UserError as error:
+            raise UserError(f"dataset={dataset.name}, row {number} of {split}: {error}") from error
+    read = _one_text(read) if form == "lines" else read
+    return Split((form, template), len(rows), read, fingerprint(read))
+
+
+def num_held_out(dataset: DatasetConfig, source: Split) -> int:
+    """Return how many rows of the training split are held out.
+
+    Raises:
+        UserError: if no row would be left, or no row has an answer.
+    """
+    number = 0 if dataset.validation_split is not None else dataset.num_validation
+    if number >= len(source.read):
+        raise UserError(f"dataset.num_validation={number} leaves nothing of {len(source.read)} rows; lower it")
+    if not any(turn.answer.strip() for row in source.read for turn in row):
+        raise UserError(f"dataset={dataset.name}: none of {source.num_rows} rows has anything to learn: all are empty")
+    return number
+
+
+def _write(read: list[list[Turn]], template: str, tokenizer: PreTrainedTokenizerBase) -> list[list[Exchange]]:
+    if template != CHAT:
+        return [exchanges(row, template) for row in read]
+    check_chat(tokenizer)
+    return [chat_exchanges(row, tokenizer) for row in read]
+
+
+def _tokens(
+    source: Split, training: TrainingConfig, tokenizer: PreTrainedTokenizerBase, cache: Path | None
+) -> list[Tokenised]:
+    """Return a split in tokens, row by row; whole documents of running text. What is held out is chosen afterwards."""
+    form, template = source.how
+    length = None if form in RUNNING else training.max_length
+    masked = not training.loss_on_prompt and form not in RUNNING
+
+    def make() -> list[Tokenised]:
+        written = _write(source.read, template, tokenizer)
+        return tokenise_rows(written, tokenizer, length, loss_on_prompt=not masked)
+
+    size = sum(len(t.request) + len(t.context) + len(t.answer) for row in source.read for t in row)
+    if cache is None or size < MIN_CHARACTERS:
+        return make()
+    settings = {"text": source.hash, "form": form, "template": template, "length": length, "masked": masked}
+    return cached(cache / f"{key(tokenizer, **settings)}.npz", len(source.read), make)
+
+
+def _examples(source: Split, rows: list[Tokenised], max_length: int) -> tuple[list[Example], dict[str, int]]:
+    examples, dropped = sift(rows)
+    return (pieces(examples, max_length) if source.how[0] in RUNNING else examples), dropped
+
+
+def _sets(
+    dataset: DatasetConfig,
+    training: TrainingConfig,
+    hub: HubConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    cache: Path | None,
+) -> tuple[Split, list[Example], list[Example], dict[str, int]]:
+    """Return the training split, its examples, the held-out examples, and the rows dropped, by reason."""
+    source = read_split(dataset, dataset.split, hub)
+    number = num_held_out(dataset, source)
+    tokens = _tokens(source, training, tokenizer, cache)
+    kept, out = hold_out(len(tokens), number, dataset.seed or 0)
+    train, dropped = _examples(source, [tokens[i] for i in kept], training.max_length)
+    held_out = [tokens[i] for i in out]
     if dataset.validation_split is not None:
-        held_out = read_rows(dataset, dataset.validation_split, hub)
-        return read, read, [turns(row, dataset.form) for row in held_out]
-    if dataset.num_validation >= len(read):
-        raise UserError(f"dataset.num_validation={dataset.num_validation} leaves nothing of {len(read)} rows; lower it")
-    kept, out = hold_out(len(read), dataset.num_validation, dataset.seed or 0)
-    return read, [read[i] for i in kept], [read[i] for i in out]
+        held_out = _tokens(read_split(dataset, dataset.validation_split, hub), training, tokenizer, cache)
+    validation, _ = _examples(source, held_out, training.max_length)
+    return source, train, validation, dropped | ({HELD_OUT: number} if number else {})
 
 
 def load_data(
-    dataset: DatasetConfig, training: TrainingConfig, hub: HubConfig, tokenizer: PreTrainedTokenizerBase
+    dataset: DatasetConfig,
+    training: TrainingConfig,
+    hub: HubConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    cache: Path | None = None,
 ) -> FineTuningData:
     """Return the data of a run.
+
+    Args:
+        dataset: of the run.
+        training: of the run: length, packing and loss mask.
+        hub: of the run.
+        tokenizer: the model's.
+        cache: a folder that keeps tokens of large data sets for later runs; None = nothing is kept.
 
     Raises:
         UserError: if the data cannot be found or read, or no example is left.
     """
-    rows = read_rows(dataset, dataset.split, hub)
-    read, to_train, to_validate = _split(dataset, rows, hub)
-
-    def examples(some: list[list[Turn]]) -> tuple[list[Example], dict[str, int]]:
-        written = [exchanges(row, dataset.template) for row in some]
-        return tokenise(written, tokenizer, training.max_length, loss_on_prompt=training.loss_on_prompt)
-
-    train, dropped = examples(to_train)
-    validation, _ = examples(to_validate)
+    source, train, validation, dropped = _sets(dataset, training, hub, tokenizer, cache)
     if not train:
-        raise UserError(f"dataset={dataset.name}: none of {len(rows)} rows has anything to learn ({dropped})")
-    if len(read) > len(to_train):
-        dropped |= {HELD_OUT: len(read) - len(to_train)}
+        raise UserError(f"dataset={dataset.name}: none of {source.num_rows} rows has anything to learn ({dropped})")
     packed = training.packing
     lengths = [len(example) for example in train]
+    card = make_card(dataset, source.how, source.num_rows, source.hash, train, dropped)
+    found = origin(DATASETS, dataset.id, hub, dataset.path, dataset.revision)
     return FineTuningData(
         train=train,
         validation=validation,
-        card=_card(dataset, read, train, dropped),
+        card=card,
         rows=first_fit(lengths, training.max_length) if packed else [(i,) for i in range(len(train))],
         packed=packed,
         pad_id=tokenizer.pad_token_id,
-        sources={dataset.id: origin(DATASETS, dataset.id, hub, dataset.path, dataset.revision)},
-    )
-
-
-def _card(dataset: DatasetConfig, read: list[list[Turn]], train: list[Example], dropped: dict[str, int]) -> DataCard:
-    found = fingerprint(read)
-    lengths = np.array([len(example) for example in train])
-    quantiles = np.quantile(lengths, _QUANTILES, method="higher")
-    return DataCard(
-        rows=len(read),
-        kept=len(train),
-        dropped=dropped,
-        truncated=sum(example.truncated for example in train),
-        fingerprint=found,
-        complete=complete(dataset, len(read), found),
-        length_quantiles={f"{q:g}": int(value) for q, value in zip(_QUANTILES, quantiles, strict=True)},
-        loss_token_share=round(sum(example.num_targets for example in train) / int(lengths.sum()), 6),
+        sources={dataset.id: found},
+        about=describe(card, dataset, found),
     )

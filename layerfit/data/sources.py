@@ -74,7 +74,7 @@ def _by_name(source: Path, subset: str | None) -> dict[str, list[Path]]:
 
 
 def read_file(path: Path) -> list[Row]:
-    """Return the rows of one file: Parquet, JSON Lines, or a JSON list.
+    """Return the rows of one file: Parquet, JSON Lines (also if it is called `.json`), or a JSON list.
 
     Raises:
         UserError: naming the file that does not hold rows.
@@ -82,7 +82,8 @@ def read_file(path: Path) -> list[Row]:
     if path.suffix == ".parquet":
         return _parquet(path).read().to_pylist()
     text = path.read_text(encoding="utf-8")
-    return _rows(path, [line for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else text)
+    by_line = path.suffix == ".jsonl" or text.lstrip().startswith("{")
+    return _rows(path, [line for line in text.split("\n") if line.strip()] if by_line else text)
 
 
 def _rows(path: Path, text: str | list[str]) -> list[Row]:
@@ -144,8 +145,9 @@ def _from_hub(repo: str, dataset: DatasetConfig, split: str) -> list[Row]:
 
     try:
         return load_dataset(repo, dataset.subset, split=split, revision=dataset.revision).to_list()
-    except (OSError, ValueError) as error:
-        raise UserError(f"dataset={dataset.name}: {repo} from the hub: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: it is made by a script, which is not run
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"dataset={dataset.name}: {repo} from the hub: {said}; or put a copy in hub.mirror") from error
 
 
 def load_folder(folder: Path, subset: str | None) -> DatasetDict:

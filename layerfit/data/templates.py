@@ -1,6 +1,7 @@
 """From a row to exchanges: what the model is given, and what it should answer.
 
-A *form* says how a row is read, a *template* how a prompt is written. Neither knows a tokenizer.
+A *form* says how a row is read, a *template* how a prompt is written. Neither knows a tokenizer: the model's own chat
+template is in `layerfit.data.chat`.
 """
 
 from __future__ import annotations
@@ -24,23 +25,58 @@ ALPACA_WITH_INPUT = (
     "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
 )
 """The two prompts of Stanford Alpaca (github.com/tatsu-lab/stanford_alpaca, train.py); the answer follows at once."""
+ALPACA_NEXT = "### Instruction:\n{instruction}\n\n### Response:"
+ALPACA_NEXT_WITH_INPUT = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+"""A later turn: the header is not said again (as in FastChat's `alpaca` conversation)."""
+
+_INDENT = "\n" + 16 * " "
+LLM_ADAPTERS = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.  \n"
+    f"{_INDENT}### Instruction:{_INDENT}{{instruction}}{_INDENT}{_INDENT}### Response:{_INDENT}"
+)
+LLM_ADAPTERS_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request. \n"
+    f"{_INDENT}### Instruction:{_INDENT}{{instruction}}{_INDENT}{_INDENT}### Input:{_INDENT}{{input}}"
+    f"{_INDENT}{_INDENT}### Response:{_INDENT}"
+)
+"""The two training prompts of LLM-Adapters (github.com/AGI-Edgerunners/LLM-Adapters, finetune.py; DoRA has the same).
+
+The Python source's indentation is in the text, and the header ends with two spaces, or one where there is an input.
+What a model is asked at evaluation differs (one space, an empty line before the response); IST's copy has empty lines
+here too.
+"""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One request and its answer, as the row has them; `context` is Alpaca's input. Text rows have an answer only."""
+    """One request and its answer, as the row has them. Text rows have an answer only.
+
+    context: Alpaca's input. system: what a system message said before the request.
+    """
 
     request: str
     answer: str
     context: str = ""
+    system: str = ""
+
+    @property
+    def asked(self) -> str:
+        """What is asked, the system text before it: for templates that have no place of its own for it."""
+        return "\n\n".join(part for part in (self.system, self.request) if part)
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One prompt and its response, as the model sees them: the text is `prompt + response`."""
+    """One prompt and its response, as the model sees them: the text is `prompt + response`.
+
+    verbatim: of all exchanges of a row or none: the text holds its own special tokens, the tokenizer adds none.
+    """
 
     prompt: str
     response: str
+    verbatim: bool = False
 
 
 def _field(row: Row, key: str, form: str) -> str:
@@ -63,26 +99,35 @@ def _text(row: Row) -> list[Turn]:
     return [Turn("", _field(row, "text", "text"))]
 
 
+def _message(number: int, message: Any) -> tuple[str, str]:
+    """Return role and content of a message; bare strings are user and assistant by turns, as in LIMA."""
+    if isinstance(message, str):
+        return ("user", "assistant")[number % 2], message
+    role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+    if not isinstance(role, str) or not isinstance(content, str):
+        found = repr(message)[:80]
+        raise UserError(f"dataset.form=messages: message {number} needs the texts 'role' and 'content', it is {found}")
+    return role, content
+
+
 def _messages(row: Row) -> list[Turn]:
     """Read `messages` (role, content) or LIMA's `conversations` (user and assistant by turns).
 
-    System text goes before the first request. A last request without an answer is left out.
+    A last request without an answer is left out.
     """
     messages = row.get("messages") if row.get("messages") is not None else row.get("conversations")
     if not isinstance(messages, list):
         raise UserError(f"dataset.form=messages needs a list 'messages' or 'conversations', the row has {sorted(row)}")
     turns: list[Turn] = []
-    waiting: list[str] = []
+    waiting: dict[str, list[str]] = {"user": [], "system": []}
     for number, message in enumerate(messages):
-        if isinstance(message, str):
-            role, content = ("user", "assistant")[number % 2], message
-        else:
-            role, content = message["role"], message["content"]
+        role, content = _message(number, message)
         if role == "assistant":
-            turns.append(Turn("\n\n".join(waiting), content))
-            waiting = []
-        elif role in ("user", "system"):
-            waiting.append(content)
+            request, system = ("\n\n".join(waiting[key]) for key in ("user", "system"))
+            turns.append(Turn(request, content, system=system))
+            waiting = {"user": [], "system": []}
+        elif role in waiting:
+            waiting[role].append(content)
         else:
             raise UserError(f"dataset.form=messages: role {role!r} is not known; use user, assistant or system")
     return turns
@@ -93,24 +138,80 @@ FORMS: dict[str, Callable[[Row], list[Turn]]] = {
     "alpaca": _alpaca,
     "messages": _messages,
     "text": _text,
+    "lines": _text,
 }
+"""How a row is read. Rows of `text` are documents, rows of `lines` the lines of one; both are joined and cut."""
+RUNNING = ("text", "lines")
+"""Forms without requests: a stream of tokens, cut into pieces."""
+AUTO = "auto"
+_COLUMNS = {
+    "messages": ({"messages"}, {"conversations"}),
+    "alpaca": ({"instruction", "output"},),
+    "prompt": ({"prompt", "response"},),
+    "text": ({"text"},),
+}
+
+
+def detect_form(row: Row) -> str:
+    """Return the form of a row by its columns, for `dataset.form=auto`.
+
+    Raises:
+        UserError: if they are of no known form.
+    """
+    for form, choices in _COLUMNS.items():
+        if any(columns <= set(row) for columns in choices):
+            return form
+    known = "; ".join(f"{form}: {' or '.join('+'.join(sorted(c)) for c in cs)}" for form, cs in _COLUMNS.items())
+    raise UserError(f"dataset.form=auto does not know rows with the columns {sorted(row)}; known are {known}")
+
+
+def resolve(form: str, template: str, row: Row) -> tuple[str, str]:
+    """Return form and template with `auto` decided: the form by a row, the template by the form.
+
+    Raises:
+        UserError: if the form is not to be told, or has no requests for the template to write.
+    """
+    form = detect_form(row) if form == AUTO else form
+    plain = form in (*RUNNING, "prompt")
+    template = ("plain" if plain else "alpaca") if template == AUTO else template
+    if form in RUNNING and template != "plain":
+        raise UserError(f"dataset.form={form} has no requests for dataset.template={template}; use plain")
+    return form, template
 
 
 def _plain(turn: Turn) -> Exchange:
     """Request, context and answer as they are, one space before the answer (as lm-eval writes its options)."""
-    prompt = "\n".join(part for part in (turn.request, turn.context) if part)
+    prompt = "\n".join(part for part in (turn.asked, turn.context) if part)
     space = "" if not prompt or prompt[-1].isspace() or turn.answer[:1].isspace() else " "
     return Exchange(prompt, space + turn.answer if turn.answer else "")
 
 
-def _alpaca_template(turn: Turn) -> Exchange:
-    if not turn.request:
+def _fill(turn: Turn, without: str, with_input: str) -> Exchange:
+    if not turn.asked:
         return _plain(turn)
-    template = ALPACA_WITH_INPUT if turn.context else ALPACA
-    return Exchange(template.format(instruction=turn.request, input=turn.context), turn.answer)
+    template = with_input if turn.context else without
+    return Exchange(template.format(instruction=turn.asked, input=turn.context), turn.answer)
 
 
-TEMPLATES: dict[str, Callable[[Turn], Exchange]] = {"plain": _plain, "alpaca": _alpaca_template}
+def _alpaca_template(turn: Turn) -> Exchange:
+    return _fill(turn, ALPACA, ALPACA_WITH_INPUT)
+
+
+def _alpaca_next(turn: Turn) -> Exchange:
+    return _fill(turn, ALPACA_NEXT, ALPACA_NEXT_WITH_INPUT)
+
+
+def _llm_adapters_template(turn: Turn) -> Exchange:
+    return _fill(turn, LLM_ADAPTERS, LLM_ADAPTERS_WITH_INPUT)
+
+
+TEMPLATES: dict[str, Callable[[Turn], Exchange]] = {
+    "plain": _plain,
+    "alpaca": _alpaca_template,
+    "llm_adapters": _llm_adapters_template,
+}
+LATER = TEMPLATES | {"alpaca": _alpaca_next}
+"""Templates of the turns after a row's first."""
 
 
 def turns(row: Row, form: str) -> list[Turn]:
@@ -122,6 +223,11 @@ def turns(row: Row, form: str) -> list[Turn]:
     return FORMS[form](row)
 
 
+def write_turn(turn: Turn, template: str, number: int) -> Exchange:
+    """Write turn `number` (0 = the first) of a row with a template."""
+    return (LATER if number else TEMPLATES)[template](turn)
+
+
 def exchanges(read: list[Turn], template: str) -> list[Exchange]:
-    """Write turns with a template."""
-    return [TEMPLATES[template](turn) for turn in read]
+    """Write the turns of a row with a template."""
+    return [write_turn(turn, template, number) for number, turn in enumerate(read)]

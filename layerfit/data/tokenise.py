@@ -2,13 +2,16 @@
 
 An exchange is tokenised as one text, so that training sees the tokens that evaluation scores (lm-eval does the same).
 Where a token would hold characters of both prompt and response, the two are tokenised apart: the prompt's tokens are
-those that the prompt has alone. The end-of-text token closes every response, in every form and template, and is a
-target.
+those that the prompt has alone. The end-of-text token closes every response and is a target; only a chat template
+closes its responses itself, and its conversations are tokenised as one text each.
+
+Rows of running text have no requests: their tokens are one stream, cut into pieces of equal length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORE = -100
+EMPTY, NO_TARGET = "empty response", "no target"
 _CHUNK = 2048
 
 Ids = np.ndarray
@@ -47,6 +51,10 @@ class Example:
         return int((self.labels != IGNORE).sum())
 
 
+Tokenised = Example | str
+"""A row in tokens, or the reason why it was dropped."""
+
+
 def _first_response_token(encoding: Encoding, prompt: str, text: str) -> int:
     """Return the index of the first token that holds a character of `text` past `prompt`, the length if none does."""
     for position in range(len(prompt), len(text)):  # more than one turn only where a tokenizer trims spaces
@@ -56,9 +64,11 @@ def _first_response_token(encoding: Encoding, prompt: str, text: str) -> int:
     return len(encoding.ids)
 
 
-def _encode(texts: list[str], tokenizer: PreTrainedTokenizerBase, *, special: bool) -> Iterator[Encoding]:
-    for start in range(0, len(texts), _CHUNK):
-        batch = tokenizer(texts[start : start + _CHUNK], add_special_tokens=special, verbose=False)
+def _encode(rows: list[list[Exchange]], tokenizer: PreTrainedTokenizerBase, *, special: bool) -> Iterator[Encoding]:
+    """Tokenise rows, the exchanges of each joined to one text."""
+    for start in range(0, len(rows), _CHUNK):
+        texts = ["".join(x.prompt + x.response for x in row) for row in rows[start : start + _CHUNK]]
+        batch = tokenizer(texts, add_special_tokens=special, verbose=False)
         assert batch.encodings is not None, "load_tokenizer lets only fast tokenizers through"
         yield from batch.encodings
 
@@ -80,7 +90,7 @@ def _apart(exchange: Exchange, tokenizer: PreTrainedTokenizerBase, *, special: b
     prompt = list(tokenizer(exchange.prompt, add_special_tokens=special, verbose=False).input_ids)
     answer = tokenizer("\n" + exchange.response, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     rest = [token for token, (_, end) in zip(answer.input_ids, answer.offset_mapping, strict=True) if end > 1]
-    if prompt and prompt[-1] == tokenizer.eos_token_id:
+    if special and prompt and prompt[-1] == tokenizer.eos_token_id:
         prompt.pop()
     return prompt + rest, len(prompt)
 
@@ -92,9 +102,22 @@ def _part(exchange: Exchange, encoding: Encoding, tokenizer: PreTrainedTokenizer
     span = encoding.token_to_chars(first) if first < len(ids) else None
     if span is not None and span[0] < len(exchange.prompt):
         ids, first = _apart(exchange, tokenizer, special=special)
-    elif ids and ids[-1] == tokenizer.eos_token_id and mask[-1]:
+    elif special and ids and ids[-1] == tokenizer.eos_token_id and mask[-1]:
         ids.pop()  # this tokenizer closes every text itself
     return _Part([*ids, tokenizer.eos_token_id], min(first, len(ids)), opened)
+
+
+def _conversation(row: list[Exchange], encoding: Encoding, tokenizer: PreTrainedTokenizerBase) -> list[_Part]:
+    """Return the exchanges of a row that was tokenised as one text: a token belongs to where its first character is."""
+    ids, starts = list(encoding.ids), np.array([start for start, _ in encoding.offsets])
+    places = np.cumsum([0, *(len(text) for x in row for text in (x.prompt, x.response))])
+    edges = np.searchsorted(starts, places)
+    edges[-1] = len(ids)
+    opened = ids[:1] == [tokenizer.bos_token_id]
+    return [
+        _Part(ids[start:end], int(first - start), opened and start == 0)
+        for start, first, end in zip(edges[:-1:2], edges[1::2], edges[2::2], strict=True)
+    ]
 
 
 def cut(num_prompt: int, num_rest: int, max_length: int) -> tuple[int, int]:
@@ -106,7 +129,7 @@ def cut(num_prompt: int, num_rest: int, max_length: int) -> tuple[int, int]:
     return kept_prompt, min(num_rest, max_length - kept_prompt)
 
 
-def _assemble(parts: list[_Part], max_length: int, *, loss_on_prompt: bool) -> Example | None:
+def _assemble(parts: list[_Part], max_length: int | None, *, loss_on_prompt: bool) -> Example | None:
     """Join an example's exchanges and cut them to `max_length`; None if no target is left.
 
     The prompt is cut from its left (a special token that opens it stays), then the rest from its right.
@@ -114,7 +137,9 @@ def _assemble(parts: list[_Part], max_length: int, *, loss_on_prompt: bool) -> E
     ids = np.concatenate([np.asarray(part.ids, np.int32) for part in parts])
     response = np.concatenate([np.arange(len(part.ids)) >= part.first for part in parts])
     length, num_prompt = len(ids), int(response.argmax())
-    if length > max_length:
+    truncated = max_length is not None and length > max_length
+    if truncated:
+        assert max_length is not None
         kept_prompt, kept_rest = cut(num_prompt, length - num_prompt, max_length)
         keep = np.arange(num_prompt - kept_prompt, num_prompt + kept_rest)
         if kept_prompt and parts[0].opened:
@@ -122,35 +147,68 @@ def _assemble(parts: list[_Part], max_length: int, *, loss_on_prompt: bool) -> E
         ids, response = ids[keep], response[keep]
     labels = np.where(response | loss_on_prompt, ids, IGNORE).astype(np.int32)
     labels[0] = IGNORE
-    example = Example(ids, labels, truncated=length > max_length)
+    example = Example(ids, labels, truncated)
     return example if example.num_targets else None
+
+
+def tokenise_rows(
+    rows: list[list[Exchange]], tokenizer: PreTrainedTokenizerBase, max_length: int | None, *, loss_on_prompt: bool
+) -> list[Tokenised]:
+    """Return every row of exchanges in tokens, in order, or why it is dropped.
+
+    Truncation (to `max_length`; None: there is none) never leaves an example without a target. Special tokens (bos)
+    come once, at the start of a row.
+    """
+    rows_kept = [[x for x in row if x.response.strip()] for row in rows]
+    apart = [row for row in rows_kept if row and not row[0].verbatim]
+    opening = _encode([row[:1] for row in apart], tokenizer, special=True)
+    follower = _encode([[x] for row in apart for x in row[1:]], tokenizer, special=False)
+    whole = _encode([row for row in rows_kept if row and row[0].verbatim], tokenizer, special=False)
+    out: list[Tokenised] = []
+    for row in rows_kept:
+        if not row:
+            out.append(EMPTY)
+            continue
+        if row[0].verbatim:
+            parts = _conversation(row, next(whole), tokenizer)
+        else:
+            parts = [_part(row[0], next(opening), tokenizer, special=True)]
+            parts += [_part(x, next(follower), tokenizer, special=False) for x in row[1:]]
+        out.append(_assemble(parts, max_length, loss_on_prompt=loss_on_prompt) or NO_TARGET)
+    return out
+
+
+def sift(rows: Iterable[Tokenised]) -> tuple[list[Example], dict[str, int]]:
+    """Return the examples, and how many rows were dropped, by reason."""
+    examples, dropped = [], Counter[str]()
+    for row in rows:
+        if isinstance(row, str):
+            dropped[row] += 1
+        else:
+            examples.append(row)
+    return examples, dict(sorted(dropped.items()))
 
 
 def tokenise(
     rows: list[list[Exchange]], tokenizer: PreTrainedTokenizerBase, max_length: int, *, loss_on_prompt: bool
 ) -> tuple[list[Example], dict[str, int]]:
-    """Return the examples of rows of exchanges, in order, and how many rows were dropped, by reason.
+    """Return the examples of rows of exchanges, in order, and how many rows were dropped, by reason."""
+    return sift(tokenise_rows(rows, tokenizer, max_length, loss_on_prompt=loss_on_prompt))
 
-    Truncation never leaves an example without a target. Special tokens (bos) come once, at the start of a row.
+
+def pieces(documents: list[Example], max_length: int) -> list[Example]:
+    """Return running text as examples: the documents' tokens in one stream, cut every `max_length` tokens.
+
+    Every token is a target but the first of each piece, which nothing predicts. The last piece may be short; a single
+    token left over at the very end is lost.
     """
-    rows_kept = [[x for x in row if x.response.strip()] for row in rows]
-    openings = [row[0] for row in rows_kept if row]
-    followers = [exchange for row in rows_kept for exchange in row[1:]]
-    opening = _encode([x.prompt + x.response for x in openings], tokenizer, special=True)
-    follower = _encode([x.prompt + x.response for x in followers], tokenizer, special=False)
-    examples: list[Example] = []
-    dropped = {"empty response": 0, "no target": 0}
-    for row in rows_kept:
-        if not row:
-            dropped["empty response"] += 1
-            continue
-        parts = [
-            _part(x, next(follower if number else opening), tokenizer, special=number == 0)
-            for number, x in enumerate(row)
-        ]
-        example = _assemble(parts, max_length, loss_on_prompt=loss_on_prompt)
-        if example is None:
-            dropped["no target"] += 1
-        else:
-            examples.append(example)
-    return examples, {reason: number for reason, number in dropped.items() if number}
+    if not documents:
+        return []
+    stream = np.concatenate([document.ids for document in documents])
+    out = []
+    for start in range(0, len(stream), max_length):
+        ids = stream[start : start + max_length]
+        labels = ids.copy()
+        labels[0] = IGNORE
+        out.append(Example(ids, labels))
+    return out if len(out[-1]) > 1 else out[:-1]

@@ -1,0 +1,59 @@
+"""Exchanges in the model's own chat template, which a tokenizer carries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layerfit.data.templates import Exchange, Turn
+from layerfit.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHAT = "chat"
+_FIX = "set dataset.template=alpaca"
+
+
+def check_chat(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError if the tokenizer carries no chat template."""
+    if not tokenizer.chat_template:
+        raise UserError(f"dataset.template=chat but the model's tokenizer has no chat template (a base model?); {_FIX}")
+
+
+def _render(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, *, asks: bool) -> str:
+    from jinja2.exceptions import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(f"the model's chat template refuses the roles {roles}: {error}; {_FIX}") from error
+    assert isinstance(text, str)
+    return text
+
+
+def chat_exchanges(read: list[Turn], tokenizer: PreTrainedTokenizerBase) -> list[Exchange]:
+    """Write the turns of a row as the model's chat template does; turns without an answer are left out.
+
+    The texts of the exchanges, joined, are the template's text of the whole conversation. A response begins where the
+    template would let the model begin, and ends with what the template closes it with: these tokens are targets.
+
+    Raises:
+        UserError: if the template refuses the conversation, or rewrites earlier turns when a later one comes.
+    """
+    messages: list[dict[str, str]] = []
+    out: list[Exchange] = []
+    done = ""
+    for turn in read:
+        if not turn.answer.strip():
+            continue
+        asked = "\n".join(part for part in (turn.request, turn.context) if part)
+        messages += [{"role": r, "content": c} for r, c in (("system", turn.system), ("user", asked)) if c]
+        prompt = _render(messages, tokenizer, asks=True)
+        messages.append({"role": "assistant", "content": turn.answer})
+        whole = _render(messages, tokenizer, asks=False)
+        if not prompt.startswith(done) or not whole.startswith(prompt):
+            raise UserError(f"the model's chat template rewrites earlier turns, so no token is surely a target; {_FIX}")
+        out.append(Exchange(prompt[len(done) :], whole[len(prompt) :], verbatim=True))
+        done = whole
+    return out
