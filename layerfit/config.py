@@ -79,10 +79,16 @@ def check_against_model(run: RunConfig) -> None:
     run.method.check(run.shape())
 
 
+def _least(*values: int | None) -> int:
+    """Return the least of some numbers; what is null is not known yet and bounds nothing."""
+    return min(value for value in values if value is not None)
+
+
 def register() -> None:
     """Give Hydra the schemas. A method's dataclass is its schema."""
     from hydra.core.config_store import ConfigStore
 
+    OmegaConf.register_new_resolver("least", _least, replace=True)
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     groups = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -242,6 +243,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, 0)
+        self.method, self.dataset = copy.copy(self.method), copy.copy(self.dataset)  # another run may hold them too
         self.method.seed = self.seed if self.method.seed is None else self.method.seed
         self.dataset.seed = self.seed if self.dataset.seed is None else self.dataset.seed
         if not self.method.trains:  # nothing is drawn and nothing is ordered: one run for every seed

@@ -74,9 +74,8 @@ def _prepare(runs: list[RunConfig]) -> None:
     prepare_environment(runs[0].hub)
     seen = set()
     for run in runs:
-        parts = repr(dataclasses.replace(run, seed=0, optim=runs[0].optim, method=runs[0].method)) + str(
-            (run.method.reads(), run.method_name())
-        )
+        parts = repr((run.model, run.dataset, run.eval, run.engine, run.training, run.paths, run.save, run.tracker))
+        parts += f"{run.method_name()} {run.method.reads()}"
         if parts not in seen:
             seen.add(parts)
             preflight(run)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from layerfit import config, record, worker
+from layerfit import config, loading, record
 from layerfit.cli import main
 from layerfit.engines import make_engine, process
 from layerfit.loop import History, train
@@ -26,9 +26,9 @@ def losses(tmp_path, engine, *words):
     with config.composer():
         run = config.compose([*shared, "training.batch_size=1"])
         process.start(process.device_for("cpu"), run.engine.stage)
-        number = worker.load(run, "probe").data.num_rows
+        number = loading.load(run, "probe").data.num_rows
         run = config.compose([*shared, f"training.batch_size={number}"])
-    loaded = worker.load(run, "run")
+    loaded = loading.load(run, "run")
     per_rank = run.training.batch_size // (run.training.micro_batch_size or run.training.batch_size)
     made, history = make_engine(loaded.model, run, per_rank), History()
     train(run, loaded.data, made, STEPS, history, lambda _: None, lambda *_: None)

@@ -13,6 +13,7 @@ from layerfit.engines.base import Engine, set_seed
 from layerfit.hub import load_model, load_tokenizer
 from layerfit.methods import METHODS
 from layerfit.methods.base import EMBEDDING, HEAD, Plan
+from layerfit.record import Result
 from layerfit.schema import RunConfig
 from tests.tiny import SETTINGS, context_for, rows, share
 from tests.tiny_models import BLOCK, OUTSIDE, TINY, run_of, write_model
@@ -78,9 +79,10 @@ def train(model: str, run: RunConfig, engine: Engine) -> tuple[list[float], list
 def saved_again(run: RunConfig, engine: Engine, folder) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the trained model, and of what transformers or PEFT load of it."""
     tokenizer = load_tokenizer(run.model, run.hub)
-    loaded = worker.Loaded(run, "id", torch.device("cpu"), engine.module, tokenizer, None, STEPS, (0, 0))
+    run.paths.results = str(folder)
+    loaded = worker.Loaded(run, "id", torch.device("cpu"), engine.module, tokenizer, None, STEPS, 0)
     model = worker.trained_model(loaded, engine)
-    worker.save_weights(loaded, model, folder)
+    worker.save_weights(loaded, model, folder, Result({}, "ok"))
     if (folder / "adapter").exists():
         again = PeftModel.from_pretrained(load_model(run.model, run.hub, "fp32", seed=run.seed), folder / "adapter")
     else:

@@ -23,7 +23,7 @@ SETTINGS = {
     "lisa": ["method.num_active=1", "method.switch_every=2"],
     "ila": ["method.rank=2"],
     "ila_ranking": ["method.rank=2", "method.mask_steps=2", "method.mask_batch_size=4"],
-    "static": ["method.units=[layers.1,layers.3.mlp.up_proj]", "method.always=[norm]"],
+    "static": ["method.units=[layers.1,layers.3]", "method.always=[norm]"],
     "ist": ["method.rank=2", "method.update_every=4", "method.probe_batch_size=4", "method.mu=50"],
 }
 """Canonical small settings of every method that trains; a method missing here is an error of the contract test."""

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerfit.data.templates import Exchange, Turn, exchanges
+from layerfit.data.templates import Exchange, Turn, write_turn
 from layerfit.data.tokenise import tokenise
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.files import Bench, Journal, Line, Question
@@ -41,7 +41,7 @@ NO_TEMPLATE = (
 def exchange(template: str, number: int, request: str, answer: str = "") -> Exchange:
     """Write one request (0 = the first) and its answer with a named template, as training writes it."""
     if template != "vicuna":
-        return exchanges([Turn(request, answer)], template)[0]
+        return write_turn(Turn(request, answer), template, number)
     opening = "" if number else f"{VICUNA} "
     return Exchange(f"{opening}USER: {request} ASSISTANT:", f" {answer}" if answer else "")
 
