@@ -99,11 +99,14 @@ class EvalConfig:
     limit: int | None = None
     """Items per task; such a run is marked and no table takes it without --draft."""
     batch_size: int = field(default=64, metadata=LABEL)
+    model_class: str = field(default="shared", metadata=LABEL)
+    """shared: what requests have in common is computed once. stock: lm-eval's own class. The same numbers."""
 
     def __post_init__(self) -> None:
         if self.limit is not None:
             check_range("eval.limit", self.limit, 1)
         check_range("eval.batch_size", self.batch_size, 1)
+        check_one_of("eval.model_class", self.model_class, ("shared", "stock"))
 
 
 @dataclass
