@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from layerfit.evaluation.prefix_forward import head_of, kept, logits, plain, unsupported, window_of
 from layerfit.evaluation.prefix_tree import Cost, Group, Planner, Tree, batches, common, tree
@@ -83,40 +84,38 @@ class SharedPrefixLM(HFLM):
         """Return the answers in the order of the requests."""
         if override_bs is not None or not isinstance(self.batch_size, int):
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+        most = self.max_length
         for _, context, continuation in requests:
             assert context, "a context has tokens"
             assert continuation, "a continuation has tokens"
-            assert len(continuation) <= self.max_length, (
-                f"an answer is longer than the model's {self.max_length} positions"
-            )
+            assert len(continuation) <= most, f"an answer is longer than the model's {most} positions"
         # What the model is given: all but the last token, cut on the left.
-        inputs = [tuple((c + a)[-(self.max_length + 1) :][:-1]) for _, c, a in requests]
-        cut = sum(len(c) + len(a) > self.max_length + 1 for _, c, a in requests)
-        if cut:
-            log.info("%d of %d requests are cut on the left to %d tokens", cut, len(requests), self.max_length)
+        inputs = [tuple((c + a)[-(most + 1) :][:-1]) for _, c, a in requests]
+        if cut := sum(len(c) + len(a) > most + 1 for _, c, a in requests):
+            log.info("%d of %d requests are cut on the left to %d tokens", cut, len(requests), most)
         answers: dict[int, Answer] = {}
-        window = window_of(self.model) or self.max_length
+        window = window_of(self.model) or most
         far = [i for i, tokens in enumerate(inputs) if len(tokens) > window]
         near = [i for i, tokens in enumerate(inputs) if len(tokens) <= window]
         if far:
             whole = super()._loglikelihood_tokens([requests[i] for i in far], disable_tqdm)
             answers.update(zip(far, whole, strict=True))
         with tqdm(total=len(near), disable=disable_tqdm or self.rank != 0, desc="Running requests") as bar:
-            for i, answer in _Asked(self, requests, inputs, near).answers():
+            for i, answer in Asked(self, requests, inputs, near).answers():
                 answers[i] = answer
                 if requests[i][0] is not None:
                     self.cache_hook.add_partial("loglikelihood", requests[i][0], answer)
                 bar.update(1)
         return [answers[i] for i in range(len(requests))]
 
-    def log_probabilities(self, batch: _Batch, base: Any, asked: list[list[int]]) -> torch.Tensor:
+    def log_probabilities(self, batch: _Batch, base: DynamicCache | None, asked: list[list[int]]) -> torch.Tensor:
         """Return the log-probabilities [N, V] at the places asked of every row, as the parent rounds them."""
         enabled = self.mixed_precision_dtype is not None
         with torch.no_grad(), torch.autocast(self.device.type, dtype=self.mixed_precision_dtype, enabled=enabled):
             found = logits(self.model, self._head, batch.trees, base, asked)
         return functional.log_softmax(found, dim=-1, dtype=self.softmax_dtype)
 
-    def keep(self, tokens: list[int]) -> Any:
+    def keep(self, tokens: list[int]) -> DynamicCache:
         """Return the keys and values of a common beginning."""
         enabled = self.mixed_precision_dtype is not None
         with torch.no_grad(), torch.autocast(self.device.type, dtype=self.mixed_precision_dtype, enabled=enabled):
@@ -141,7 +140,7 @@ class SharedPrefixLM(HFLM):
         )
 
 
-class _Asked:
+class Asked:
     """The requests of one call: sorted, joined where their input is the same, planned, answered."""
 
     def __init__(self, lm: SharedPrefixLM, requests: list[Encoded], inputs: list[tuple[int, ...]], of: list[int]):
@@ -159,7 +158,7 @@ class _Asked:
         scored = [length - keep for length, keep in zip(lengths, self.keep, strict=True)]
         self.groups: list[Group] = Planner(lengths, self.shared, scored, lm.cost(longest)).groups() if of else []
 
-    def answers(self) -> Any:
+    def answers(self) -> Iterator[tuple[int, Answer]]:
         """Yield the number of a request and its answer."""
         for group in self.groups:
             first = group.rows[0][0]
@@ -167,8 +166,12 @@ class _Asked:
             for batch in self._batches(group):
                 yield from self._answer(batch, base)
 
-    def _batches(self, group: Group) -> Any:
-        trees = [tree(self.sequences[a:b], self.shared[a:b], group.base, self.keep[a:b]) for a, b in group.rows]
+    def trees(self, group: Group) -> list[Tree]:
+        """Return the rows of a group."""
+        return [tree(self.sequences[a:b], self.shared[a:b], group.base, self.keep[a:b]) for a, b in group.rows]
+
+    def _batches(self, group: Group) -> Iterator[_Batch]:
+        trees = self.trees(group)
         for branches in (True, False):  # rows without branches need no mask of their own
             chosen = [i for i, row in enumerate(trees) if row.branches is branches]
             sizes = [len(trees[i].tokens) for i in chosen]
@@ -176,9 +179,9 @@ class _Asked:
                 numbers = [chosen[i] for i in batch]
                 yield _Batch([trees[i] for i in numbers], [list(range(*group.rows[i])) for i in numbers])
 
-    def _answer(self, batch: _Batch, base: Any) -> Any:
+    def _answer(self, batch: _Batch, base: DynamicCache | None) -> Iterator[tuple[int, Answer]]:
         asked = [sorted({place for path in row.paths for place in path}) for row in batch.trees]
-        ends = [0, *torch.tensor([len(places) for places in asked]).cumsum(0).tolist()]
+        ends = [0, *accumulate(map(len, asked))]
         of: list[int] = []  # the request of each span of `where`
         where: list[int] = []  # line of the log-probabilities
         targets: list[int] = []
@@ -191,8 +194,12 @@ class _Asked:
                     targets += self.requests[i][2]
         found = self.lm.log_probabilities(batch, base, asked)
         lines, tokens = (torch.tensor(part, device=found.device) for part in (where, targets))
-        values = found[lines, tokens].cpu()
-        likeliest = (found.argmax(dim=-1)[lines] == tokens).tolist()
-        stops = [0, *torch.tensor([len(self.requests[i][2]) for i in of]).cumsum(0).tolist()]
+        values = found[lines, tokens]
+        # The first of the likeliest tokens counts; looked for where it can be the target, for it takes its time.
+        ties = values == found.amax(dim=-1)[lines]
+        likeliest = ties.clone()
+        likeliest[ties] = found[lines[ties]].argmax(dim=-1) == tokens[ties]
+        values, greedy = values.cpu(), likeliest.tolist()
+        stops = [0, *accumulate(len(self.requests[i][2]) for i in of)]
         for i, (start, stop) in zip(of, pairwise(stops), strict=True):
-            yield i, (float(values[start:stop].sum()), all(likeliest[start:stop]))
+            yield i, (float(values[start:stop].sum()), all(greedy[start:stop]))

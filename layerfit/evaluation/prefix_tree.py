@@ -32,7 +32,7 @@ class Cost:
     max_base: int = 1 << 30
     """Tokens of a base whose keys and values may be kept."""
     max_row: int = 1 << 30
-    """Tokens of a row of more than one sequence."""
+    """Tokens of a row of more than one sequence, its base included."""
 
     def of(self, tokens: int, base: int) -> float:
         """Return the cost of `tokens` in one row behind a base of `base` tokens."""
@@ -130,7 +130,7 @@ class Planner:
             if i > span[0]:
                 joined = tokens + self.lengths[i] - max(self.shared[i], base)
                 added = self.cost.of(joined, base) - self.cost.of(tokens, base)
-                if added <= WORTH * self.cost.of(alone, base) and joined <= self.cost.max_row:
+                if added <= WORTH * self.cost.of(alone, base) and base + joined <= self.cost.max_row:
                     tokens = joined
                     continue
                 rows.append((start, i))
