@@ -71,7 +71,7 @@ def small_llama() -> LlamaForCausalLM:
     return model
 
 
-def requests_of(lm: HFLM, name: str, shots: int, limit: int) -> list[Any]:
+def requests_of(lm: HFLM, name: str, shots: int, limit: int | None) -> list[Any]:
     """Return the requests that lm-eval makes of a task."""
     found: list[Any] = []
 
@@ -151,22 +151,23 @@ def compared(requests: list[Any], answers: dict[str, list[tuple[float, bool]]]) 
 
 def bench(lms: dict[str, Any], name: str, shots: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return the measurements of one task."""
-    requests = requests_of(lms["stock"], name, shots, options.limit)
+    requests = requests_of(lms["stock"], name, shots, options.limit or None)
     stock = lms["stock"]
     longest = max(len(stock.tok_encode("".join(request.args))) for request in requests)
     logits = 2 * min(longest, stock.max_length) * 32000 * 4  # logits and their log-softmax in fp32, a sequence
     fits = max(1, int(options.memory_gib * 2**30 / logits))
     size = min(64, 1 << (fits.bit_length() - 1))
+    for lm in lms.values():
+        lm.batch_size_per_gpu = size
+    row: dict[str, Any] = {"task": name, "shots": shots, "items": len({(r.task_name, r.doc_id) for r in requests})}
+    row |= {"requests": len(requests), "longest": longest, "batch_size": size}
+    row["tokens"] = tokens_of(lms["shared"], requests)
     if options.repeats == 0:
         return row
     runs: dict[str, list[Any]] = {key: [] for key in CLASSES}
     for _ in range(options.repeats):
         for key in CLASSES:
-            lms[key].batch_size_per_gpu = size
             runs[key].append(timed(lms[key], requests))
-    row: dict[str, Any] = {"task": name, "shots": shots, "items": len({(r.task_name, r.doc_id) for r in requests})}
-    row |= {"requests": len(requests), "longest": longest, "batch_size": size}
-    row["tokens"] = tokens_of(lms["shared"], requests)
     for key in CLASSES:
         walls, cpus, peaks, _ = zip(*runs[key], strict=True)
         row[key] = {"wall_s": statistics.median(walls), "cpu_s": statistics.median(cpus)}
@@ -201,8 +202,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mirror", required=True, help="folder with models/ and datasets/")
     parser.add_argument("--tasks", nargs="*", default=list(TASKS))
-    parser.add_argument("--limit", type=int, default=40, help="items per task")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=40, help="items per task or subtask; 0 = all")
+    parser.add_argument("--repeats", type=int, default=3, help="0 = count tokens only")
     parser.add_argument("--memory-gib", type=float, default=2.0, help="for logits and log-softmax of the stock class")
     parser.add_argument("--out", default="results/bench/evaluation.json")
     options = parser.parse_args()
@@ -217,7 +218,9 @@ def main() -> None:
         rows = []
         for name in options.tasks:
             rows.append(bench(lms, name, SHOTS.get(name, 0), options))
-            print(table(rows[-1:]).splitlines()[-1], flush=True)
+            print(table(rows[-1:]).splitlines()[-1] if options.repeats else rows[-1], flush=True)
+    if not options.repeats:
+        return
     print("\n" + table(rows))
     record = {
         "what": "seconds of lm.loglikelihood, tokenising included, at the same batch size; medians, in turn",
