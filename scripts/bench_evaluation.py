@@ -34,6 +34,7 @@ from layerfit.manifest import manifest
 from layerfit.schema import EvalConfig, HubConfig, ModelConfig, TaskConfig
 
 TASKS = {
+    "mmlu": 5,
     "mmlu_anatomy": 5,
     "mmlu_professional_medicine": 5,
     "mmlu_high_school_us_history": 5,
@@ -47,7 +48,8 @@ TASKS = {
 TINYLLAMA = ModelConfig(
     name="bench", id="TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T", num_layers=22, max_positions=2048
 )
-SHOTS = TASKS | {"mmlu": 5}
+LIMITS = {"mmlu": 10}
+"""Items of each subtask where it has many: all 57 subjects, but their shots are shared by fewer than in a real run."""
 CLASSES = ("stock", "shared")
 SIZES = (1, 4, 16, 64)
 """Batch sizes tried, where they fit."""
@@ -155,7 +157,7 @@ def compared(requests: list[Any], answers: dict[str, list[tuple[float, bool]]]) 
 
 def bench(lms: dict[str, Any], name: str, shots: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return the measurements of one task."""
-    requests = requests_of(lms["stock"], name, shots, options.limit or None)
+    requests = requests_of(lms["stock"], name, shots, min(options.limit, LIMITS.get(name, options.limit)) or None)
     stock = lms["stock"]
     longest = max(len(stock.tok_encode("".join(request.args))) for request in requests)
     logits = 2 * min(longest, stock.max_length) * 32000 * 4  # logits and their log-softmax in fp32, a sequence
@@ -221,7 +223,7 @@ def main() -> None:
         assert isinstance(lms["shared"], SharedPrefixLM), "a Llama shares"
         rows = []
         for name in options.tasks:
-            rows.append(bench(lms, name, SHOTS.get(name, 0), options))
+            rows.append(bench(lms, name, TASKS.get(name, 0), options))
             print(table(rows[-1:]).splitlines()[-1] if options.repeats else rows[-1], flush=True)
     if not options.repeats:
         return
