@@ -126,7 +126,7 @@ def timed(lm: HFLM, requests: list[Any], size: int) -> tuple[float, float, int |
     answers = lm.loglikelihood(requests, disable_tqdm=True)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     after = peak_bytes()
-    return wall, cpu, None if after is None or before is None else after - before, answers
+    return wall, cpu, None if after is None or before is None else max(0, after - before), answers
 
 
 def choices(requests: list[Any], answers: list[tuple[float, bool]]) -> list[tuple[int, float]]:

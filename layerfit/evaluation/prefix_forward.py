@@ -21,6 +21,8 @@ ATTENTION = ("sdpa", "eager")
 """Implementations that take a mask of every pair of tokens."""
 ROPE = {None, "default", "linear", "llama3", "yarn"}
 """Rotary embeddings whose angles depend on the position alone, not on how long the longest row is."""
+SHAPE = ("num_attention_heads", "num_hidden_layers", "hidden_size", "vocab_size")
+"""What the cost of computing is reckoned from."""
 LAYERS = {"full_attention", "sliding_attention"}
 _PROBE = [(1, 5, 2, 9, 4, 4, 3), (1, 5, 2, 9, 4, 7, 8, 6, 2), (1, 5, 2, 3, 3)]
 
@@ -30,8 +32,8 @@ class KeptLayer(DynamicLayer):
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()
-        self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
+        self.keys, self.values, self.is_initialized = keys, values, True
+        self.dtype, self.device = keys.dtype, keys.device
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
@@ -152,12 +154,14 @@ def unsupported(model: nn.Module) -> str | None:
     missing = [name for name in ("position_ids", "past_key_values", "attention_mask", "use_cache") if name not in takes]
     ropes = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = {rope.get("rope_type") for rope in [ropes, *ropes.values()] if isinstance(rope, dict)}
+    unnamed = [name for name in SHAPE if not hasattr(config, name)]
     tuned = getattr(model, "active_peft_config", None)
     layers = set(getattr(config, "layer_types", None) or ()) - LAYERS
     head = head_of(model)
     reasons = [
         (plain(model).config.is_encoder_decoder, "it is an encoder and a decoder"),
         (missing, f"its forward takes no {', '.join(missing)}"),
+        (unnamed, f"its configuration has no {', '.join(unnamed)}"),
         (attention_of(model) not in ATTENTION, f"its attention is {attention_of(model)}, not one of {ATTENTION}"),
         (kinds - ROPE, f"its rotary embedding ({kinds}) depends on the batch"),
         (layers, f"its layers are {sorted(layers)}"),
