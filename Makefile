@@ -48,8 +48,8 @@ tables: install  ## render every table from the committed records (a second or t
 	@$(REPORT) render --all
 
 bench: install  ## measure something as a ratio: make bench B=switching, or B=evaluation MIRROR=...
-	$(if $(B),,$(error name a benchmark: make bench B=switching; benchmarks: $(filter-out __init__,$(basename $(notdir $(wildcard layerfit/bench/*.py))))))
-	$(BIN)/python -m layerfit.bench.$(B) $(if $(MIRROR),--mirror $(MIRROR))
+	$(if $(wildcard scripts/bench_$(B).py),,$(error name a benchmark, make bench B=switching; there are: $(patsubst scripts/bench_%.py,%,$(wildcard scripts/bench_*.py))))
+	$(BIN)/python scripts/bench_$(B).py $(if $(MIRROR),--mirror $(MIRROR))
 
 clean:  ## remove working files; the environment and results stay
 	rm -rf outputs .pytest_cache .ruff_cache .mypy_cache

@@ -91,6 +91,8 @@ class EvalConfig:
     """Items per task; such a run is marked and no table takes it without --draft."""
     batch_size: int = field(default=64, metadata=LABEL)
     judge: JudgeConfig = field(default_factory=JudgeConfig, metadata={"since": "judged benchmarks"})
+    model_class: str = field(default="shared", metadata=LABEL)
+    """shared: what requests have in common is computed once. stock: lm-eval's own class. The same numbers."""
 
     def __post_init__(self) -> None:
         if self.limit is not None:
@@ -98,6 +100,7 @@ class EvalConfig:
         check_range("eval.batch_size", self.batch_size, 1)
         if self.judge.bench is None and self.judge != JudgeConfig():
             raise UserError(f"eval={self.name} is not judged; eval.judge.* goes with eval=mt_bench or vicuna_bench")
+        check_one_of("eval.model_class", self.model_class, ("shared", "stock"))
 
 
 @dataclass

@@ -60,7 +60,8 @@ def evaluate(
     if not config.tasks:
         return [], {}
     import torch
-    from lm_eval.models.huggingface import HFLM
+
+    from layerfit.evaluation.prefix import language_model
 
     scores: list[Score] = []
     items: Items = {}
@@ -75,7 +76,7 @@ def evaluate(
         ):
             stack.enter_context(context)
         manager = task_manager(config)
-        lm = HFLM(pretrained=model.to(device), tokenizer=tokenizer, batch_size=config.batch_size)
+        lm = language_model(model.to(device), tokenizer, config)
         for shots in sorted({task.num_fewshot for task in config.tasks}):
             names = [task.name for task in config.tasks if task.num_fewshot == shots]
             found = _Found(_ask(lm, manager, names, shots, config.limit), shots, hub)
