@@ -59,7 +59,8 @@ def links(page: Path) -> list[str]:
 
 def commands(page: Path) -> list[str]:
     blocks = re.findall(r"^```.*?\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.startswith("python -m layerfit ")]
+    lines = [line for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()]
+    return [line for line in lines if line.startswith("python -m layerfit ")]
 
 
 def refusal(method: str, key: str, value: object) -> str:
