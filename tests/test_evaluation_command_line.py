@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from layerfit import record
 from layerfit.evaluation.harness import evaluate
 from layerfit.evaluation.tasks import PACKAGE
 from layerfit.hub import EMBEDDED, load_model, load_tokenizer
@@ -85,6 +86,25 @@ def test_the_embedded_tasks_equal_lm_evals_command_line(tmp_path):
     _, items = evaluate(module, tokenizer, mine, HubConfig(), "cpu")
     folder = EMBEDDED / "models" / "layerfit" / "nano"
     assert items == command_line(folder, tasks, 0, 300, tmp_path, include=PACKAGE / "world" / "tasks")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (EMBEDDED / "models" / "layerfit" / "nano").is_dir(), reason="no embedded world yet")
+def test_a_record_equals_lm_evals_command_line_on_the_saved_weights(tmp_path):
+    """All items of all embedded tasks, after a training that moved the scores."""
+    words = ["method=lisa", "optim.lr=4e-3", "training.max_steps=40", "save.weights=final"]
+    env = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    command = [sys.executable, "-m", "layerfit", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    [path] = (tmp_path / "results" / "runs").glob("*.json")
+    items = record.read_items(tmp_path / "results", path.stem)
+    tasks = ["nano_facts", "nano_rules", "nano_retention"]
+    saved, include = tmp_path / "outputs" / path.stem / "model", PACKAGE / "world" / "tasks"
+    theirs = command_line(saved, tasks, 0, 100_000, tmp_path / "theirs", include=include)
+    assert items == theirs
+    assert all(len(outcome) >= 2000 for outcome in items.values())
+    assert sum(items["nano_retention/acc"]) < len(items["nano_retention/acc"])  # it is not the model as it was
 
 
 OFFLINE = """
