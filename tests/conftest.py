@@ -10,6 +10,14 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True)
+def _no_rank_is_left_behind():
+    """An engine that a test leaves open would make every process that a later test starts take itself for its rank."""
+    yield
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        os.environ.pop(name, None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     """Tiny tensors on two threads are slower, and two test processes on two cores three times slower."""

@@ -8,6 +8,8 @@ import warnings
 import torch
 import torch.distributed as dist
 
+_ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+
 
 def device_for(wanted: str) -> torch.device:
     """Return this rank's device; `auto` takes a GPU where there is one."""
@@ -26,12 +28,14 @@ def start(device: torch.device, stage: int | None) -> None:
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    launched = "MASTER_ADDR" in os.environ
     if not dist.is_initialized():
-        if "WORLD_SIZE" in os.environ:
+        if launched:
             dist.init_process_group(backend)
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-            os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")  # DeepSpeed insists on them
+    if not launched:
+        os.environ.update(_ALONE)  # DeepSpeed insists on them
     import deepspeed
 
     if device.type == "cpu":
@@ -42,9 +46,12 @@ def start(device: torch.device, stage: int | None) -> None:
 
 
 def stop() -> None:
-    """Leave the process group."""
+    """Leave the process group; a process started from this one must not take itself for one of its ranks."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    if "MASTER_ADDR" not in os.environ:
+        for name in _ALONE:
+            os.environ.pop(name, None)
 
 
 def rank() -> int:
