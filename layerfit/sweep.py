@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from layerfit import config, record
 from layerfit.display import Display
@@ -126,10 +127,17 @@ def _after(started: Started, code: int) -> str:
     status = status_of(started.run)
     if status is None:
         reason = f"signal {-code}" if code < 0 else f"exit status {code}"
-        _record_failure(started.run, f"the worker ended with {reason}; see {started.folder}/log.txt")
+        said = _last_line(started.folder / "log.txt")
+        _record_failure(started.run, f"the worker ended with {reason}; see {started.folder}/log.txt: {said}")
         return "failed"
     again = code != 0 and status in record.FINAL  # for its weights, and in vain
     return f"failed; see {started.folder}/log.txt" if again else status
+
+
+def _last_line(log: Path) -> str:
+    """Return the last line of a worker's log, where an error stands."""
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it is empty")
 
 
 def _record_failure(run: RunConfig, message: str) -> None:
