@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+
+from omegaconf import DictConfig
 
 from layerfit.config import CONF, one_line, required_run, run_id, typed
 from layerfit.errors import UserError
@@ -56,6 +59,14 @@ def merge(*lists: Iterable[str]) -> tuple[str, ...]:
     return tuple(out.values())
 
 
+@lru_cache(maxsize=512)
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    """Compose once: a table that another one reads is composed for both."""
+    from hydra import compose
+
+    return compose("config", overrides=list(overrides))
+
+
 def expand(overrides: tuple[str, ...], seeds: tuple[int, ...], results: str) -> list[tuple[int | None, RunConfig]]:
     """Compose one run for every seed, inside `config.composer()`; a method that trains nothing has one run, seed None.
 
@@ -65,13 +76,12 @@ def expand(overrides: tuple[str, ...], seeds: tuple[int, ...], results: str) -> 
     Raises:
         UserError: if the overrides do not compose.
     """
-    from hydra import compose
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     out: list[tuple[int | None, RunConfig]] = []
     try:
-        config = compose("config", overrides=[*overrides, f"paths.results={results}"])
+        config = _composed((*overrides, f"paths.results={results}"))
         for seed in seeds:
             config.seed = seed
             run = typed(config)
