@@ -30,6 +30,13 @@ def _version(package: str) -> str | None:
         return None
 
 
+def command(words: list[str]) -> list[str]:
+    """Return a command line without the place of this checkout: a record is for others too."""
+    program = Path(words[0]) if words else Path()
+    shown = program.relative_to(ROOT) if program.is_relative_to(ROOT) else Path(program.name)
+    return [str(shown), *words[1:]]
+
+
 def manifest(device: str, sources: dict[str, str]) -> dict[str, Any]:
     """Return commit, dirty flag (null outside git), versions, device, where model and data came from, command line."""
     commit = _git("rev-parse", "HEAD")
@@ -42,5 +49,5 @@ def manifest(device: str, sources: dict[str, str]) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": device,
         "sources": sources,
-        "command": sys.argv,
+        "command": command(sys.argv),
     }
