@@ -66,6 +66,7 @@ CASES = {
     "a judge of nothing": ("eval.judge.base_url=http://127.0.0.1/v1", "eval=nano is not judged"),
     "no judge": ("eval=mt_bench", "eval.judge.base_url="),
     "W&B without a key": ("tracker=wandb tracker.mode=online", "WANDB_API_KEY"),
+    "unknown model class": ("eval.model_class=fast", "shared, stock"),
     "no items": ("eval.limit=0", "eval.limit"),
     "no network and no copy": (f"model=llama2_7b {OFFLINE}", "meta-llama/Llama-2-7b-hf"),
     "no data and no network": (f"dataset=alpaca_gpt4 training.max_length=64 {OFFLINE}", "vicgalle/alpaca-gpt4"),
