@@ -7,7 +7,7 @@ REPORT := $(BIN)/python -m layerfit.report
 T ?=
 need-T = $(if $(T),,$(error name a table: make $@ T=nano_main; tables: $(basename $(notdir $(wildcard conf/table/*.yaml)))))
 
-.PHONY: help install demo test test-all check table todo tune tables bench clean
+.PHONY: help install demo test test-all check table todo tune tables figures bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -44,7 +44,10 @@ todo: install  ## list the runs a table still needs: make todo T=nano_main
 tune: install  ## run a table's tuning grid and commit to a choice: make tune T=nano_main
 	$(need-T)$(REPORT) tune $(T)
 
-tables: install  ## render every table from the committed records (a second or two, no torch)
+tables: install  ## render every table from the committed records (about two seconds, no torch)
+	@$(REPORT) render --all --no-figures
+
+figures: install  ## tables, and their figures
 	@$(REPORT) render --all
 
 bench: install  ## measure something as a ratio: make bench B=switching, or B=evaluation MIRROR=...

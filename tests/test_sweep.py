@@ -31,3 +31,12 @@ def test_a_queue_puts_what_is_required_first():
     queue = Queue()
     queue.add(run, "g")
     assert [r.method_name() for r in queue.runs.values()] == ["ila_ranking", "ila"]
+
+
+def test_a_tables_short_way_of_composing_is_hydras():
+    from layerfit.report import build
+
+    with config.composer():
+        for table in ("nano_main", "nano_location", "mirror"):
+            for cell in build.load(table).cells[::3]:
+                assert config.run_id(config.compose(cell.overrides)) == cell.run_id, cell.name
