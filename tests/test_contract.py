@@ -127,6 +127,14 @@ def test_switching_rules_agree_with_torch(engine, moments, masters):
     assert report.losses == pytest.approx(expected.losses, abs=1e-5)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_weights_are_resident_once_after_twenty_switches(engine):
+    report = watch("lisa", engine, steps=21, extra=("method.switch_every=1", "method.moments=reset"))
+    assert report.switches == 20
+    assert report.resident == pytest.approx(1.0, abs=0.02)
+    assert report.leaked_optimizers == 0
+
+
 def test_the_switching_rules_differ():
     kept = watch("lisa", "torch").losses
     assert kept != pytest.approx(watch("lisa", "torch", extra=("method.moments=reset",)).losses, abs=1e-4)
