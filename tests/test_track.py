@@ -55,8 +55,10 @@ def test_an_offline_run_holds_the_curve_and_the_scores(wandb_run, tmp_path):
     tracker.finish(record_of(wandb_run))
     tracker.close()
     deadline = time.monotonic() + 60  # W&B's own process writes the file, and may do so after `finish` has returned
-    while not any(r.HasField("exit") for r in (found := offline_records(tmp_path))) and time.monotonic() < deadline:
+    found = offline_records(tmp_path)
+    while not any(r.HasField("exit") for r in found) and time.monotonic() < deadline:
         time.sleep(0.2)
+        found = offline_records(tmp_path)
     [run] = [r.run for r in found if r.HasField("run")][:1]
     assert (run.run_id, run.run_group, run.project) == (run_id, "some_table", "layerfit")
     history = [{i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in r.history.item} for r in found]
