@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import sys
 
 from layerfit import config, record
 from layerfit.errors import UserError
+from layerfit.interrupt import Interrupted
+from layerfit.place import find_place, writes
 from layerfit.schema import RunConfig
 
 HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--resolve", "--shell-completion", "-sc")
@@ -26,9 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"layerfit: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("layerfit: interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, Interrupted) as error:
+        return say_interrupted(error)
 
 
 def _hydra(argv: list[str]) -> int:
@@ -72,7 +74,8 @@ def expand(overrides: list[str], *, multirun: bool) -> list[list[str]]:
 
 def _run(argv: list[str]) -> int:
     multirun = any(arg in ("-m", "--multirun") for arg in argv)
-    overrides = [arg for arg in argv if arg not in ("-m", "--multirun")]
+    # DeepSpeed's launcher adds --local_rank, which the environment says as well.
+    overrides = [a for a in argv if a not in ("-m", "--multirun") and not a.startswith("--local_rank=")]
     if flags := [arg for arg in overrides if arg.startswith("-")]:
         raise UserError(f"unknown option {flags[0]}; {USAGE}")
     with config.composer():
@@ -80,9 +83,16 @@ def _run(argv: list[str]) -> int:
     from layerfit.sweep import run_cells
 
     ok = run_cells(runs, group="sweep" if multirun else "run")
-    for run in {config.run_id(run): run for run in runs}.values():
-        print(summary(run))
+    if writes(find_place()):
+        for run in {config.run_id(run): run for run in runs}.values():
+            print(summary(run))
     return 0 if ok else 1
+
+
+def say_interrupted(error: BaseException) -> int:
+    """Say that a sweep was interrupted; return the shell's exit status for it."""
+    print("layerfit: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+    return error.exit_status if isinstance(error, Interrupted) else 128 + signal.SIGINT
 
 
 def summary(run: RunConfig) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from layerfit.place import Place, writes
 from layerfit.schema import RunConfig
 
 PHASE_START = {"load": 0.0, "train": 0.1, "evaluate": 0.85}
@@ -130,3 +131,24 @@ class Display:
             return f"{self.total - self.done} to go"
         left = (time.time() - self.began) / share * (total - share)
         return f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
+
+
+class Silent(Display):
+    """For ranks that do not write."""
+
+    def __enter__(self) -> Display:
+        return self
+
+    def started(self, run_id: str, run: RunConfig, folder: Path) -> None:
+        """Nothing."""
+
+    def finished(self, run_id: str, run: RunConfig, status: str) -> None:
+        """Nothing."""
+
+    def refresh(self) -> None:
+        """Nothing."""
+
+
+def make_display(title: str, total: int, done: int, place: Place | None) -> Display:
+    """Return the display of this process: one of several ranks speaks."""
+    return Display(title, total, done) if writes(place) else Silent(title, total, done)

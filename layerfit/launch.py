@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from layerfit import config, record
+from layerfit import config, interrupt, record
+from layerfit.place import Place, writes
 from layerfit.schema import RunConfig
 
 
@@ -34,8 +35,12 @@ class Started:
         return None if self.process.is_alive() else self.process.exitcode
 
     def stop(self) -> None:
-        """End it; its checkpoint stays."""
+        """Ask it to stop after its step, with a checkpoint."""
         self.process.terminate()
+
+    def kill(self) -> None:
+        """End it at once; its last checkpoint stays."""
+        self.process.kill()
 
 
 def run_folder(run: RunConfig) -> Path:
@@ -79,46 +84,68 @@ def server() -> Any:
     return context
 
 
-def start(run: RunConfig, context: Any, gpus: list[int]) -> Started:
-    """Write the resolved run and start its process; on `gpus` if there are any to share out."""
+def start(run: RunConfig, context: Any, gpus: list[int], place: Place | None = None) -> Started:
+    """Write the resolved run and start its process: on `gpus` if there are any to share out, or as a rank (`place`)."""
     folder = run_folder(run)
     folder.mkdir(parents=True, exist_ok=True)
-    if status_of(run) not in record.FINAL:  # how an earlier try ended says nothing of this one
+    if writes(place) and status_of(run) not in record.FINAL:  # how an earlier try ended says nothing of this one
         record.record_path(run.paths.results, folder.name).unlink(missing_ok=True)
     path = folder / "run.json"
     record.write_atomically(path, (json.dumps(config.dump(run), indent=1) + "\n").encode())
-    process = context.Process(target=child, args=(str(path), gpus), daemon=False)
+    process = context.Process(target=child, args=(str(path), gpus, place), daemon=False)
     process.start()
     return Started(run, folder.name, folder, process)
 
 
-def child(path: str, gpus: list[int]) -> None:
-    """Execute a run in a forked process: output to its log, alone in its folder."""
-    folder = Path(path).parent
-    with (folder / "log.txt").open("a") as log:
+def log_path(folder: Path, place: Place | None) -> Path:
+    """Return where a rank's output goes: rank 0's to log.txt, rank 1's to log.1.txt."""
+    return folder / ("log.txt" if place is None or writes(place) else f"log.{place.rank}.txt")
+
+
+def child(path: str, gpus: list[int], place: Place | None) -> None:
+    """Execute a run in a forked process, with its output in its log."""
+    with log_path(Path(path).parent, place).open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
-    run = config.load(json.loads(Path(path).read_text()))
-    with alone(folder) as lock:
-        if is_done(run):
-            return
-        if run.engine.ranks > 1:
-            become_launcher(path, run.engine.ranks, lock)
-        import torch
-
-        from layerfit import worker
-
-        torch.set_num_threads(1)
-        code = worker.main(path)
+    if place is not None:
+        place.export(os.environ)
+    with interrupt.listening():
+        code = _alone_if_writing(path, place)
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)  # interpreter shutdown of torch's and DeepSpeed's threads is slow and has nothing to save
 
 
+def _alone_if_writing(path: str, place: Place | None) -> int:
+    """Execute a run, holding its folder's lock if this process writes; return the exit status of `worker.main`."""
+    import torch
+
+    from layerfit import worker
+
+    torch.set_num_threads(1)
+    if not writes(place):
+        return worker.main(path)
+    run = config.load(json.loads(Path(path).read_text()))
+    try:
+        with alone(Path(path).parent) as lock:
+            if place is None and is_done(run):
+                return 0
+            if place is None and run.engine.ranks > 1:
+                become_launcher(path, run.engine.ranks, lock)
+            return worker.main(path)
+    except interrupt.Interrupted:  # while waiting for the lock
+        return record.EXIT_STATUS["interrupted"]
+
+
 def become_launcher(path: str, ranks: int, lock: int) -> None:
-    """Turn this process into torch's launcher of `ranks` workers; the lock stays held while it lives."""
+    """Turn this process into torch's launcher of `ranks` workers; the lock stays held while it lives.
+
+    Asked to stop, it asks them, and gives them the time for a step and a checkpoint.
+    """
     os.set_inheritable(lock, True)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "layerfit.worker", path]
     os.execv(sys.executable, command)
@@ -128,5 +155,6 @@ def become_launcher(path: str, ranks: int, lock: int) -> None:
 def alone(folder: Path) -> Iterator[int]:
     """Hold the folder's lock; wait for another process that has it. The kernel frees the lock of a killed process."""
     with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with interrupt.at_once():
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from layerfit import interrupt
 from layerfit.data import FineTuningData, order, probe_indices
 from layerfit.data.batches import Batch
 from layerfit.engines.base import Engine, set_seed
@@ -33,11 +34,7 @@ class History:
 
 
 class Diverged(RuntimeError):
-    """The training loss is no longer a number. history: what happened before."""
-
-    def __init__(self, message: str, history: History) -> None:
-        super().__init__(message)
-        self.history = history
+    """The training loss is no longer a number."""
 
 
 @dataclass
@@ -100,6 +97,7 @@ def train(
 
     Raises:
         Diverged: if the loss is not finite.
+        Interrupted: after the step and its checkpoint, if this rank or another was asked to stop.
     """
     training, method, clock = run.training, run.method, Clock()
     ctx = make_context(run, data, engine, num_steps, history)
@@ -114,7 +112,7 @@ def train(
         rate = learning_rate(run.optim, step, num_steps)
         stats = engine.step(micro_batches(data, rows, engine), rate)
         if not math.isfinite(stats.loss):
-            raise Diverged(f"the loss is {stats.loss} at step {step}; lower optim.lr={run.optim.lr:g}", history)
+            raise Diverged(f"the loss is {stats.loss} at step {step}; lower optim.lr={run.optim.lr:g}")
         history.losses.append(stats.loss)
         history.tokens += stats.tokens
         history.finished = method.after_step(step, ctx) or history.step == num_steps
@@ -125,8 +123,11 @@ def train(
         clock.steps.append(time.perf_counter() - start)
         clock.tokens += stats.tokens
         watch(history.step, values)
-        if history.finished or _due(training.checkpoint_every, history):
+        stop = not history.finished and engine.any(interrupt.asked() is not None)
+        if history.finished or stop or _due(training.checkpoint_every, history):
             save(history)
+        if stop:
+            raise interrupt.Interrupted(interrupt.asked() or "SIGTERM")  # a signal to another rank: a scheduler's
     return clock
 
 
@@ -139,7 +140,7 @@ def history_dict(history: History) -> dict[str, Any]:
     return asdict(history)
 
 
-def history_from(saved: dict[str, Any]) -> History:
-    """Return the history of a checkpoint."""
+def restore(history: History, saved: dict[str, Any]) -> None:
+    """Make a history that of a checkpoint."""
     pairs = {key: [tuple(pair) for pair in saved[key]] for key in ("validation", "plans")}
-    return History(**{**saved, **pairs})
+    vars(history).update({**saved, **pairs})

@@ -16,6 +16,8 @@ SCHEMA = 1
 STATUSES = ("ok", "diverged", "oom", "failed", "interrupted")
 FINAL = ("ok", "diverged")
 """Statuses that are results; a run with another one is tried again."""
+EXIT_STATUS = {"ok": 0, "failed": 1, "oom": 1, "diverged": 3, "interrupted": 75}
+"""What a worker's process ends with, by its run's status; 75 is BSD's EX_TEMPFAIL: try again."""
 WEIGHT_FOLDERS = ("model", "adapter")
 """Where a run's folder holds trained weights, if they were asked for."""
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from layerfit import config, record
-from layerfit.display import Display
+from layerfit import config, interrupt, record
+from layerfit.display import Display, make_display
 from layerfit.errors import UserError
-from layerfit.launch import Started, is_done, server, start, status_of
+from layerfit.launch import Started, is_done, log_path, server, start, status_of
 from layerfit.manifest import manifest
+from layerfit.place import Place, find_place, writes
+from layerfit.record import EXIT_STATUS
 from layerfit.schema import RunConfig
 
 
@@ -52,17 +57,35 @@ def slots() -> list[int | None]:
 def run_cells(runs: list[RunConfig], *, group: str) -> bool:
     """Run everything that has no record yet; return whether all are ok.
 
+    Started once per rank (srun, torchrun, deepspeed), every rank does this with the same runs, one after another.
+
     Raises:
         UserError: for a mistake in any of them, before the first one starts.
+        Interrupted: if this process was asked to stop; what ran has left a checkpoint.
     """
+    place = find_place()
     queue = Queue()
     for run in runs:
-        queue.add(run, group)
+        queue.add(run if place is None else as_rank_of(run, place), group)
     todo = {i: run for i, run in queue.runs.items() if not is_done(run)}
+    sweep = Sweep(queue, place, {i: status_of(run) or "" for i, run in queue.runs.items() if i not in todo})
     if todo:
         _prepare(list(todo.values()))
-        _work(queue, todo, Display(group, len(queue.runs), len(queue.runs) - len(todo)))
-    return all(status_of(run) == "ok" and is_done(run) for run in queue.runs.values())
+        sweep.work(todo, make_display(group, len(queue.runs), len(queue.runs) - len(todo), place))
+    return all(status == "ok" for status in sweep.ended.values())
+
+
+def as_rank_of(run: RunConfig, place: Place) -> RunConfig:
+    """Return the run with the number of ranks that were started.
+
+    Raises:
+        UserError: if it asks for another number, or cannot be had with that many.
+    """
+    if run.engine.ranks not in (1, place.world):
+        raise UserError(f"engine.ranks={run.engine.ranks}, but {place.world} ranks were started; leave it out")
+    run = dataclasses.replace(run, engine=dataclasses.replace(run.engine, ranks=place.world))
+    config.check(run)
+    return run
 
 
 def _prepare(runs: list[RunConfig]) -> None:
@@ -82,33 +105,79 @@ def _prepare(runs: list[RunConfig]) -> None:
             preflight(run)
 
 
-def _work(queue: Queue, todo: dict[str, RunConfig], display: Display) -> None:
-    context = server()
-    free, waiting = slots(), dict(todo)
-    running: dict[str, tuple[Started, list[int | None]]] = {}
-    with display:
-        try:
-            while waiting or running:
-                for run_id in [i for i in waiting if queue.needs.get(i) not in {*waiting, *running}]:
-                    run = waiting[run_id]
-                    if not _required_ok(queue, run_id):
-                        _record_failure(waiting.pop(run_id), f"its required run {queue.needs[run_id]} is not ok")
-                        display.finished(run_id, run, "failed")
-                    elif len(free) >= min(run.engine.ranks, len(slots_total(free, running))):
-                        taken = [free.pop() for _ in range(min(run.engine.ranks, len(free)))]
+@dataclass
+class Sweep:
+    """Runs under way. place: this process's, where ranks were started separately; ended: how runs ended, by id."""
+
+    queue: Queue
+    place: Place | None
+    ended: dict[str, str]
+    running: dict[str, tuple[Started, list[int | None]]] = field(default_factory=dict)
+
+    def work(self, todo: dict[str, RunConfig], display: Display) -> None:
+        """Run what is to do, as many at once as there is room for."""
+        context = server()
+        free: list[int | None] = [None] if self.place else slots()
+        waiting = dict(todo)
+        with display, interrupt.listening(), self._stopping_all():
+            while waiting or self.running:
+                for run_id in [i for i in waiting if self.queue.needs.get(i) not in {*waiting, *self.running}]:
+                    run, needed = waiting[run_id], self.queue.needs.get(run_id)
+                    wanted = 1 if self.place else min(run.engine.ranks, len(slots_total(free, self.running)))
+                    if needed is not None and self.ended[needed] != "ok":
+                        if writes(self.place):
+                            _record_failure(run, f"its required run {needed} is not ok")
+                        display.finished(run_id, waiting.pop(run_id), self._end(run_id, "failed"))
+                    elif len(free) >= wanted:
+                        taken = [free.pop() for _ in range(wanted)]
                         gpus = [slot for slot in taken if slot is not None]
-                        running[run_id] = start(waiting.pop(run_id), context, gpus), taken
-                        display.started(run_id, run, running[run_id][0].folder)
-                for run_id, (started, taken) in list(running.items()):
-                    if (code := started.exit_code()) is not None:
-                        free += taken
-                        del running[run_id]
-                        display.finished(run_id, started.run, _after(started, code))
+                        self.running[run_id] = start(waiting.pop(run_id), context, gpus, self.place), taken
+                        display.started(run_id, run, self.running[run_id][0].folder)
+                free += self._collect(display)
                 display.refresh()
+                if (name := interrupt.asked()) is not None:
+                    self._stop(display)
+                    raise interrupt.Interrupted(name)
                 time.sleep(0.05)
-        except BaseException:
-            for started, _ in running.values():
+
+    @contextmanager
+    def _stopping_all(self) -> Iterator[None]:
+        """Leave nothing running, whatever happens inside."""
+        try:
+            yield
+        finally:
+            for started, _ in self.running.values():
                 started.stop()
+
+    def _end(self, run_id: str, status: str) -> str:
+        self.ended[run_id] = status
+        return status
+
+    def _collect(self, display: Display) -> list[int | None]:
+        """Take note of the runs that have ended; return the places they leave."""
+        free: list[int | None] = []
+        for run_id, (started, taken) in list(self.running.items()):
+            if (code := started.exit_code()) is not None:
+                free += taken
+                del self.running[run_id]
+                status, said = _after(started, code, self.place)
+                self._end(run_id, status)
+                display.finished(run_id, started.run, said)
+        return free
+
+    def _stop(self, display: Display) -> None:
+        """Ask what runs to stop, and wait for its checkpoints. Asked twice by the keyboard, do not wait."""
+        for started, _ in self.running.values():
+            started.stop()
+        print("stopping: each run finishes its step and saves it; Ctrl-C again does not wait", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            while self.running:
+                self._collect(display)
+                time.sleep(0.05)
+        except KeyboardInterrupt:
+            for started, _ in self.running.values():
+                started.kill()
             raise
 
 
@@ -117,21 +186,25 @@ def slots_total(free: list[int | None], running: Mapping[str, tuple[object, list
     return free + [slot for _, taken in running.values() for slot in taken]
 
 
-def _required_ok(queue: Queue, run_id: str) -> bool:
-    needed = queue.needs.get(run_id)
-    return needed is None or status_of(queue.runs[needed]) == "ok"
+def _after(started: Started, code: int, place: Place | None) -> tuple[str, str]:
+    """Return how a run ended and what to say; record it if its process ended without a record of its own.
 
-
-def _after(started: Started, code: int) -> str:
-    """Return how a run ended; record it if its process ended without a record of its own."""
-    status = status_of(started.run)
+    A rank that does not write goes by the exit status alone: another host's files may be old news.
+    """
+    if not writes(place):
+        ended = next((status for status, exit_status in EXIT_STATUS.items() if exit_status == code), "failed")
+        return ended, ended
+    status, log = status_of(started.run), log_path(started.folder, place)
+    if status is None and code == EXIT_STATUS["interrupted"]:  # before its turn came
+        return "interrupted", "interrupted"
     if status is None:
         reason = f"signal {-code}" if code < 0 else f"exit status {code}"
-        said = _last_line(started.folder / "log.txt")
-        _record_failure(started.run, f"the worker ended with {reason}; see {started.folder}/log.txt: {said}")
-        return "failed"
-    again = code != 0 and status in record.FINAL  # for its weights, and in vain
-    return f"failed; see {started.folder}/log.txt" if again else status
+        _record_failure(started.run, f"the worker ended with {reason}; see {log}: {_last_line(log)}")
+        return "failed", "failed"
+    if status == "ok" and code != 0:  # it was run again for its weights
+        ended = "interrupted" if code == EXIT_STATUS["interrupted"] else "failed"
+        return ended, f"{ended}; see {log}"
+    return status, status
 
 
 def _last_line(log: Path) -> str:

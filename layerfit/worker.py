@@ -1,151 +1,114 @@
-"""One rank of one run: load, train, evaluate, record. `python -m layerfit.worker RUN.json` is one rank of several."""
+"""What becomes of a run on this rank: its record, whatever it ends of. `python -m layerfit.worker RUN.json`."""
 
 from __future__ import annotations
 
-import gc
 import json
-import shutil
 import sys
-import time
-from dataclasses import asdict
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from layerfit import checkpoint, config, record
-from layerfit.engines import make_engine, process
-from layerfit.engines.base import Engine
+from layerfit import config, interrupt, record
+from layerfit.engines import process
 from layerfit.errors import UserError
-from layerfit.evaluation.judge.run import judged, keep_judgments
-from layerfit.evaluation.protocols import evaluate
-from layerfit.hub import MODELS, origin, prepare_environment
-from layerfit.loading import Loaded, fresh_model, load
-from layerfit.loop import Clock, Diverged, History, history_dict, history_from, train
+from layerfit.evaluation.judge.run import keep_judgments
+from layerfit.execution import execute
+from layerfit.hub import prepare_environment
+from layerfit.interrupt import Interrupted
+from layerfit.loop import Diverged, History
 from layerfit.manifest import manifest
-from layerfit.measure import Memory, memory_of, watch_activations
-from layerfit.record import Items, Measured, Record, Result, Score
+from layerfit.place import find_place, writes
+from layerfit.record import Items, Measured, Record, Result
 from layerfit.schema import RunConfig
 from layerfit.track import Silent, Tracker, make_tracker
 
 
-def train_or_resume(loaded: Loaded, engine: Engine, folder: Path, tracker: Tracker) -> tuple[History, Clock, Memory]:
-    """Train from the last checkpoint, or from the start, to the end."""
-    run, history, path = loaded.run, History(), folder / "checkpoint.pt"
-    if (saved := checkpoint.load(path)) is not None:
-        history = history_from(saved["history"])
-        run.method.load_state_dict(saved["method"])
-        engine.load_state_dict(saved["engine"])
-    tracker.phase("train", loaded.num_steps)
+def work(run: RunConfig, folder: Path) -> tuple[str, str | None]:
+    """Execute a run on this rank; rank 0 alone writes the record. Whatever a run can die of becomes its status.
 
-    def save(history: History) -> None:
-        content = {"history": history_dict(history), "method": run.method.state_dict(), "engine": engine.state_dict()}
-        if engine.rank == 0:
-            checkpoint.save(path, content)
-
-    memory = Memory()
-    with watch_activations(engine, memory):
-        clock = train(run, loaded.data, engine, loaded.num_steps, history, save, tracker.log)
-    memory_of(engine, memory)
-    return history, clock, memory
-
-
-def trained_model(loaded: Loaded, engine: Engine) -> nn.Module | None:
-    """Return the trained model on rank 0, free of the engine; None on other ranks, which are done."""
-    sharded = getattr(engine, "stage", 0) == 3
-    weights = {n: engine.read_weight(n) for n in sorted(engine.among)} if sharded else {}
-    rank = engine.rank
-    engine.close()
-    process.stop()
-    if rank != 0:
-        return None
-    if not sharded:
-        return loaded.model
-    model = fresh_model(loaded.run, loaded.device)
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, value in weights.items():
-            parameters[name].copy_(value)
-    return model
-
-
-def save_weights(loaded: Loaded, model: nn.Module, folder: Path, result: Result) -> None:
-    """Write `model/`, or `adapter/` for adapters, under a temporary name first.
-
-    Raises:
-        UserError: if the run has a record with another result: the weights would not be those that it speaks of.
-    """
-    recorded = record.read(loaded.run.paths.results, loaded.run_id)
-    if recorded is not None and recorded.result.status == "ok" and _plain(recorded.result) != _plain(result):
-        raise UserError(
-            f"run again for its weights, {loaded.run_id} gave another result than its record (other hardware or "
-            f"versions?); to replace it move {record.record_path(loaded.run.paths.results, loaded.run_id)} away"
-        )
-    model_kind, adapter_kind = record.WEIGHT_FOLDERS
-    target = folder / (adapter_kind if hasattr(model, "peft_config") else model_kind)
-    writing = folder / f".{target.name}.writing"
-    shutil.rmtree(writing, ignore_errors=True)  # half-written by a run that was killed
-    model.save_pretrained(writing)  # type: ignore[operator]
-    loaded.tokenizer.save_pretrained(writing)
-    shutil.rmtree(target, ignore_errors=True)
-    writing.rename(target)
-
-
-def _plain(result: Result) -> str:
-    return json.dumps(asdict(result), sort_keys=True)
-
-
-def execute(run: RunConfig, folder: Path) -> Record | None:
-    """Execute a run on this rank; rank 0 writes the record and returns it, or any rank that fails.
-
-    Whatever a run can die of becomes its record's status. A record that is final is never written again.
+    Returns:
+        Status and message, the same on every rank where rank 0 is there to tell.
     """
     run_id = config.run_id(run)
     prepare_environment(run.hub)
-    process.start(process.device_for(run.engine.device), run.engine.stage)
-    writes = process.rank() == 0
-    tracker = make_tracker(run, run_id, config.identity(run), folder) if writes else Silent()
-    try:
-        result, items, measured = _outcome(run, run_id, folder, tracker)
-    finally:
-        process.stop()
-    if result is None or (result.status in record.FINAL and not writes):
-        return None
-    done = Record(run_id, run.method_name(), run.label, result, measured)
+    keeps = writes(find_place())
+    tracker = make_tracker(run, run_id, config.identity(run), folder) if keeps else Silent()
+    history = History()
+
+    def lost(status: str, line: str) -> None:
+        if keeps:
+            _keep(run, folder, (_ended(run, status, line, history), {}, _unmeasured(run)))
+        process.say_and_exit(status, line)
+
+    done = _outcome(run, run_id, folder, tracker, history, lost)
+    process.leave_group()
+    if done is None:
+        peers = process.peers()
+        assert peers is not None, "a rank that does not write is one of several"
+        status = peers.wait_for(0)
+        process.leave_peers(status)
+        return status, "rank 0 has not finished the run; see its log" if status == "failed" else None
+    status, message = done[0].status, done[0].message
+    if keeps:
+        tracker.finish(_keep(run, folder, done))
+    process.leave_peers(status, message)
+    tracker.close()
+    return status, message
+
+
+def _keep(run: RunConfig, folder: Path, done: tuple[Result, Items, Measured]) -> Record:
+    """Write what there is to keep of a run. A record that is final is never written again."""
+    result, items, measured = done
+    run_id = config.run_id(run)
+    kept = Record(run_id, run.method_name(), run.label, result, measured)
     before = record.read(run.paths.results, run_id)
     if before is None or before.result.status not in record.FINAL:
         if run.eval.judge.bench is not None and result.status == "ok":
             keep_judgments(folder, run.paths.results)
-        record.write(done, items, run.paths.results)
+        record.write(kept, items, run.paths.results)
     if result.findings.get("ranking"):
         ranking = {"run_id": run_id, "model": run.model.name, "dataset": run.dataset.name, **result.findings["ranking"]}
         text = json.dumps(ranking, indent=1) + "\n"
         record.write_atomically(Path(run.paths.results) / "rankings" / f"{run_id}.json", text.encode())
     if result.status in record.FINAL:
         (folder / "checkpoint.pt").unlink(missing_ok=True)
-    tracker.finish(done)
-    tracker.close()
-    return done
+    return kept
 
 
-def _outcome(run: RunConfig, run_id: str, folder: Path, tracker: Tracker) -> tuple[Result | None, Items, Measured]:
-    """Return result, items and measurements; result is None on ranks that do not write."""
-    device = process.describe_device(run.engine.device)
-    history = History()
+def _outcome(
+    run: RunConfig, run_id: str, folder: Path, tracker: Tracker, history: History, lost: Callable[[str, str], None]
+) -> tuple[Result, Items, Measured] | None:
+    """Return result, items and measurements; None on a rank that has done its part and does not write."""
     try:
-        return _run(run, run_id, folder, tracker)
+        process.start(process.device_for(run.engine.device), run.engine.stage, run_id, lost)
+        return execute(run, run_id, folder, tracker, history)
     except UserError as error:
         status, message = "failed", str(error)
+    except Interrupted as error:
+        status = "interrupted"
+        message = f"stopped by {error} after {history.step} steps; the same command goes on from there"
     except Diverged as error:
-        status, message, history = "diverged", str(error), error.history
+        status, message = "diverged", str(error)
     except torch.OutOfMemoryError as error:
         status, message = "oom", str(error).splitlines()[0]
     except Exception as error:
-        import traceback
-
         (folder / "error.txt").write_text(traceback.format_exc())
-        status, message = "failed", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    result = Result(
+        own = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        status, message = _cause(error) or ("failed", own)
+    return _ended(run, status, message, history), {}, _unmeasured(run)
+
+
+def _cause(error: Exception) -> tuple[str, str] | None:
+    """Return what another rank has done if `error` may be no more than a collective that broke."""
+    peers = process.peers()
+    return peers.find_cause() if peers is not None and isinstance(error, RuntimeError) else None
+
+
+def _ended(run: RunConfig, status: str, message: str, history: History) -> Result:
+    """Return the result of a run that is not ok: as far as it came."""
+    return Result(
         config.identity(run),
         status,
         message,
@@ -154,69 +117,20 @@ def _outcome(run: RunConfig, run_id: str, folder: Path, tracker: Tracker) -> tup
         plans=history.plans,
         tokens=history.tokens or None,
     )
-    return result, {}, Measured(manifest=manifest(device, {}))
 
 
-def _run(run: RunConfig, run_id: str, folder: Path, tracker: Tracker) -> tuple[Result | None, Items, Measured]:
-    tracker.phase("load", 1)
-    loaded = load(run, run_id)
-    per_rank = run.training.batch_size // run.engine.ranks
-    engine = make_engine(loaded.model, run, per_rank // (run.training.micro_batch_size or per_rank))
-    start = time.perf_counter()
-    history, clock, memory = History(), Clock(), Memory()
-    if loaded.num_steps:
-        history, clock, memory = train_or_resume(loaded, engine, folder, tracker)
-    train_seconds = time.perf_counter() - start
-    switches, num_trained = list(engine.switch_seconds), engine.num_trained()
-    model = trained_model(loaded, engine)
-    del engine
-    gc.collect()
-    if model is None:
-        return None, {}, Measured()
-    tracker.phase("evaluate", len(run.eval.tasks))
-    start = time.perf_counter()
-    scores, items = evaluate(model, loaded.tokenizer, run.eval, run.hub, loaded.device) if run.eval.tasks else ([], {})
-    if run.eval.judge.bench is not None:
-        more, outcomes = judged(model, loaded.tokenizer, run.eval, run.hub, loaded.device, folder)
-        scores, items = scores + more, items | outcomes
-    eval_seconds = time.perf_counter() - start
-    result = _result(loaded, history, num_trained, scores)
-    if run.save.weights == "final":
-        save_weights(loaded, model, folder, result)
-    device = process.describe_device(run.engine.device)
-    found = {
-        run.model.id or run.model.name: origin(MODELS, run.model.id or "", run.hub, run.model.path, run.model.revision)
-    }
-    sources = found | loaded.data.sources
-    measured = memory.measured(clock, train_seconds, eval_seconds, switches, manifest(device, sources))
-    return result, items, measured
-
-
-def _result(loaded: Loaded, history: History, num_trained: int, scores: list[Score]) -> Result:
-    return Result(
-        config=config.identity(loaded.run),
-        status="ok",
-        scores=scores,
-        losses=history.losses,
-        validation=history.validation,
-        plans=history.plans,
-        trainable_parameters=num_trained,
-        total_parameters=loaded.num_parameters,
-        tokens=history.tokens,
-        data=loaded.data.card,
-        findings=loaded.run.method.findings(),
-    )
+def _unmeasured(run: RunConfig) -> Measured:
+    return Measured(manifest=manifest(process.describe_device(run.engine.device), {}))
 
 
 def main(path: str) -> int:
-    """Execute the run that the parent wrote to `path`, as one rank of several."""
-    torch.set_num_threads(max(1, torch.get_num_threads()))
-    run = config.load(json.loads(Path(path).read_text()))
-    done = execute(run, Path(path).parent)
-    if done is not None and done.result.status not in record.FINAL:
-        print(f"layerfit: {done.result.message}", file=sys.stderr)
-        return 1
-    return 0
+    """Execute the run that the parent wrote to `path`, as the rank that the environment says: exit status."""
+    with interrupt.listening():
+        run = config.load(json.loads(Path(path).read_text()))
+        status, message = work(run, Path(path).parent)
+    if status not in record.FINAL:
+        print(f"layerfit: {message or status}", file=sys.stderr)
+    return record.EXIT_STATUS[status]
 
 
 if __name__ == "__main__":

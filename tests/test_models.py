@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from layerfit import worker
+from layerfit import execution
 from layerfit.engines import make_engine, process
 from layerfit.engines.base import Engine, set_seed
 from layerfit.hub import load_model, load_tokenizer
@@ -80,9 +80,9 @@ def saved_again(run: RunConfig, engine: Engine, folder) -> tuple[torch.Tensor, t
     """Logits of the trained model, and of what transformers or PEFT load of it."""
     tokenizer = load_tokenizer(run.model, run.hub)
     run.paths.results = str(folder)
-    loaded = worker.Loaded(run, "id", torch.device("cpu"), engine.module, tokenizer, None, STEPS, 0)
-    model = worker.trained_model(loaded, engine)
-    worker.save_weights(loaded, model, folder, Result({}, "ok"))
+    loaded = execution.Loaded(run, "id", torch.device("cpu"), engine.module, tokenizer, None, STEPS, 0)
+    model = execution.trained_model(loaded, engine)
+    execution.save_weights(loaded, model, folder, Result({}, "ok"))
     if (folder / "adapter").exists():
         again = PeftModel.from_pretrained(load_model(run.model, run.hub, "fp32", seed=run.seed), folder / "adapter")
     else:

@@ -9,8 +9,8 @@ from layerfit.methods import METHODS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "layerfit"
 FLOORS = [
-    {"errors"},
-    {"importance", "optimizers", "schema_judge"},
+    {"errors", "interrupt"},
+    {"importance", "optimizers", "place", "schema_judge"},
     {"methods", "anatomy", "schema_model"},
     {"schema", "record", "trainable", "architecture"},
     {"config", "manifest", "schedule", "track", "world"},
@@ -18,6 +18,7 @@ FLOORS = [
     {"engines"},
     {"loop", "checkpoint", "loading"},
     {"measure"},
+    {"execution"},
     {"worker"},
     {"preload", "launch", "display"},
     {"sweep"},

@@ -218,6 +218,15 @@ class Engine(ABC):
         dist.all_reduce(total)
         return [float(v) for v in total]
 
+    def any(self, flag: bool) -> bool:
+        """Return whether it is true on some rank."""
+        return self.all_sum([float(flag)])[0] > 0
+
+    def agree(self, value: int) -> bool:
+        """Return whether a number is the same on every rank."""
+        total, squares = self.all_sum([value, value * value])  # their variance is zero
+        return self.world * squares == total * total
+
     @contextmanager
     def _evaluating(self, requires_grad: set[str]) -> Iterator[None]:
         """Evaluation mode, with only `requires_grad` asking for gradients; training resumes as it was."""

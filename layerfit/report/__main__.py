@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
+from layerfit.cli import say_interrupted
 from layerfit.config import composer
 from layerfit.errors import UserError
+from layerfit.interrupt import Interrupted
+from layerfit.place import find_place, writes
 from layerfit.report import build, render, spec, tune
 
 
@@ -51,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (KeyboardInterrupt, Interrupted) as error:
+        return say_interrupted(error)
 
 
 def _cells(options: argparse.Namespace) -> int:
@@ -102,6 +107,8 @@ def _table(options: argparse.Namespace) -> int:
     loaded = build.load(options.table)
     runs = [cell.run for cell in loaded.cells]
     ok = run_cells(runs, group=options.table) if loaded.todo() else True
+    if not writes(find_place()):
+        return 0 if ok else 1
     rendered = _render(options.table, draft=options.draft, figures=not options.no_figures)
     return rendered if ok else 1
 
@@ -115,6 +122,8 @@ def _tune(options: argparse.Namespace) -> int:
 
         # A diverged trial is a result: whether the trials can be counted is for `choose` to say.
         run_cells(runs, group=f"tune-{options.table}")
+        if not writes(find_place()):
+            return 0
     choices = build.finish_tuning(read, trials, allow_edge=options.allow_edge)
     for choice in choices:
         point = " ".join(tune.override(*item) for item in choice.best.trial.point.items())
