@@ -161,6 +161,8 @@ class Sweep:
                 free += taken
                 del self.running[run_id]
                 status, said = _after(started, code, self.place)
+                if status != "ok" and not writes(self.place):
+                    print(_last_line(log_path(started.folder, self.place)), file=sys.stderr)
                 self._end(run_id, status)
                 display.finished(run_id, started.run, said)
         return free

@@ -6,6 +6,7 @@ every rank counts up a number in a store that all can reach, and leaves a word t
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 import time
@@ -59,7 +60,7 @@ class Peers:
 
     def _run(self) -> None:
         while not self._done.wait(BEAT_S):
-            if os.getppid() != self._parent:
+            if self._is_orphan():
                 os._exit(1)  # whoever started this rank was killed: it must not train on, unseen
             try:
                 self._count += 1
@@ -70,6 +71,10 @@ class Peers:
                 pass
             if self._together and (found := self._lost()):
                 self.on_lost(*found)
+
+    def _is_orphan(self) -> bool:
+        starter = multiprocessing.parent_process()  # None if it was not our fork server (whose own parent stays alive)
+        return os.getppid() != self._parent if starter is None else not starter.is_alive()
 
     def _look(self, rank: int, peer: Peer) -> None:
         if self.store.check([f"end/{rank}"]):
