@@ -94,10 +94,10 @@ def first_host(nodes: str) -> str:
     Raises:
         UserError: if it is empty.
     """
-    match = re.match(r"\s*([^,\[\]]+)(?:\[([^\],\-]+)[^\]]*\])?([^,\[\]]*)", nodes)
-    if match is None:
-        raise UserError(f"SLURM_STEP_NODELIST={nodes} names no host; set MASTER_ADDR to the host of rank 0")
-    return match[1] + (match[2] or "") + match[3]
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
+    if first is None:
+        raise UserError(f"SLURM_STEP_NODELIST={nodes!r} names no host; set MASTER_ADDR to the host of rank 0")
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0])
 
 
 def writes(place: Place | None) -> bool:

@@ -98,7 +98,7 @@ class Peers:
                 return "failed", f"{line}; the same command goes on from the last checkpoint"
         return None
 
-    def blame(self, silent_s: float = SILENT_S) -> tuple[str, str] | None:
+    def blame(self, silent_s: float) -> tuple[str, str] | None:
         """Return status and line of another rank that has failed or been silent for `silent_s`; None if none has."""
         for rank, peer in self.others.items():
             if peer.status in BAD:
@@ -108,7 +108,7 @@ class Peers:
     def find_cause(self) -> tuple[str, str] | None:
         """Return why a collective broke, None if every other rank is well; waits until silence can be told."""
         until = time.monotonic() + SILENT_S + 3 * BEAT_S
-        while (found := self.blame()) is None and time.monotonic() < until:
+        while (found := self.blame(SILENT_S)) is None and time.monotonic() < until:
             time.sleep(0.1)
         return found
 
