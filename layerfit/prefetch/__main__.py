@@ -12,13 +12,14 @@ from pathlib import Path
 from layerfit import config
 from layerfit.cli import expand
 from layerfit.errors import UserError
+from layerfit.hub import dataset_source, model_source, prepare_environment
 from layerfit.prefetch import fetch, remote
 from layerfit.prefetch.check import missing
 from layerfit.prefetch.fetch import Plan
 from layerfit.prefetch.needs import Need, needs
-from layerfit.prefetch.remote import Trouble
+from layerfit.prefetch.remote import Trouble, Unreachable
 from layerfit.report import cells, spec
-from layerfit.schema import RunConfig
+from layerfit.schema import HubConfig, RunConfig
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,6 +56,9 @@ def _main(options: argparse.Namespace) -> int:
         return _report(runs, mirror, f"{again}{' HASH=1' if options.hash else ''}", hashes=options.hash)
     if any(run.hub.offline for run in runs):
         raise UserError("hub.offline=true fetches nothing; leave it out here, it is for the runs (or add --check)")
+    for run in runs:
+        _check_paths(run)
+    prepare_environment(HubConfig())
     remote.check_online()
     plans, failed = _plans(needs(runs), mirror, hashes=options.hash)
     if options.dry_run:
@@ -88,6 +92,14 @@ def _runs(words: list[str]) -> list[RunConfig]:
     return out
 
 
+def _check_paths(run: RunConfig) -> None:
+    """Raise UserError if the user's own files are not there: nothing is fetched for a run that has a mistake."""
+    if run.model.path is not None:
+        model_source(run.model, run.hub)
+    if run.dataset.path is not None:
+        dataset_source(run.dataset.id, run.hub, run.dataset.path)
+
+
 def _mirror(asked: str | None, runs: list[RunConfig]) -> Path:
     named = asked or next((run.hub.mirror for run in runs if run.hub.mirror), None)
     if not named:
@@ -115,6 +127,8 @@ def _plans(wanted: list[Need], mirror: Path, *, hashes: bool) -> tuple[list[Plan
             plan = fetch.make_plan(need, mirror, hashes=hashes)
         except Trouble as error:
             failed.append(str(error))
+            if isinstance(error, Unreachable):
+                break
             note, size = "cannot be fetched", ""
         else:
             plans.append(plan)
@@ -176,6 +190,8 @@ def _carry_out(plans: list[Plan]) -> bool:
             except Trouble as error:
                 ok = False
                 tqdm.write(f"prefetch: {error}", file=sys.stderr)
+                if isinstance(error, Unreachable):
+                    break
             else:
                 tqdm.write(f"fetched {plan.need.name}: {show(plan.num_bytes)}, checked against the hub's hashes")
     return ok

@@ -68,7 +68,7 @@ def make_plan(need: Need, mirror: Path, *, hashes: bool = False) -> Plan:
 def _at(found: Receipt) -> str:
     """Return which commit of what it is."""
     where = f" of {found.branch}" if found.branch else ""
-    return f"{found.commit[:10]}{where}{'' if found.revision else ', newest: no revision is pinned'}"
+    return f"{found.commit[:10]}{where}{'' if found.revision else ' (no revision is pinned)'}"
 
 
 def _covers(old: Receipt, need: Need) -> bool:
@@ -164,6 +164,6 @@ def carry_out(plan: Plan, progress: Callable[[int], object]) -> None:
             (plan.folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{plan.folder} cannot be written to ({error.strerror}); give another folder") from error
-    for file in plan.fetch:
+    for file in sorted(plan.fetch, key=lambda file: file.size):  # what cannot be had shows early
         remote.fetch(need.kind, need.repo, target.commit, file, plan.folder, progress)
     receipt.write(plan.folder, replace(target, complete=True))

@@ -21,12 +21,15 @@ from layerfit.receipt import File, damage
 _ATTEMPTS = 4
 """Of a file, in a row without a byte gained."""
 _WAIT_S = 0.5
-_CHUNK = 2**20
 _DENIED = (401, 403)
 
 
 class Trouble(Exception):
     """Why a repository could not be fetched, in one line with what to do."""
+
+
+class Unreachable(Trouble):
+    """The hub does not answer at all: nothing else of it needs to be tried."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def _told(what: str, repo: str, kind: str, revision: str | None) -> Iterator[Non
     from huggingface_hub import errors
 
     page = f"{endpoint()}/{'' if kind == 'models' else f'{kind}/'}{repo}"
-    again = "then the same command goes on"
+    again = "the same command then goes on where this one stopped"
     try:
         yield
     except errors.RevisionNotFoundError as error:
@@ -96,8 +99,8 @@ def _told(what: str, repo: str, kind: str, revision: str | None) -> Iterator[Non
         status = error.response.status_code
         if isinstance(error, errors.GatedRepoError) or status in _DENIED:
             raise Trouble(
-                f"{what} is gated, private, or not there ({status}): accept its licence at {page} and log in with "
-                f"`hf auth login`, or set HF_TOKEN; {again}"
+                f"{kind.removesuffix('s')} {repo} is gated, private, or not there ({status}): accept its licence at "
+                f"{page} and log in with `hf auth login`, or set HF_TOKEN; {again}"
             ) from error
         if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
             raise Trouble(f"{what} is not at {page}; check its id (model.id, dataset.id)") from error
@@ -106,7 +109,7 @@ def _told(what: str, repo: str, kind: str, revision: str | None) -> Iterator[Non
         said = " ".join(str(error).split())[:200] or type(error).__name__
         if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
             raise Trouble(f"{what}: {said}; make room or give another folder, {again}") from error
-        raise Trouble(f"{what}: {endpoint()} cannot be reached ({said}); with network, {again}") from error
+        raise Unreachable(f"{what}: {endpoint()} cannot be reached ({said}); with network, {again}") from error
 
 
 def fetch(kind: str, repo: str, commit: str, file: File, folder: Path, progress: Callable[[int], object]) -> None:
@@ -180,7 +183,7 @@ def _receive(url: str, part: Path, have: int, size: int, progress: Callable[[int
         with part.open("r+b") as out:
             out.seek(have)
             out.truncate()
-            for chunk in response.iter_bytes(_CHUNK):
+            for chunk in response.iter_bytes():  # as it arrives: what is gathered first is lost when it breaks
                 wanted = chunk[: size - have]
                 out.write(wanted)
                 progress(len(wanted))

@@ -1,0 +1,400 @@
+"""A mirror is filled with what runs read, at the pinned revision, whole; and what is missing is named."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import datasets
+import pytest
+
+from layerfit import config, preflight
+from layerfit.errors import UserError
+from layerfit.evaluation.tasks import PACKAGE
+from layerfit.hub import DATASETS, EMBEDDED, MODELS, origin
+from layerfit.prefetch.__main__ import main
+from layerfit.prefetch.check import missing, offline
+from layerfit.prefetch.choose import dataset_files, model_files
+from layerfit.prefetch.needs import needs
+from layerfit.schema import HubConfig
+from tests.hub_server import Hub, serving
+from tests.test_evaluation_command_line import MIRROR, needs_mirror
+
+FASTCHAT = MIRROR.parent / "fastchat"
+TINY = {path.name: path.read_bytes() for path in (EMBEDDED / "models/layerfit/nano").iterdir()}
+ROWS = b"".join(json.dumps({"instruction": f"i{n}", "input": "", "output": "o"}).encode() + b"\n" for n in range(5))
+WORDS = ["model=hf", "model.id=org/tiny", "dataset=alpaca_cleaned", "dataset.id=org/data", "dataset.num_validation=1"]
+WORDS += ["training.max_length=8", "eval=none"]
+
+
+def command(hub, mirror, *words):
+    env = {key: value for key, value in os.environ.items() if not key.endswith("_OFFLINE") and key != "HF_TOKEN"}
+    env |= {"HF_ENDPOINT": hub.url, "PYTHONPATH": str(PACKAGE.parent), "HF_HOME": str(mirror.parent / "home")}
+    return [sys.executable, "-m", "layerfit.prefetch", *words, "--mirror", str(mirror)], env
+
+
+def prefetch(hub, mirror, *words, **more):
+    line, env = command(hub, mirror, *words)
+    done = subprocess.run(line, env=env | more, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def compose(*words):
+    with config.composer():
+        return config.compose(words)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def hub():
+    """A model, a data set and, in another revision, another model of the same name."""
+    hub = Hub()
+    hub.add(MODELS, "org/tiny", {**TINY, "config.json": b"{}"})
+    hub.add(MODELS, "org/tiny", TINY, "v1")
+    hub.add(DATASETS, "org/data", {"data.json": ROWS, "dataset_infos.json": b"{}", ".gitattributes": b""})
+    with serving(hub):
+        yield hub
+
+
+def test_a_run_without_network_finds_what_was_fetched(tmp_path, hub, monkeypatch):
+    """The connection breaks once, within the weights; of the weights there are copies that nothing would load."""
+    copies = dict.fromkeys(("pytorch_model.bin", "tiny.gguf", "original/consolidated.00.pth"), b"x" * 99)
+    commit = hub.add(MODELS, "org/tiny", TINY | copies, "v1")
+    script = hub.add(DATASETS, "Salesforce/wikitext", {"wikitext.py": b"", "README.md": b"---\nlicense: mit\n---\n"})
+    parquet = tmp_path / "rows.parquet"
+    datasets.Dataset.from_dict({"text": ["a b"] * 3}).to_parquet(parquet)
+    converted = {f"{subset}/test/0000.parquet": parquet.read_bytes() for subset in ("wikitext-2-raw-v1", "other")}
+    branch = hub.add(DATASETS, "Salesforce/wikitext", converted, "refs/convert/parquet")
+    hub.cut["model.safetensors"] = 1
+    words, mirror = [*WORDS[:-1], "eval=wikitext_ppl", "model.revision=v1"], tmp_path / "mirror"
+    done = prefetch(hub, mirror, *words)
+    assert done.returncode == 0, done.stderr
+    assert "complete: " in done.stdout
+
+    receipt = ".layerfit-prefetch.json"
+    assert files(mirror / "models/org/tiny") == {*TINY, receipt} - {"README.md"}
+    assert all((mirror / "models/org/tiny" / name).read_bytes() == TINY[name] for name in {*TINY} - {"README.md"})
+    assert files(mirror / "datasets/org/data") == {"data.json", receipt}
+    assert files(mirror / "datasets/Salesforce/wikitext") == {"wikitext-2-raw-v1/test/0000.parquet", receipt}
+    half = len(TINY["model.safetensors"]) // 2
+    assert [r for name, r in hub.downloads() if name == "model.safetensors"] == [None, f"bytes={half}-"]
+    assert origin(MODELS, "org/tiny", HubConfig(mirror=str(mirror))) == f"mirror@{commit}"
+    assert script != branch == origin(DATASETS, "Salesforce/wikitext", HubConfig(mirror=str(mirror)))[7:]
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    preflight.preflight(offline(compose(*words), mirror))
+
+    hub.seen.clear()
+    again = prefetch(hub, mirror, *words)
+    assert (again.returncode, hub.seen) == (0, [])
+
+
+def test_a_killed_fetch_goes_on_where_it_was(tmp_path, hub):
+    hub.stalled["model.safetensors"] = threading.Event()
+    mirror, size = tmp_path / "mirror", len(TINY["model.safetensors"])
+    words = [*WORDS, "model.revision=v1"]
+    line, env = command(hub, mirror, *words)
+    process = subprocess.Popen(line, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 30
+    while not any(p.stat().st_size >= 2**20 for p in mirror.rglob(".model.safetensors.*.part")):
+        assert time.monotonic() < until, "nothing arrives"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    hub.stalled.pop("model.safetensors").set()
+    [line] = missing([compose(*words[:2], "model.revision=v1", "dataset=nano", *WORDS[-2:])], mirror, "do this")
+    assert "model.safetensors is missing; do this" in line
+    hub.seen.clear()
+    assert prefetch(hub, mirror, *words).returncode == 0
+    begins = [r for name, r in hub.downloads() if name == "model.safetensors"]
+    assert begins[0] is not None
+    assert 2**20 <= int(begins[0].removeprefix("bytes=").removesuffix("-")) < size
+    assert (mirror / "models/org/tiny/model.safetensors").read_bytes() == TINY["model.safetensors"]
+    assert not list(mirror.rglob("*.part"))
+
+
+def test_a_damaged_file_is_found_and_fetched_again(tmp_path, hub, monkeypatch):
+    mirror, words = tmp_path / "mirror", [*WORDS, "model.revision=v1"]
+    assert prefetch(hub, mirror, *words).returncode == 0
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    path = mirror / "datasets/org/data/data.json"
+    path.write_bytes(ROWS.replace(b"i3", b"i4"))
+    assert missing([compose(*words)], mirror, "again") == []
+    [line] = missing([compose(*words)], mirror, "again", hashes=True)
+    assert line == f"{path} is damaged: its content is not what the hub has; again"
+    hub.seen.clear()
+    assert prefetch(hub, mirror, *words, "--hash").returncode == 0
+    assert hub.downloads() == [("data.json", None)]
+    assert path.read_bytes() == ROWS
+    path.write_bytes(ROWS[:-1])
+    assert "bytes, not" in missing([compose(*words)], mirror, "again")[0]
+    path.unlink()
+    assert "data.json is missing" in missing([compose(*words)], mirror, "again")[0]
+    other = [*WORDS, "model.revision=v2"]
+    assert "holds v1 and model org/tiny is pinned at v2" in missing([compose(*other)], mirror, "again")[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gated": {"org/tiny"}}, "model org/tiny is gated.* accept its licence at .*/org/tiny .*hf auth login"),
+        ({"spoilt": {"data.json"}}, "dataset org/data, file data.json: as .* sends it, it is damaged"),
+        ("model.revision=gone", "model org/tiny has no revision gone; set model.revision"),
+        ("model.id=org/none", r"model org/none is gated, private, or not there \(401\)"),
+        ("hub.offline=true", "hub.offline=true fetches nothing"),
+        ("HF_HUB_OFFLINE", "HF_HUB_OFFLINE .* is set"),
+        ("down", "cannot be reached"),
+    ],
+)
+def test_what_cannot_be_fetched_is_one_line_and_the_rest_is_kept(tmp_path, hub, change, message):
+    words, more = ["model.revision=v1"], {}
+    if isinstance(change, dict):
+        for key, value in change.items():
+            setattr(hub, key, value)
+    elif "=" in change:
+        words.append(change)
+    else:
+        more = {"HF_HUB_OFFLINE": "1"} if change == "HF_HUB_OFFLINE" else {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = prefetch(hub, tmp_path / "mirror", *WORDS, *words, **more)
+    asked_wrongly = "OFFLINE" in str(change).upper()
+    assert done.returncode == (2 if asked_wrongly else 1)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("prefetch: ")]
+    assert len(lines) == 1
+    assert re.search(message, lines[0]), lines[0]
+    kept = {"datasets/org/data/data.json", "models/org/tiny/model.safetensors"}
+    wanted = set() if asked_wrongly or change == "down" else kept - {"models/org/tiny/model.safetensors"}
+    wanted = kept - {"datasets/org/data/data.json"} if isinstance(change, dict) and "spoilt" in change else wanted
+    assert asked_wrongly or "make prefetch G=" in done.stdout
+    assert {f for f in kept if (tmp_path / "mirror" / f).is_file()} == wanted
+
+
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+PICKLES = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+INDICES = ["model.safetensors.index.json", "pytorch_model.bin.index.json"]
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        # meta-llama/Llama-2-7b-hf and Mistral-7B-v0.1: both kinds
+        ([*SHARDS, *PICKLES, *INDICES, "original/consolidated.00.pth"], [*SHARDS, INDICES[0]]),
+        # opt-1.3b, gpt-j-6b: pickles only, and other frameworks
+        (["pytorch_model.bin", "flax_model.msgpack", "tf_model.h5", "rust_model.ot"], ["pytorch_model.bin"]),
+        ([*PICKLES, INDICES[1], "onnx/model.onnx"], [*PICKLES, INDICES[1]]),
+        (["model.safetensors", "model.fp16.safetensors", *SHARDS, INDICES[0], "q4.gguf"], ["model.safetensors"]),
+        (["consolidated.safetensors"], []),
+    ],
+)
+def test_weights_of_one_kind(there, chosen):
+    """In the order of `from_pretrained`: safetensors before pickles, a single file before shards."""
+    beside = ["config.json", "tokenizer.json", "tokenizer_config.json"]
+    unread = ["README.md", "USE_POLICY.md", ".gitattributes", "original/tokenizer.model", "modeling_x.py"]
+    assert model_files([*there, *beside, *unread], weights=True) == sorted([*chosen, *beside])
+    assert model_files([*there, *beside, *unread], weights=False) == beside
+
+
+CARD = [
+    {
+        "config_name": "a",
+        "data_files": [{"split": "train", "path": "a/train-*"}, {"split": "test", "path": ["x.jsonl"]}],
+    },
+    {"config_name": "b", "data_files": "b/**/*.parquet"},
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "configs", "subsets", "chosen", "without"),
+    [
+        (
+            ["a/train-0.parquet", "x.jsonl", "b/y/1.parquet", "z.jsonl"],
+            CARD,
+            ("a",),
+            ["a/train-0.parquet", "x.jsonl"],
+            [],
+        ),
+        (["a/train-0.parquet", "b/2.parquet", "b/y/1.parquet"], CARD, ("b",), ["b/2.parquet", "b/y/1.parquet"], []),
+        (["a/train-0.parquet"], CARD, ("b",), [], ["b"]),
+        (["main/test.parquet", "other/test.parquet"], [], ("main", "gone"), ["main/test.parquet"], ["gone"]),
+        (["data/train.json", "a.py", "b.csv", ".x/c.json"], [], None, ["data/train.json"], []),
+        (["script.py", "dataset_infos.json"], [], None, [], ["default"]),
+    ],
+)
+def test_files_of_a_subset(names, configs, subsets, chosen, without):
+    assert dataset_files([*names, "README.md"], configs, subsets) == (["README.md", *chosen], without)
+
+
+def test_what_runs_need():
+    runs = [
+        compose("model=llama2_7b", "dataset=lima", "eval=mmlu"),
+        compose("model=llama2_7b", "dataset=nano", "model.weights=random", "eval=winogrande"),
+        compose("model=nano", "dataset=nano", "eval=nano", "method=vanilla"),
+        compose("model=nano", "dataset=wikitext2", "eval=wikitext_ppl", "training.max_length=8"),
+    ]
+    found = {need.repo: need for need in needs(runs)}
+    assert list(found) == [
+        "meta-llama/Llama-2-7b-hf",
+        "allenai/winogrande",
+        "cais/mmlu",
+        "GAIR/lima",
+        "Salesforce/wikitext",
+    ]
+    llama = found["meta-llama/Llama-2-7b-hf"]
+    assert (llama.kind, llama.revision, llama.weights) == ("models", runs[0].model.revision, True)
+    assert not needs(runs[1:2])[0].weights
+    assert len(found["cais/mmlu"].subsets()) == 57  # the paper's count of subjects
+    assert found["allenai/winogrande"].subsets() == ("winogrande_xl",)
+    assert {part.split for part in found["allenai/winogrande"].parts} == {"train", "validation"}  # shots, questions
+    assert found["GAIR/lima"].subsets() is None
+    assert {part.split for part in found["Salesforce/wikitext"].parts} == {"train", "validation", "test"}
+
+
+def test_tasks_that_nobody_listed_are_resolved_by_their_files():
+    """lm-eval's own task files: a tag of two tasks; one that reads a file by its address."""
+    run = compose("eval=none", "+eval.tasks=[{name: ai2_arc}, {name: logiqa2}]")
+    [need] = [need for need in needs([run]) if need.repo == "allenai/ai2_arc"]
+    assert need.subsets() == ("ARC-Challenge", "ARC-Easy")
+
+
+def test_a_task_whose_data_is_on_no_hub_id_is_said(tmp_path):
+    """lm-eval's arithmetic_1dc reads a file by its address."""
+    run = compose("eval=none", "+eval.tasks=[{name: arithmetic_1dc}]")
+    [line] = missing([run], tmp_path, "again")
+    assert line.startswith("task arithmetic_1dc reads data that it names by no hub id")
+
+
+def test_a_table_and_what_is_asked_wrongly(tmp_path, capsys):
+    mirror = ["--mirror", str(tmp_path / "mirror")]
+    assert main(["nano_main", *mirror, "--check"]) == 0
+    assert "complete: " in capsys.readouterr().out
+    assert main(["mirror", "model.revision=abc", "--check", *mirror]) == 1
+    out = capsys.readouterr().out
+    assert "missing: model karpathy/stories260K (model=stories260k) is not at" in out
+    assert f"; make prefetch T=mirror G=model.revision=abc MIRROR={tmp_path}/mirror\n" in out
+    (tmp_path / "file").touch()
+    for words, message in (
+        (["nowhere", *mirror], "no table 'nowhere'; known tables: demo"),
+        (["model=gpt9", *mirror], "gpt9"),
+        (["mirror", "nano_main", *mirror], "name one table"),
+        (["nano_main"], "name the folder to fill: --mirror DIR"),
+        (["nano_main", "--mirror", str(tmp_path / "file")], "is a file, not a folder"),
+        (["model=nano", "dataset=local", "dataset.path=/nowhere", *mirror], "dataset.path=/nowhere does not exist"),
+    ):
+        assert main(words) == 2, words
+        error = capsys.readouterr().err
+        assert error.startswith("prefetch: ")
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_two_pins_of_one_repository_are_refused():
+    runs = [compose("model=llama2_7b"), compose("model=llama2_7b", "model.revision=other")]
+    with pytest.raises(UserError, match=r"is needed at 01c7f73.* and at other.*two mirrors"):
+        needs(runs)
+
+
+def test_a_folder_filled_by_hand_is_never_overwritten(tmp_path, hub):
+    """What is the hub's is taken over; what is not stays, and is said."""
+    folder = tmp_path / "mirror/models/org/tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes(TINY["config.json"])
+    done = prefetch(hub, tmp_path / "mirror", *WORDS, "model.revision=v1")
+    assert done.returncode == 0, done.stderr
+    assert "config.json" not in [name for name, _ in hub.downloads()]
+    (folder / ".layerfit-prefetch.json").unlink()
+    (folder / "model.safetensors").unlink()
+    (folder / "config.json").write_bytes(TINY["config.json"] + b" ")
+    done = prefetch(hub, tmp_path / "mirror", *WORDS, "model.revision=v1")
+    assert done.returncode == 1
+    assert re.search(r"prefetch: .*config.json was put there by hand .*; move .*/org/tiny away", done.stderr)
+    assert (folder / "config.json").read_bytes() == TINY["config.json"] + b" "
+
+
+@needs_mirror
+def test_the_check_names_everything_that_a_mirror_lacks(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    runs = [compose("model=stories260k", "dataset=alpaca_gpt4", "eval=mirror")]
+    assert missing(runs, MIRROR, "again") == []
+    preflight.preflight(offline(runs[0], MIRROR))
+    found = missing([compose("model=llama2_7b", "dataset=alpaca_gpt4", "eval=lisa_suite")], MIRROR, "again")
+    subsets = [
+        "gaokao-english",
+        "logiqa-en",
+        "lsat-rc",
+        "sat-en",
+        "sat-en-without-passage",
+    ]  # shared README: four are there
+    assert [line.split(" ")[0 if "holds" in line else 1] for line in found] == [
+        str(MIRROR / "models/meta-llama/Llama-2-7b-hf"),
+        *(f"hails/agieval-{name}" for name in subsets),
+    ]
+    assert all(line.endswith("; again") for line in found)
+
+
+@pytest.mark.skipif(not FASTCHAT.is_dir(), reason=f"no FastChat files at {FASTCHAT}")
+def test_a_benchmarks_files_are_named_for_copying(tmp_path):
+    words = ["eval=mt_bench", "eval.judge.base_url=http://127.0.0.1:1/v1", "eval.judge.model=j"]
+    run = compose(*words, "eval.judge.key_variable=null", "eval.judge.template=plain")
+    [line] = missing([run], tmp_path, "again")
+    listed = re.search(r"to copy by hand: (.*) from fastchat/llm_judge/data", line)[1].split(", ")
+    for name in listed:
+        target = tmp_path / "datasets/lm-sys/FastChat" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((FASTCHAT / name).read_bytes())
+    assert missing([run], tmp_path, "again") == []
+
+
+CONFIG = json.loads(TINY["config.json"])
+
+
+@pytest.mark.parametrize(
+    ("change", "content"),
+    [
+        (None, b""),
+        ("models/org/tiny/config.json", None),
+        ("models/org/tiny/config.json", b"{"),
+        ("models/org/tiny/config.json", json.dumps(CONFIG | {"model_type": "other"}).encode()),
+        ("models/org/tiny/config.json", json.dumps(CONFIG | {"max_position_embeddings": 4}).encode()),
+        ("models/org/tiny/model.safetensors", None),
+        ("models/org/tiny/tokenizer.json", None),
+        ("datasets/org/data/data.json", None),
+        ("datasets/org/data/data.json", b'{"instruction": "a"}\n'),
+        ("datasets/org/data/data.json", b"{"),
+    ],
+)
+def test_complete_means_that_preflight_passes(tmp_path, monkeypatch, change, content):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    for folder, found in (("models/org/tiny", TINY), ("datasets/org/data", {"data.json": ROWS})):
+        (tmp_path / folder).mkdir(parents=True)
+        for name, data in found.items():
+            (tmp_path / folder / name).write_bytes(data)
+    if change is not None:
+        (tmp_path / change).unlink() if content is None else (tmp_path / change).write_bytes(content)
+    run = compose(*WORDS)
+    lines = missing([run], tmp_path, "again")
+    if change is None:
+        assert lines == []
+        preflight.preflight(offline(run, tmp_path))
+    else:
+        assert len(lines) == 1
+        assert "\n" not in lines[0]
+        with pytest.raises(UserError):
+            preflight.preflight(offline(run, tmp_path))
+
+
+def test_a_shard_that_is_missing_is_named(tmp_path):
+    """Preflight does not look at it; loading would fail."""
+    folder = tmp_path / "models/org/tiny"
+    folder.mkdir(parents=True)
+    for name, data in TINY.items():
+        (folder / name.replace("model.safe", "model-00001-of-00002.safe")).write_bytes(data)
+    index = {"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    run = compose("model=hf", "model.id=org/tiny", "dataset=nano", "eval=none", "training.max_length=8")
+    assert missing([run], tmp_path, "again") == [f"{folder / SHARDS[1]} is missing; again"]
