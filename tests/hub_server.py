@@ -22,13 +22,14 @@ LFS = (".safetensors", ".bin", ".parquet", ".gguf")
 class Hub:
     """repos: (kind, repo) -> revision -> files. cut: file -> how often its transfer is cut half way. spoilt: files of
     which other bytes are sent. stalled: files whose transfer stops half way, the connection left open. gated:
-    repositories whose files need a licence. seen: (path, Range) of each request."""
+    repositories whose files need a licence. whole: Range is ignored. seen: (path, Range) of each request."""
 
     repos: dict = field(default_factory=dict)
     cut: dict = field(default_factory=dict)
     spoilt: set = field(default_factory=set)
     stalled: dict = field(default_factory=dict)
     gated: set = field(default_factory=set)
+    whole: bool = False
     seen: list = field(default_factory=list)
     url: str = ""
 
@@ -93,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         data = hub.repos[kind, repo][commit][1][name]
         if name in hub.spoilt:
             data = data[::-1]
-        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        match = re.fullmatch(r"bytes=(\d+)-", "" if hub.whole else self.headers.get("Range") or "")
         rest = data[int(match[1]) if match else 0 :]
         if hub.cut.get(name, 0) or name in hub.stalled:
             self.send_response(206 if match else 200)

@@ -1,5 +1,6 @@
 """A mirror is filled with what runs read, at the pinned revision, whole; and what is missing is named."""
 
+import dataclasses
 import json
 import os
 import re
@@ -12,11 +13,11 @@ import time
 import datasets
 import pytest
 
-from layerfit import config, preflight
+from layerfit import config, preflight, receipt
 from layerfit.errors import UserError
 from layerfit.evaluation.tasks import PACKAGE
 from layerfit.hub import DATASETS, EMBEDDED, MODELS, origin
-from layerfit.prefetch.__main__ import main
+from layerfit.prefetch.__main__ import main, runs_of
 from layerfit.prefetch.check import missing, offline
 from layerfit.prefetch.choose import dataset_files, model_files
 from layerfit.prefetch.needs import needs
@@ -79,11 +80,10 @@ def test_a_run_without_network_finds_what_was_fetched(tmp_path, hub, monkeypatch
     assert done.returncode == 0, done.stderr
     assert "complete: " in done.stdout
 
-    receipt = ".layerfit-prefetch.json"
-    assert files(mirror / "models/org/tiny") == {*TINY, receipt} - {"README.md"}
+    assert files(mirror / "models/org/tiny") == {*TINY, receipt.NAME} - {"README.md"}
     assert all((mirror / "models/org/tiny" / name).read_bytes() == TINY[name] for name in {*TINY} - {"README.md"})
-    assert files(mirror / "datasets/org/data") == {"data.json", receipt}
-    assert files(mirror / "datasets/Salesforce/wikitext") == {"wikitext-2-raw-v1/test/0000.parquet", receipt}
+    assert files(mirror / "datasets/org/data") == {"data.json", receipt.NAME}
+    assert files(mirror / "datasets/Salesforce/wikitext") == {"wikitext-2-raw-v1/test/0000.parquet", receipt.NAME}
     half = len(TINY["model.safetensors"]) // 2
     assert [r for name, r in hub.downloads() if name == "model.safetensors"] == [None, f"bytes={half}-"]
     assert origin(MODELS, "org/tiny", HubConfig(mirror=str(mirror))) == f"mirror@{commit}"
@@ -120,6 +120,21 @@ def test_a_killed_fetch_goes_on_where_it_was(tmp_path, hub):
     assert not list(mirror.rglob("*.part"))
 
 
+def test_another_revision_replaces_what_differs(tmp_path, hub):
+    """The server starts every transfer from the beginning, also after a break."""
+    hub.whole, hub.cut["model.safetensors"], mirror = True, 1, tmp_path / "mirror"
+    hub.add(MODELS, "org/tiny", {**TINY, "generation_config.json": b"{}"}, "v1")
+    assert prefetch(hub, mirror, *WORDS, "model.revision=v1").returncode == 0
+    assert len([name for name, _ in hub.downloads() if name == "model.safetensors"]) == 2
+    commit = hub.add(MODELS, "org/tiny", {**TINY, "config.json": TINY["config.json"] + b" "}, "v2")
+    hub.seen.clear()
+    assert prefetch(hub, mirror, *WORDS, "model.revision=v2").returncode == 0
+    assert [name for name, _ in hub.downloads()] == ["config.json"]
+    assert files(mirror / "models/org/tiny") == {*TINY, receipt.NAME} - {"README.md"}
+    found = receipt.read(mirror / "models/org/tiny")
+    assert (found.revision, found.commit, found.complete) == ("v2", commit, True)
+
+
 def test_a_damaged_file_is_found_and_fetched_again(tmp_path, hub, monkeypatch):
     mirror, words = tmp_path / "mirror", [*WORDS, "model.revision=v1"]
     assert prefetch(hub, mirror, *words).returncode == 0
@@ -137,8 +152,16 @@ def test_a_damaged_file_is_found_and_fetched_again(tmp_path, hub, monkeypatch):
     assert "bytes, not" in missing([compose(*words)], mirror, "again")[0]
     path.unlink()
     assert "data.json is missing" in missing([compose(*words)], mirror, "again")[0]
-    other = [*WORDS, "model.revision=v2"]
-    assert "holds v1 and model org/tiny is pinned at v2" in missing([compose(*other)], mirror, "again")[0]
+    path.write_bytes(ROWS)
+    [line] = missing([compose(*WORDS, "model.revision=v2")], mirror, "again")
+    assert line == f"{mirror}/models/org/tiny holds v1 and model org/tiny is pinned at v2; again"
+    found = receipt.read(path.parent)
+    receipt.write(path.parent, dataclasses.replace(found, complete=False))  # as a kill before the last line leaves it
+    assert missing([compose(*words)], mirror, "again") == [f"{path.parent} was not fetched to its end; again"]
+    assert origin(DATASETS, "org/data", HubConfig(mirror=str(mirror))) == "mirror"
+    hub.seen.clear()
+    assert (prefetch(hub, mirror, *words).returncode, hub.seen) == (0, [])
+    assert receipt.read(path.parent) == found
 
 
 @pytest.mark.parametrize(
@@ -273,6 +296,8 @@ def test_a_table_and_what_is_asked_wrongly(tmp_path, capsys):
     mirror = ["--mirror", str(tmp_path / "mirror")]
     assert main(["nano_main", *mirror, "--check"]) == 0
     assert "complete: " in capsys.readouterr().out
+    with config.composer():
+        assert {run.eval.name for run in runs_of(["nano_main"])} == {"nano", "nano_dev"}  # tuning asks other items
     assert main(["mirror", "model.revision=abc", "--check", *mirror]) == 1
     out = capsys.readouterr().out
     assert "missing: model karpathy/stories260K (model=stories260k) is not at" in out

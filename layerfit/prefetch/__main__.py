@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace) -> int:
     with config.composer():
-        runs = _runs(options.words)
+        runs = runs_of(options.words)
     mirror = _mirror(options.mirror, runs)
     again = _again(options.words, mirror)
     if options.check:
@@ -68,7 +68,7 @@ def _main(options: argparse.Namespace) -> int:
     return max(1 if failed else 0, _report(runs, mirror, again, hashes=False))
 
 
-def _runs(words: list[str]) -> list[RunConfig]:
+def runs_of(words: list[str]) -> list[RunConfig]:
     """Return the runs of a table, one seed each (no data depends on it) and its tuning, or of a composed run.
 
     Raises:
