@@ -96,6 +96,7 @@ def test_a_run_without_network_finds_what_was_fetched(tmp_path, hub, monkeypatch
     assert (again.returncode, hub.seen) == (0, [])
 
 
+@pytest.mark.slow
 def test_a_killed_fetch_goes_on_where_it_was(tmp_path, hub):
     hub.stalled["model.safetensors"] = threading.Event()
     mirror, size = tmp_path / "mirror", len(TINY["model.safetensors"])
@@ -120,6 +121,7 @@ def test_a_killed_fetch_goes_on_where_it_was(tmp_path, hub):
     assert not list(mirror.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_another_revision_replaces_what_differs(tmp_path, hub):
     """The server starts every transfer from the beginning, also after a break."""
     hub.whole, hub.cut["model.safetensors"], mirror = True, 1, tmp_path / "mirror"
@@ -324,6 +326,7 @@ def test_two_pins_of_one_repository_are_refused():
         needs(runs)
 
 
+@pytest.mark.slow
 def test_a_folder_filled_by_hand_is_never_overwritten(tmp_path, hub):
     """What is the hub's is taken over; what is not stays, and is said."""
     folder = tmp_path / "mirror/models/org/tiny"
