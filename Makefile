@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m layerfit
 REPORT := $(BIN)/python -m layerfit.report
 T ?=
+G ?=
 need-T = $(if $(T),,$(error name a table: make $@ T=nano_main; tables: $(basename $(notdir $(wildcard conf/table/*.yaml)))))
 
-.PHONY: help install demo test test-all check table todo tune tables figures bench clean
+.PHONY: help install demo test test-all check table todo tune prefetch tables figures bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -43,6 +44,11 @@ todo: install  ## list the runs a table still needs: make todo T=nano_main
 
 tune: install  ## run a table's tuning grid and commit to a choice: make tune T=nano_main
 	$(need-T)$(REPORT) tune $(T)
+
+prefetch: install  ## fill MIRROR=dir with what T= (or G="model=... dataset=... eval=...") needs; CHECK=1 only looks
+	$(if $(T)$(G),,$(error name a table, or a run's groups: make $@ T=mirror MIRROR=dir, or make $@ G="model=tinyllama dataset=lima" MIRROR=dir))
+	$(if $(MIRROR),,$(error name the folder to fill: make $@ $(if $(T),T=$(T) )MIRROR=dir))
+	@$(BIN)/python -m layerfit.prefetch $(T) $(G) --mirror '$(MIRROR)' $(if $(CHECK),--check) $(if $(HASH),--hash)
 
 tables: install  ## render every table from the committed records (about two seconds, no torch)
 	@$(REPORT) render --all --no-figures

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerfit import architecture
+from layerfit import architecture, receipt
 from layerfit.errors import UserError
 from layerfit.schema import HubConfig, ModelConfig
 
@@ -67,6 +67,7 @@ def _source(kind: str, repo: str, revision: str | None, hub: HubConfig) -> str |
         return snapshot
     looked = ", ".join(str(root / kind / repo) for root in _roots(hub))
     fix = f"put it at {hub.mirror or '<hub.mirror>'}/{kind}/{repo}, or set hub.offline=false"
+    fix += "; where there is network, `make prefetch` fills a mirror"
     raise UserError(f"{kind.removesuffix('s')} {repo!r} is not here (looked at {looked} and {hub_cache()}); {fix}")
 
 
@@ -100,12 +101,15 @@ def dataset_source(repo: str, hub: HubConfig, path: str | None = None, revision:
 def origin(kind: str, repo: str, hub: HubConfig, path: str | None = None, revision: str | None = None) -> str:
     """Return where a source was found, for a record: `embedded`, `mirror`, `path`, or `hub@<commit>` (if cached).
 
-    No path of this machine is in it.
+    A mirror's commit is known where `layerfit.prefetch` filled it: `mirror@<commit>`. No path of this machine is in it.
     """
     if path is not None:
         return "path"
     if (folder := local_copy(kind, repo, hub)) is not None:
-        return "embedded" if folder.is_relative_to(EMBEDDED) else "mirror"
+        if folder.is_relative_to(EMBEDDED):
+            return "embedded"
+        found = receipt.read(folder)
+        return f"mirror@{found.commit}" if found is not None and found.complete else "mirror"
     snapshot = cached_snapshot(kind, repo, revision)
     return f"hub@{snapshot.name if snapshot else revision or 'main'}"
 

@@ -37,7 +37,7 @@ from layerfit.schema import (
     TrackerConfig,
 )
 
-_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _GIB = 2**30
 _READ_WHOLE = 16 * 2**20
 """Bytes of a file that takes less than a second to read."""
@@ -126,8 +126,8 @@ def check_model(model: ModelConfig, hub: HubConfig) -> None:
     check_parts(model, found, folder)
     if model.weights == "pretrained" and not has_weights(folder):
         raise UserError(f"{folder} holds no weights; put them there, or set model.weights=random")
-    if not any((folder / name).is_file() for name in _TOKENIZER):
-        raise UserError(f"{folder} holds no tokenizer ({', '.join(_TOKENIZER)}); copy it there")
+    if not any((folder / name).is_file() for name in TOKENIZER):
+        raise UserError(f"{folder} holds no tokenizer ({', '.join(TOKENIZER)}); copy it there")
 
 
 def check_parts(model: ModelConfig, found: Mapping[str, Any], folder: Path) -> None:

@@ -201,6 +201,32 @@ def test_a_split_or_subset_that_is_not_there_is_named(tmp_path):
         data_files(tmp_path, "other")
 
 
+@pytest.mark.parametrize(
+    ("names", "subset", "splits"),
+    [
+        # vicgalle/alpaca-gpt4: named by its content; beside it a description, as older data sets have
+        (["data/train-00000-of-00001-6ef3991c06080e14.jsonl", "dataset_infos.json"], None, ["train"]),
+        (["alpaca_data_cleaned.json"], None, ["train"]),  # yahma/alpaca-cleaned: datasets calls it train
+        (["b.jsonl", "a.jsonl"], None, ["train"]),
+        (["test.jsonl", "train_sft.jsonl"], None, ["test", "train_sft"]),
+        # refs/convert/parquet
+        (
+            ["en/test/0000.jsonl", "en/train/0000.jsonl", "en/train/0001.jsonl", "de/dev/0000.jsonl"],
+            "en",
+            ["test", "train"],
+        ),
+        (["default/train/0000.jsonl"], None, ["train"]),
+    ],
+)
+def test_splits_by_name(tmp_path, names, subset, splits):
+    for name in names:
+        write_rows(tmp_path / name, [{"prompt": "a", "response": "x"}])
+    found = data_files(tmp_path, subset)
+    assert sorted(found) == splits
+    wanted = [n for n in names if "dataset_infos" not in n and (subset is None or n.startswith(subset))]
+    assert sorted(path for paths in found.values() for path in paths) == sorted(tmp_path / name for name in wanted)
+
+
 def test_holding_out_everything_is_refused(tmp_path, tokenizer):
     write_rows(tmp_path / "d.jsonl", [{"prompt": "a", "response": "x"}] * 3)
     with pytest.raises(UserError, match="num_validation=3 leaves nothing"):

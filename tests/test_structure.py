@@ -13,7 +13,7 @@ FLOORS = [
     {"importance", "optimizers", "place", "schema_judge"},
     {"methods", "anatomy", "schema_model"},
     {"schema", "record", "trainable", "architecture"},
-    {"config", "manifest", "schedule", "track", "world"},
+    {"config", "manifest", "receipt", "schedule", "track", "world"},
     {"hub", "data", "evaluation", "preflight"},
     {"engines"},
     {"loop", "checkpoint", "loading"},
@@ -22,7 +22,7 @@ FLOORS = [
     {"worker"},
     {"preload", "launch", "display"},
     {"sweep"},
-    {"report", "cli"},
+    {"report", "cli", "prefetch"},
     {"__main__"},
 ]
 """From the ground up: a module may import its own floor and below. Imports for type checkers alone do not count."""

@@ -1,15 +1,16 @@
 """Rows of a dataset: read from a local folder as they are, or from the hub through `datasets`.
 
 A folder is a dataset repository: splits by its README's `configs`, else by file names (`train-00000-of-00001.parquet`,
-`train.jsonl`), in the folder itself, in `data/`, or in one named after the subset.
+`train.jsonl`), in the folder itself, in `data/`, or in one named after the subset; or there by folders named after the
+splits (`<subset>/train/0000.parquet`, the hub's Parquet versions). Files that name no split are `train`, as on the hub.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
@@ -23,6 +24,26 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 SUFFIXES = (".parquet", ".jsonl", ".json")
+_ABOUT = ("dataset_infos.json", "dataset_dict.json", "state.json")
+"""Files beside the data that say what it is."""
+_PIECE = re.compile(r"-\d+-of-\d+(-[0-9a-f]{16})?$")
+_SPLIT = re.compile(r"(^|[-._ ])(train(ing)?|test(ing)?|val(id|idation)?|dev|eval(uation)?)(?![a-z])", re.IGNORECASE)
+
+
+class Part(NamedTuple):
+    """What a task reads. repo: None if it does not say. subset, split: None = whatever there is."""
+
+    task: str
+    repo: str | None
+    subset: str | None = None
+    split: str | None = None
+
+
+def is_data(name: str) -> bool:
+    """Return whether a file (by its path in a repository) holds rows."""
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") for part in path.parts)
+    return path.suffix in SUFFIXES and path.name not in _ABOUT and not hidden
 
 
 def card(folder: Path) -> tuple[dict[str, Any], str]:
@@ -65,12 +86,20 @@ def _by_card(source: Path, configs: list[dict[str, Any]], subset: str | None) ->
 
 def _by_name(source: Path, subset: str | None) -> dict[str, list[Path]]:
     folders = [source / subset] if subset else [source, source / "data", source / "default"]
-    folder = next((f for f in folders if f.is_dir() and any(p.suffix in SUFFIXES for p in f.iterdir())), None)
+    paths = next((found for folder in folders if (found := _files(folder))), [])
+    if not paths:
+        inner = [folder for base in folders[-1:] if base.is_dir() for folder in sorted(base.iterdir())]
+        return {folder.name: found for folder in inner if (found := _files(folder))}
+    if not any(_SPLIT.search(path.stem) for path in paths):
+        return {"train": paths}
     splits: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()) if folder else []:
-        if path.suffix in SUFFIXES:
-            splits.setdefault(re.sub(r"-\d+-of-\d+$", "", path.stem), []).append(path)
+    for path in paths:
+        splits.setdefault(_PIECE.sub("", path.stem), []).append(path)
     return splits
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if is_data(path.name)) if folder.is_dir() else []
 
 
 def read_file(path: Path) -> list[Row]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from layerfit.data.sources import data_files, first_row, read_rows
+from layerfit.data.sources import Part, data_files, first_row, read_rows
 from layerfit.errors import UserError
 from layerfit.hub import dataset_source
 from layerfit.schema import DatasetConfig, EvalConfig, HubConfig
@@ -245,6 +245,13 @@ def load_items(name: str, hub: HubConfig) -> list[Item]:
     task = TASKS[name]
     data = DatasetConfig(name=name, id=task.dataset, subset=task.subset)
     return [read_item(name, row) for split in task.splits for row in read_rows(data, split, hub)]
+
+
+def data(config: EvalConfig) -> list[Part]:
+    """Return what the tasks read."""
+    expand(config)
+    asked = [(task.name, TASKS[name]) for task in config.tasks for name in GROUPS.get(task.name, (task.name,))]
+    return [Part(name, task.dataset, task.subset, split) for name, task in asked for split in task.splits]
 
 
 def check(config: EvalConfig, hub: HubConfig) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerfit.data.sources import data_files, read_rows
+from layerfit.data.sources import Part, data_files, read_rows
 from layerfit.errors import UserError
 from layerfit.hub import dataset_source
 from layerfit.record import Items, Score
@@ -102,6 +102,12 @@ def _text(name: str, hub: HubConfig) -> tuple[str, int]:
     if "text" not in rows[0]:
         raise UserError(f"{name} needs the column 'text' of {text.dataset}; it has {', '.join(sorted(rows[0]))}")
     return "\n\n".join(row["text"] for row in rows), len(rows)
+
+
+def data(config: EvalConfig) -> list[Part]:
+    """Return what the texts are read from."""
+    texts = {task.name: TEXTS[task.name] for task in config.tasks if task.name in TEXTS}
+    return [Part(name, text.dataset, text.subset, text.split) for name, text in texts.items()]
 
 
 def check(config: EvalConfig, hub: HubConfig) -> None:

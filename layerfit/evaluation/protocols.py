@@ -1,6 +1,6 @@
 """The one door to every evaluation: tasks are handed to the protocol that asks them, results come back in one form.
 
-A protocol is two functions, named here and imported when they are needed: `check` must stay light (it runs before
+A protocol is a few functions, named here and imported when they are needed: `check` must stay light (it runs before
 anything is loaded), `evaluate` may import what it likes. A new one is a line of `PROTOCOLS`.
 """
 
@@ -11,6 +11,7 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from layerfit.data.sources import Part
 from layerfit.errors import UserError, check_one_of
 from layerfit.record import Items, Score
 from layerfit.schema import EvalConfig, HubConfig
@@ -23,20 +24,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Two functions as `module:name`, both given the evaluation with the tasks of this protocol alone.
+    """Functions as `module:name`, all given the evaluation with the tasks of this protocol alone.
 
     check: (EvalConfig, HubConfig) -> None; raises UserError for what can be known to fail. No torch.
     evaluate: (model, tokenizer, EvalConfig, HubConfig, device) -> (scores, items), as `harness.evaluate`.
+    data: (EvalConfig) -> parts of data sets that are read; None: those that `TaskConfig.hub_ids` names.
     """
 
     check: str
     evaluate: str
+    data: str | None = None
 
 
 PROTOCOLS: dict[str, Protocol] = {
-    "lm_eval": Protocol("layerfit.evaluation.tasks:check", "layerfit.evaluation.harness:evaluate"),
-    "generative": Protocol("layerfit.evaluation.generative_tasks:check", "layerfit.evaluation.generative:evaluate"),
-    "perplexity": Protocol("layerfit.evaluation.perplexity:check", "layerfit.evaluation.perplexity:evaluate"),
+    "lm_eval": Protocol(
+        "layerfit.evaluation.tasks:check", "layerfit.evaluation.harness:evaluate", "layerfit.evaluation.task_data:data"
+    ),
+    "generative": Protocol(
+        "layerfit.evaluation.generative_tasks:check",
+        "layerfit.evaluation.generative:evaluate",
+        "layerfit.evaluation.generative_tasks:data",
+    ),
+    "perplexity": Protocol(
+        "layerfit.evaluation.perplexity:check",
+        "layerfit.evaluation.perplexity:evaluate",
+        "layerfit.evaluation.perplexity:data",
+    ),
 }
 
 
@@ -68,6 +81,22 @@ def check_protocols(config: EvalConfig, hub: HubConfig) -> None:
     """
     for name, part in _by_protocol(config).items():
         _function(PROTOCOLS[name].check)(part, hub)
+
+
+def data_parts(config: EvalConfig) -> list[Part]:
+    """Return the parts of data sets that an evaluation reads; what a task names and no part covers, as a whole.
+
+    Raises:
+        UserError: if a task is unknown.
+    """
+    parts: list[Part] = []
+    for name, part in _by_protocol(config).items():
+        if (function := PROTOCOLS[name].data) is not None:
+            parts += _function(function)(part)
+    known = {part.repo for part in parts}
+    named = [Part(task.name, repo) for task in config.tasks for repo in task.hub_ids() if repo not in known]
+    said = {part.task for part in named}
+    return [part for part in parts if part.repo is not None or part.task not in said] + named
 
 
 def evaluate(

@@ -102,7 +102,7 @@ def check(config: EvalConfig, hub: HubConfig) -> None:  # noqa: ARG001 - every p
     check_tasks(config)
 
 
-def _children(entry: Any) -> list[str]:
+def children_of(entry: Any) -> list[str]:
     """Return the names that an index entry of lm-eval refers to: a group's list, a tag's tasks."""
     if entry.yaml_path is None:
         return sorted(entry.tags)
@@ -125,7 +125,7 @@ def _referred(include: list[Path], names: list[str]) -> set[str]:
     found: set[str] = set()
     waiting = set(names)
     while waiting:
-        children = {child for name in waiting if name in index for child in _children(index[name])}
+        children = {child for name in waiting if name in index for child in children_of(index[name])}
         waiting = children - found
         found |= children
     return found
@@ -146,11 +146,22 @@ def _families(names: list[str]) -> list[str] | None:
         needed = {family for name in waiting for family in defined.get(name, ())} - families
         families |= needed
         index |= TaskIndex.build([root / family for family in sorted(needed)])
-        referred = {child for name in seen if name in index for child in _children(index[name])}
+        referred = {child for name in seen if name in index for child in children_of(index[name])}
         waiting = sorted(referred - seen)
         seen |= referred
     spread = any(len(defined.get(name, ())) > 1 and index[name].kind is Kind.TAG for name in seen)
     return None if spread else sorted(families)
+
+
+def folders_of(config: EvalConfig) -> list[Path]:
+    """Return the folders of lm-eval's task files that an evaluation needs, to be indexed in this order.
+
+    Of two definitions the last wins then, and the first where all folders are indexed as one.
+    """
+    include = [folder] if (folder := include_folder(config)) else []
+    names = [task.name for task in config.tasks]
+    stock = _families(sorted({*names, *_referred(include, names)} - own_names(config)))
+    return [stock_folder()] if stock is None else [stock_folder() / family for family in reversed(stock)]
 
 
 def task_manager(config: EvalConfig) -> TaskManager:
@@ -162,12 +173,8 @@ def task_manager(config: EvalConfig) -> TaskManager:
     check_tasks(config)
     from lm_eval.tasks import TaskManager
 
-    own = own_names(config)
     include = [folder] if (folder := include_folder(config)) else []
-    names = [task.name for task in config.tasks]
-    stock = _families(sorted({*names, *_referred(include, names)} - own))
-    if stock is None:
+    folders = folders_of(config)
+    if folders == [stock_folder()]:
         return TaskManager(include_path=list(include))
-    # Of two definitions the last wins here, and the first where all folders are indexed as one.
-    families = [stock_folder() / family for family in reversed(stock)]
-    return TaskManager(include_defaults=False, include_path=[*families, *include])
+    return TaskManager(include_defaults=False, include_path=[*folders, *include])

@@ -30,6 +30,11 @@ def check_judge(config: JudgeConfig, model: ModelConfig, hub: HubConfig) -> None
     else:
         check_server(config, hub)
     load_bench(config, hub)
+    check_model_template(config, model, hub)
+
+
+def check_model_template(config: JudgeConfig, model: ModelConfig, hub: HubConfig) -> None:
+    """Raise UserError if the model shall be asked by its own chat template and has none."""
     if config.template == "chat":
         source = model_source(model, hub)
         if isinstance(source, Path) and not has_chat_template(source):

@@ -1,0 +1,195 @@
+"""Would these runs succeed without network? Everything that is missing, a line each; no socket is opened.
+
+What `layerfit.preflight` says of a run's model, data and tasks with `hub.offline=true` is among it, so that nothing
+missing here means that preflight passes (this machine's devices, disks and keys aside). It also looks where preflight
+does not: every subset and split that a task reads, every shard of the weights, every file that was fetched.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from layerfit import preflight, receipt
+from layerfit.architecture import model_config, read_model_parts
+from layerfit.config import check_against_model
+from layerfit.data.sources import data_files
+from layerfit.errors import UserError
+from layerfit.evaluation.judge import check as judge
+from layerfit.evaluation.judge.files import REFERENCE, REPOSITORY, load_bench
+from layerfit.evaluation.protocols import check_protocols
+from layerfit.hub import DATASETS, MODELS, cached_snapshot, has_weights, local_copy, model_source
+from layerfit.prefetch.needs import Need, needs, parts_of, unknown
+from layerfit.record import read_findings
+from layerfit.schema import HubConfig, RunConfig
+
+
+def offline(run: RunConfig, mirror: Path) -> RunConfig:
+    """Return the run as it would be on a machine without network."""
+    hub = HubConfig(mirror=str(mirror) if mirror.is_dir() else None, offline=True)
+    return dataclasses.replace(run, hub=hub, model=copy.deepcopy(run.model))
+
+
+def missing(runs: Iterable[RunConfig], mirror: Path, again: str, *, hashes: bool = False) -> list[str]:
+    """Return what is missing or wrong, each once, with what to do.
+
+    again: the command that fetches it. hashes: read every fetched file, to compare its content with the hub's hash.
+    """
+    there = [offline(run, mirror) for run in runs]
+    lacking = {
+        (need.kind, need.repo): [f"{line}; {again}" for line in lacks(need, mirror, hashes=hashes)]
+        for need in needs(there)
+    }
+    lines = dict.fromkeys(line for listed in lacking.values() for line in listed)
+    lines |= dict.fromkeys(
+        f"task {task} reads data that it names by no hub id, which hub.mirror cannot serve; leave it out, or run it "
+        "with network"
+        for task in unknown(there)
+    )
+    wrong = {key for key, listed in lacking.items() if listed}
+    seen = set()
+    for run in there:
+        parts = repr((run.model, run.dataset, run.eval, run.training, run.method))
+        if parts not in seen:
+            seen.add(parts)
+            lines |= dict.fromkeys(_of_run(run, wrong, mirror))
+    return list(lines)
+
+
+def lacks(need: Need, mirror: Path, *, hashes: bool = False) -> list[str]:
+    """Return what is missing of one repository, wherever a run without network would look for it."""
+    hub = HubConfig(mirror=str(mirror) if mirror.is_dir() else None, offline=True)
+    folder = local_copy(need.kind, need.repo, hub) or cached_snapshot(need.kind, need.repo, need.revision)
+    if folder is None:
+        return [f"{need.name} ({', '.join(need.why)}) is not at {mirror / need.kind / need.repo}"]
+    try:
+        found = receipt.read(folder)
+        out = [] if found is None else _by_receipt(need, folder, found, hashes=hashes)
+        return out or (_of_model(need, folder) if need.kind == MODELS else _of_dataset(need, folder))
+    except UserError as error:
+        return [str(error)]
+
+
+def _by_receipt(need: Need, folder: Path, found: receipt.Receipt, *, hashes: bool) -> list[str]:
+    if need.revision not in (None, found.revision, found.commit):
+        return [f"{folder} holds {found.revision or found.commit} and {need.name} is pinned at {need.revision}"]
+    out = [f"{folder / file.path} {why}" for file, why in receipt.damaged(folder, found, hashes=hashes)]
+    return out or ([] if found.complete else [f"{folder} was not fetched to its end"])
+
+
+def _of_model(need: Need, folder: Path) -> list[str]:
+    out = [] if (folder / "config.json").is_file() else [f"{folder} holds no config.json"]
+    if not any((folder / name).is_file() for name in preflight.TOKENIZER):
+        out.append(f"{folder} holds no tokenizer ({', '.join(preflight.TOKENIZER)})")
+    if need.weights and not has_weights(folder):
+        out.append(f"{folder} holds no weights")
+    elif need.weights and not (folder / "model.safetensors").is_file():
+        out += [f"{folder / shard} is missing" for shard in _shards(folder) if not (folder / shard).is_file()]
+    return out
+
+
+def _shards(folder: Path) -> list[str]:
+    """Return the files that an index of weights names, of the kind that is there; [] without an index."""
+    for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        if (folder / name).is_file():
+            try:
+                return sorted(set(json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError) as error:
+                raise UserError(f"{folder / name} is no index of weights") from error
+    return []
+
+
+def _of_dataset(need: Need, folder: Path) -> list[str]:
+    out: dict[str, None] = {}
+    for part in need.parts:
+        if part.subset is None and part.split is None:
+            continue
+        try:
+            splits = data_files(folder, part.subset)
+        except UserError as error:
+            out[str(error)] = None
+            continue
+        if part.split is not None and part.split not in splits:
+            subset = "" if part.subset is None else f" of subset {part.subset}"
+            out[f"{folder} lacks the split {part.split!r}{subset} that {part.task} reads"] = None
+    return list(out)
+
+
+def _of_run(run: RunConfig, wrong: set[tuple[str, str]], mirror: Path) -> list[str]:
+    """Return what preflight says of a run, each part of it by itself; not of what is known to be missing.
+
+    wrong: repositories of which something is missing.
+    """
+    model_here = (MODELS, run.model.id) not in wrong or run.model.path is not None
+    data_here = (DATASETS, run.dataset.id) not in wrong or run.dataset.path is not None
+    checks: list[Callable[[], object]] = []
+    if model_here:
+        checks.append(lambda: _check_model(run))
+        if (path := run.method.reads()) is not None:
+            checks.append(lambda: copy.deepcopy(run.method).receive(read_findings(path), run.shape()))
+    if data_here:
+        checks.append(lambda: preflight.check_dataset(run.dataset, run.hub))
+    if model_here and data_here:
+        checks.append(lambda: preflight.check_template(run.dataset, run.model, run.hub))
+    for task in run.eval.tasks:
+        one = dataclasses.replace(run.eval, tasks=[task])
+        if not wrong.intersection((DATASETS, str(part.repo)) for part in parts_of(run.eval) if part.task == task.name):
+            checks.append(lambda one=one: check_protocols(one, run.hub))  # type: ignore[misc]
+    checks += _judge_checks(run, mirror, model_here=model_here, judge_here=_judge_here(run, wrong))
+    return [line for check in checks if (line := _said(check)) is not None]
+
+
+def _said(check: Callable[[], object]) -> str | None:
+    try:
+        check()
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _check_model(run: RunConfig) -> None:
+    source = model_source(run.model, run.hub)
+    if isinstance(source, Path):
+        model_config(source)
+        read_model_parts(run.model, source)
+        preflight.check_model(run.model, run.hub)
+    if not run.model.open_parts():
+        check_against_model(run)
+
+
+def _judge_here(run: RunConfig, wrong: set[tuple[str, str]]) -> bool:
+    return (MODELS, run.eval.judge.model_path or "") not in wrong
+
+
+def _judge_checks(run: RunConfig, mirror: Path, *, model_here: bool, judge_here: bool) -> list[Callable[[], object]]:
+    config = run.eval.judge
+    out: list[Callable[[], object]] = []
+    if config.bench is None:
+        return []
+    if config.model_path is None:
+        out.append(lambda: judge.check_server(config, run.hub))
+    elif judge_here:
+        out.append(lambda: judge.check_local(config, run.hub))
+    out.append(lambda: _check_bench(run, mirror))
+    if model_here:
+        out.append(lambda: judge.check_model_template(config, run.model, run.hub))
+    return out
+
+
+def _check_bench(run: RunConfig, mirror: Path) -> None:
+    """Raise UserError with the files to copy, if a judged benchmark's are missing: they are not on the hub."""
+    config = run.eval.judge
+    try:
+        load_bench(config, run.hub)
+    except UserError as error:
+        if config.data is not None:
+            raise
+        files = ["judge_prompts.jsonl", f"{config.bench}/question.jsonl"]
+        files.append(f"{config.bench}/reference_answer/{REFERENCE}.jsonl")
+        raise UserError(
+            f"{error}; to copy by hand: {', '.join(files)} from fastchat/llm_judge/data of a checkout of "
+            f"github.com/{REPOSITORY} to {mirror / DATASETS / REPOSITORY}, under the same names"
+        ) from error

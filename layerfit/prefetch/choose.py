@@ -1,0 +1,94 @@
+"""Which files of a repository a run reads: pure functions of their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from layerfit.data.sources import is_data
+
+_MODEL_FILES = frozenset(
+    [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "chat_template.jinja",
+        "chat_template.json",
+    ]
+)
+_WEIGHTS = (
+    (r"model\.safetensors", None),
+    (r"model-\d+-of-\d+\.safetensors", "model.safetensors.index.json"),
+    (r"pytorch_model\.bin", None),
+    (r"pytorch_model-\d+-of-\d+\.bin", "pytorch_model.bin.index.json"),
+)
+"""Kinds of weights in the order in which transformers looks for them, each with its index."""
+_CARD = "README.md"
+
+
+def model_files(names: Iterable[str], *, weights: bool) -> list[str]:
+    """Return a model's configuration, tokenizer and, with `weights`, the weights of the one kind that would be loaded.
+
+    Copies in other formats (GGUF, ONNX, Flax, `original/`, a second kind or precision) are left out. There are no
+    weights in the list if transformers would load none.
+    """
+    names = sorted(names)
+    out = [name for name in names if name in _MODEL_FILES]
+    if weights:
+        kinds = ([n for n in names if re.fullmatch(p, n)] + [n for n in names if n == index] for p, index in _WEIGHTS)
+        out += next((found for found in kinds if any(not name.endswith(".json") for name in found)), [])
+    return sorted(out)
+
+
+def has_weights(names: Iterable[str]) -> bool:
+    """Return whether a list of files holds weights."""
+    return any(re.fullmatch(pattern, name) for name in names for pattern, _ in _WEIGHTS)
+
+
+def dataset_files(
+    names: Iterable[str], configs: list[dict[str, Any]], subsets: tuple[str, ...] | None
+) -> tuple[list[str], list[str]]:
+    """Return a data set's card and data files, and the subsets that have none.
+
+    Args:
+        names: all files of the repository.
+        configs: of its card: where each subset's files are. Without, a subset is a folder, as for `data_files`.
+        subsets: what is read; None = everything, and if there is nothing at all the missing subset is called `default`.
+    """
+    names = sorted(names)
+    data, card = [name for name in names if is_data(name)], [name for name in names if name == _CARD]
+    if subsets is None:
+        return [*card, *data], [] if data else ["default"]
+    patterns = {config["config_name"]: _patterns(config["data_files"]) for config in configs if "data_files" in config}
+    found = {
+        subset: [name for name in data if any(_matches(name, p) for p in patterns.get(subset, []))]
+        if patterns
+        else [name for name in data if name.startswith(f"{subset}/")]
+        for subset in subsets
+    }
+    chosen = sorted({name for listed in found.values() for name in listed})
+    return [*card, *chosen], [subset for subset, listed in found.items() if not listed]
+
+
+def _patterns(files: Any) -> list[str]:
+    """Return the patterns of a card's `data_files`: a text, a list of them, or of splits with theirs."""
+    if isinstance(files, str):
+        return [files]
+    if isinstance(files, dict):
+        return (
+            _patterns(files["path"]) if "path" in files else [p for inner in files.values() for p in _patterns(inner)]
+        )
+    return [pattern for entry in files for pattern in _patterns(entry)]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    pattern = pattern.removeprefix("./")
+    return fnmatchcase(name, pattern) or ("**/" in pattern and fnmatchcase(name, pattern.replace("**/", "")))

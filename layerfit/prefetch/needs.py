@@ -1,0 +1,105 @@
+"""From runs to what they read: a pure list of repositories, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from layerfit.data.sources import Part
+from layerfit.errors import UserError
+from layerfit.evaluation.protocols import data_parts
+from layerfit.hub import DATASETS, MODELS, local_copy
+from layerfit.schema import EvalConfig, HubConfig, RunConfig
+
+
+@dataclass(frozen=True)
+class Need:
+    """A repository of the hub.
+
+    revision: as pinned, None = any. weights: of a model, beside configuration and tokenizer. parts: what is read of a
+    data set. why: what needs it, in the words of the command line.
+    """
+
+    kind: str
+    repo: str
+    revision: str | None = None
+    weights: bool = False
+    parts: tuple[Part, ...] = ()
+    why: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def name(self) -> str:
+        """`model org/name`, for messages."""
+        return f"{self.kind.removesuffix('s')} {self.repo}"
+
+    def subsets(self) -> tuple[str, ...] | None:
+        """Return the subsets that are read, None for everything: where one is not said, it cannot be told."""
+        named = sorted({part.subset for part in self.parts if part.subset is not None})
+        return None if any(part.subset is None for part in self.parts) else tuple(named)
+
+
+def needs(runs: Iterable[RunConfig]) -> list[Need]:
+    """Return what runs need of the hub: models first, by name. What is embedded or given by a path is not in it.
+
+    Raises:
+        UserError: if a repository is pinned at two revisions: a mirror holds one.
+    """
+    found: dict[tuple[str, str], Need] = {}
+    for run in runs:
+        for need in [*_models(run), *_datasets(run)]:
+            if local_copy(need.kind, need.repo, HubConfig()) is None:
+                key = need.kind, need.repo
+                found[key] = _joined(found[key], need) if key in found else need
+    return [found[key] for key in sorted(found, key=lambda key: (key[0] != MODELS, key[1].lower()))]
+
+
+def unknown(runs: Iterable[RunConfig]) -> list[str]:
+    """Return the tasks of which nobody says where on the hub their data is."""
+    return sorted({part.task for run in runs for part in parts_of(run.eval) if part.repo is None})
+
+
+_PARTS: dict[str, list[Part]] = {}
+
+
+def parts_of(config: EvalConfig) -> list[Part]:
+    """Return what an evaluation reads. Looked up once: indexing lm-eval's task files takes a second or more."""
+    key = repr((config.include, config.tasks))
+    if key not in _PARTS:
+        _PARTS[key] = data_parts(config)
+    return _PARTS[key]
+
+
+def _models(run: RunConfig) -> list[Need]:
+    model, judge, out = run.model, run.eval.judge, []
+    if model.path is None and model.id is not None:
+        weights = model.weights == "pretrained"
+        out.append(Need(MODELS, model.id, model.revision, weights, why=(f"model={model.name}",)))
+    if judge.model_path is not None and not Path(judge.model_path).expanduser().is_dir():
+        out.append(Need(MODELS, judge.model_path, judge.revision, weights=True, why=("eval.judge.model_path",)))
+    return out
+
+
+def _datasets(run: RunConfig) -> list[Need]:
+    data, out = run.dataset, []
+    if data.path is None:
+        splits = [data.split, *([data.validation_split] if data.validation_split else [])]
+        parts = tuple(Part(f"dataset={data.name}", data.id, data.subset, split) for split in splits)
+        out.append(Need(DATASETS, data.id, data.revision, parts=parts, why=(f"dataset={data.name}",)))
+    read = [part for part in parts_of(run.eval) if part.repo is not None]
+    return out + [Need(DATASETS, str(part.repo), parts=(part,), why=(f"eval={run.eval.name}",)) for part in read]
+
+
+def _joined(one: Need, other: Need) -> Need:
+    if one.revision and other.revision and one.revision != other.revision:
+        raise UserError(
+            f"{one.name} is needed at {one.revision} and at {other.revision}, and a mirror holds one of them; "
+            "fetch them into two mirrors"
+        )
+    return replace(
+        one,
+        revision=one.revision or other.revision,
+        weights=one.weights or other.weights,
+        parts=tuple(dict.fromkeys(one.parts + other.parts)),
+        why=tuple(dict.fromkeys(one.why + other.why)),
+    )

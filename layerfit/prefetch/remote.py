@@ -1,0 +1,192 @@
+"""The hub over the network: what a repository holds at a commit, and its files, resumed where they were cut off.
+
+`huggingface_hub` gives addresses, tokens and errors. Its own download into a folder keeps nothing of a file that was
+cut off by a kill (2.4: another temporary name each time), and a file of weights has gigabytes: files are written here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layerfit.errors import UserError
+from layerfit.receipt import File, damage
+
+_ATTEMPTS = 4
+"""Of a file, in a row without a byte gained."""
+_WAIT_S = 0.5
+_DENIED = (401, 403)
+
+
+class Trouble(Exception):
+    """Why a repository could not be fetched, in one line with what to do."""
+
+
+class Unreachable(Trouble):
+    """The hub does not answer at all: nothing else of it needs to be tried."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a repository holds at a commit. configs: the subsets of a data set's card."""
+
+    commit: str
+    files: tuple[File, ...]
+    configs: list[dict[str, Any]]
+
+
+def check_online() -> None:
+    """Raise UserError if the environment forbids the network."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise UserError("HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set, so nothing can be fetched; unset it")
+
+
+def endpoint() -> str:
+    """Return the hub's address."""
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+def list_repo(kind: str, repo: str, revision: str | None) -> Listing:
+    """Return the files of a repository, with sizes and hashes.
+
+    Raises:
+        Trouble: if it cannot be had.
+    """
+    from huggingface_hub import HfApi
+
+    name = f"{kind.removesuffix('s')} {repo}"
+    with _told(name, repo, kind, revision):
+        info: Any = HfApi().repo_info(repo, repo_type=kind.removesuffix("s"), revision=revision, files_metadata=True)
+        files = tuple(_file(sibling) for sibling in info.siblings or [])
+        card = getattr(info, "card_data", None)
+        configs = (card.get("configs") if card is not None else None) or []
+        if info.sha is None:
+            raise ValueError("it names no commit")
+        return Listing(info.sha, files, [config for config in configs if isinstance(config, dict)])
+
+
+def _file(sibling: Any) -> File:
+    if sibling.lfs is not None:
+        return File(sibling.rfilename, sibling.lfs.size, sibling.lfs.sha256)
+    if sibling.size is None or sibling.blob_id is None:
+        raise ValueError(f"it gives no size or hash of {sibling.rfilename}")
+    return File(sibling.rfilename, sibling.size, sibling.blob_id)
+
+
+@contextmanager
+def _told(what: str, repo: str, kind: str, revision: str | None) -> Iterator[None]:
+    """Turn whatever the network does into Trouble: one line, with what to do."""
+    from huggingface_hub import errors
+
+    page = f"{endpoint()}/{'' if kind == 'models' else f'{kind}/'}{repo}"
+    again = "the same command then goes on where this one stopped"
+    try:
+        yield
+    except errors.RevisionNotFoundError as error:
+        key = "model.revision" if kind == "models" else "dataset.revision"
+        raise Trouble(f"{what} has no revision {revision}; set {key} to a commit of {page}") from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if isinstance(error, errors.GatedRepoError) or status in _DENIED:
+            raise Trouble(
+                f"{kind.removesuffix('s')} {repo} is gated, private, or not there ({status}): accept its licence at "
+                f"{page} and log in with `hf auth login`, or set HF_TOKEN; {again}"
+            ) from error
+        if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
+            raise Trouble(f"{what} is not at {page}; check its id (model.id, dataset.id)") from error
+        raise Trouble(f"{what}: {endpoint()} answers {status}; try again later, what is fetched is kept") from error
+    except (errors.HTTPError, OSError, ValueError) as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
+            raise Trouble(f"{what}: {said}; make room or give another folder, {again}") from error
+        raise Unreachable(f"{what}: {endpoint()} cannot be reached ({said}); with network, {again}") from error
+
+
+def fetch(kind: str, repo: str, commit: str, file: File, folder: Path, progress: Callable[[int], object]) -> None:
+    """Bring one file into a folder, whole and with the hub's hash; of one that was cut off, what is missing of it.
+
+    progress: is told the bytes gained (negative, if they have to be fetched again).
+
+    Raises:
+        Trouble: if it cannot be had.
+    """
+    what = f"{kind.removesuffix('s')} {repo}, file {file.path}"
+    target = folder / file.path
+    part = target.with_name(f".{target.name}.{file.hash[:12]}.part")
+    wrong: str | None = None
+    with _told(what, repo, kind, commit):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(2):
+            _fill(kind, repo, commit, file, part, progress)
+            wrong = damage(part.parent, File(part.name, file.size, file.hash), hashes=True)
+            if wrong is None:
+                part.replace(target)
+                return
+            progress(-part.stat().st_size)
+            part.unlink()
+    raise Trouble(f"{what}: as {endpoint()} sends it, it {wrong}; try again later")
+
+
+def _fill(kind: str, repo: str, commit: str, file: File, part: Path, progress: Callable[[int], object]) -> None:
+    """Append to `part` until it has the file's size, over as many connections as that takes."""
+    from huggingface_hub import errors, hf_hub_url
+
+    url = hf_hub_url(repo, file.path, repo_type=kind.removesuffix("s"), revision=commit)
+    part.touch()
+    if part.stat().st_size > file.size:
+        part.unlink()
+        part.touch()
+    progress(part.stat().st_size)
+    left = _ATTEMPTS
+    while (have := part.stat().st_size) < file.size:
+        try:
+            _receive(url, part, have, file.size, progress)
+        except errors.HfHubHTTPError as error:
+            if error.response.status_code < 500 and error.response.status_code != 429:
+                raise
+            left = _next(left, error)
+        except errors.HTTPError as error:
+            left = _next(left if part.stat().st_size == have else _ATTEMPTS, error)
+        else:
+            left = left if part.stat().st_size > have else _next(left, ValueError("it ends the connection"))
+
+
+def _next(left: int, error: Exception) -> int:
+    """Return how many attempts are left after waiting for the next; raise the error if none is."""
+    if left <= 1:
+        raise error
+    time.sleep(_WAIT_S * 2 ** (_ATTEMPTS - left))
+    return left - 1
+
+
+def _receive(url: str, part: Path, have: int, size: int, progress: Callable[[int], object]) -> None:
+    """Append what one connection sends, no more than is missing."""
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
+        hf_raise_for_status(response)
+        if have and response.status_code != 206:  # it starts from the beginning
+            progress(-have)
+            have = 0
+        with part.open("r+b") as out:
+            out.seek(have)
+            out.truncate()
+            for chunk in response.iter_bytes():  # as it arrives: what is gathered first is lost when it breaks
+                wanted = chunk[: size - have]
+                out.write(wanted)
+                progress(len(wanted))
+                have += len(wanted)
+            out.flush()
+            os.fsync(out.fileno())
