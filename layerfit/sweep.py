@@ -65,8 +65,11 @@ def run_cells(runs: list[RunConfig], *, group: str) -> bool:
     return all(status_of(run) == "ok" and is_done(run) for run in queue.runs.values())
 
 
-def _prepare(runs: list[RunConfig]) -> None:
-    """Check every run before the first one starts, and set what must be set before heavy imports."""
+def _prepare(runs: list[RunConfig], *, here: bool = True) -> None:
+    """Check every run before the first one starts, and set what must be set before heavy imports.
+
+    here: they are executed on this machine, so its devices count.
+    """
     from layerfit.hub import prepare_environment
     from layerfit.preflight import preflight
 
@@ -79,7 +82,7 @@ def _prepare(runs: list[RunConfig]) -> None:
         parts += f"{run.method_name()} {run.method.reads()}"
         if parts not in seen:
             seen.add(parts)
-            preflight(run)
+            preflight(run, here=here)
 
 
 def _work(queue: Queue, todo: dict[str, RunConfig], display: Display) -> None:
