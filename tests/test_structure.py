@@ -10,7 +10,7 @@ from layerfit.methods import METHODS
 PACKAGE = Path(__file__).resolve().parent.parent / "layerfit"
 FLOORS = [
     {"errors"},
-    {"importance", "optimizers", "schema_judge"},
+    {"importance", "optimizers", "schema_judge", "schema_launcher"},
     {"methods", "anatomy", "schema_model"},
     {"schema", "record", "trainable", "architecture"},
     {"config", "manifest", "schedule", "track", "world"},
@@ -21,6 +21,7 @@ FLOORS = [
     {"worker"},
     {"preload", "launch", "display"},
     {"sweep"},
+    {"cluster"},
     {"report", "cli"},
     {"__main__"},
 ]
