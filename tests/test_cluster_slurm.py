@@ -1,51 +1,21 @@
-"""Runs as SLURM jobs: what reaches sbatch, what is not submitted twice, what a job does, what a mistake says.
+"""Runs as SLURM jobs: what reaches sbatch, what is not submitted twice, what a mistake says."""
 
-There is no SLURM here: `sbatch`, `squeue` and `scontrol` are scripts of this file that write down what they are asked.
-"""
-
-import dataclasses
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from layerfit import cli, config, record
-from layerfit.cluster import cells, job, slurm
+from layerfit.cluster import cells, slurm
 from layerfit.report.__main__ import main as report
 from layerfit.schema_launcher import LauncherConfig
+from tests.cluster_fakes import SWEEP, cluster
 from tests.report_fakes import new_project
 
-ROOT = Path(__file__).resolve().parent.parent
-SWEEP = ["-m", "method=lora,ila", "training.max_steps=2", "training.batch_size=8", "eval.limit=20"]
-FAKES = {
-    "sbatch": 'n=$(cat "$DIR/last" 2>/dev/null || echo 100); n=$((n + 1)); echo $n > "$DIR/last"\n'
-    'cp "$1" "$DIR/$n.sh"\n[ ! -e "$DIR/refuse" ] || { cat "$DIR/refuse" >&2; exit 1; }\n'
-    'echo "Submitted batch job $n"\n',
-    "squeue": 'echo "$@" >> "$DIR/squeue.calls"\n[ ! -e "$DIR/down" ] || exit 1\n'
-    'cat "$DIR/queue" 2>/dev/null || true\n',
-    "scontrol": 'echo "$@" >> "$DIR/scontrol.calls"\n',
-    "srun": "exit 1\n",
-}
-
-
-@pytest.fixture
-def cluster(tmp_path, monkeypatch):
-    """A folder to work in, with a cluster's commands on PATH; returns where they write what they are asked."""
-    folder = tmp_path / "cluster"
-    folder.mkdir()
-    for name, body in FAKES.items():
-        (folder / name).write_text(f"#!/bin/sh\nDIR={folder}\n{body}")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cells, "GRACE_S", 0.0)
-    monkeypatch.setattr(cells, "POLL_S", {"slurm": 0.01, "submitit_local": 0.1})
-    return folder
+__all__ = ["cluster"]
 
 
 def on_slurm(*words: str) -> list[str]:
@@ -138,79 +108,6 @@ def test_states_are_squeues(cluster):
     assert "--array" in (cluster / "squeue.calls").read_text()
     mine = slurm.Job("submitit_local", str(os.getpid()), "nowhere")  # its number, but another process
     assert slurm.states([mine]) == {}
-
-
-def as_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It prints where its file descriptors lead, and its arguments are its own."""
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        monkeypatch.setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
-
-
-def run_of(tmp_path: Path, *overrides: str) -> job.Task:
-    """The task of a run as it is submitted."""
-    with config.composer():
-        run = config.compose(["method=lora", *overrides])
-    path = slurm._write_run(run)
-    return job.Task(str(path.absolute()), ["layerfit"], "slurm", True)
-
-
-@pytest.mark.parametrize("array", [True, False])
-def test_a_run_that_was_told_to_stop_goes_back_to_the_queue(cluster, monkeypatch, tmp_path, array):
-    monkeypatch.setenv("SLURM_JOB_ID", "57")
-    if array:
-        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "55")
-        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
-    task = run_of(tmp_path)
-    as_a_process(monkeypatch)
-    monkeypatch.setattr(job, "work", lambda _: print("worked") or 75)
-    monkeypatch.setenv("SLURM_PROCID", "1")
-    assert task() == "interrupted"
-    assert not (cluster / "scontrol.calls").exists()  # rank 0's business
-    monkeypatch.setenv("SLURM_PROCID", "0")
-    with pytest.raises(SystemExit) as left:
-        task()
-    assert left.value.code == 75
-    assert (cluster / "scontrol.calls").read_text() == f"requeue {'55_2' if array else '57'}\n"
-    assert dataclasses.replace(task, requeue=False)() == "interrupted"
-    assert (cluster / "scontrol.calls").read_text().count("\n") == 1
-    folder = Path(task.path).parent
-    assert [(folder / name).read_text() for name in ("log.1.txt", "log.txt")] == ["worked\n", "worked\nworked\n"]
-
-
-def test_a_signal_before_the_worker_listens_is_heeded_too(cluster, monkeypatch, tmp_path):
-    task = dataclasses.replace(run_of(tmp_path), requeue=False)
-    before = signal.getsignal(signal.SIGUSR2)
-    as_a_process(monkeypatch)
-    monkeypatch.setattr(job, "work", lambda _: signal.raise_signal(signal.SIGUSR2) or 0)
-    assert task() == "interrupted"
-    assert signal.getsignal(signal.SIGUSR2) is before
-    assert "stopped by SIGUSR2" in (Path(task.path).parent / "log.txt").read_text()
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [(["method=ila"], "its required run"), (["engine.device=cuda"], "no CUDA device")],
-)
-def test_a_job_that_cannot_begin_is_a_recorded_failure(cluster, monkeypatch, tmp_path, overrides, message):
-    task = run_of(tmp_path, *overrides)
-    monkeypatch.setattr("layerfit.preflight.has_cuda", lambda: False)
-    as_a_process(monkeypatch)
-    monkeypatch.setattr(job, "work", lambda _: pytest.fail("started"))
-    with pytest.raises(job.RunFailed):
-        task()
-    result = record.read("results", Path(task.path).parent.name).result
-    assert result.status == "failed"
-    assert message in result.message
-
-
-def test_a_worker_that_raises_is_in_its_log(cluster, monkeypatch, tmp_path):
-    task = run_of(tmp_path)
-    as_a_process(monkeypatch)
-    monkeypatch.setattr(job, "work", lambda _: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        task()
-    assert "ZeroDivisionError" in (Path(task.path).parent / "log.txt").read_text()
 
 
 MINUTES = {"90": 90, "0:90": 2, "10:00": 10, "12:00:00": 720, "1-0": 1440, "2-03:04": 3064, "1-02:03:04": 1564}
@@ -309,44 +206,3 @@ def test_overrides_do_not_change_a_tables_rows(cluster, tmp_path, monkeypatch, c
     error = capsys.readouterr().err
     assert expected in error
     assert error.count("\n") == 1
-
-
-def results(folder: Path) -> dict[str, str]:
-    """What must be equal of every record, and the items."""
-    out = {}
-    for path in sorted((folder / "results" / "runs").glob("*.json")):
-        found = record.read(folder / "results", path.stem)
-        items = record.read_items(folder / "results", path.stem)
-        out[path.stem] = json.dumps([dataclasses.asdict(found.result), items], sort_keys=True)
-    return out
-
-
-def layerfit(folder: Path, *words: str) -> str:
-    folder.mkdir(exist_ok=True)
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "layerfit", *words]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.mark.slow
-def test_jobs_give_the_records_of_a_local_sweep(tmp_path):
-    here, there = tmp_path / "here", tmp_path / "there"
-    said = [layerfit(here, *SWEEP), layerfit(there, *SWEEP, "hydra/launcher=submitit_local")]
-    assert results(here) == results(there)
-    assert len(results(there)) == 3  # LoRA, ILA, and the ranking that came before it
-    assert said[0] == said[1]
-    made = record.read(there / "results", next(iter(results(there)))).measured.manifest
-    assert "hydra/launcher=submitit_local" in made["command"]
-    assert str(tmp_path) not in json.dumps(made)
-
-
-@pytest.mark.slow
-def test_two_ranks_of_a_job_give_the_record_of_two_ranks_here(tmp_path):
-    here, there = tmp_path / "here", tmp_path / "there"
-    run = ["method=lora", "training.max_steps=2", "training.batch_size=8", "eval.limit=20"]
-    layerfit(here, *run, "engine.ranks=2")
-    layerfit(there, *run, "hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2")
-    assert results(here) == results(there)
-    assert [path.name for path in there.glob("outputs/*/log.1.txt")] == ["log.1.txt"]
