@@ -83,6 +83,13 @@ def test_a_job_that_cannot_begin_is_a_recorded_failure(cluster, monkeypatch, tmp
     assert message in result.message
 
 
+def test_a_run_that_diverged_is_no_failed_job(cluster, monkeypatch, tmp_path):
+    task = run_of(tmp_path)
+    as_a_process(monkeypatch)
+    monkeypatch.setattr(job, "work", lambda _: 3)
+    assert task() == "ok"
+
+
 def test_a_worker_that_raises_is_in_its_log(cluster, monkeypatch, tmp_path):
     task = run_of(tmp_path)
     as_a_process(monkeypatch)

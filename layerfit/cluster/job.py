@@ -25,6 +25,8 @@ from layerfit.sweep import _record_failure
 
 INTERRUPTED = 75
 """Exit status of a worker that was told to stop and has left a checkpoint."""
+_RESULTS = (0, 3)
+"""Exit statuses of a run that has a result: ok, diverged."""
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _FIRST_PORT, _NUM_PORTS = 15000, 15000
 """Ports for ranks on this machine, below those that the kernel gives to clients."""
@@ -66,7 +68,7 @@ class Task:
             if rank == 0 and self.requeue and requeue(self.launcher):
                 raise SystemExit(requeue_status(self.launcher))
             return "interrupted"
-        if code:
+        if code not in _RESULTS:
             raise RunFailed(f"the run ended with exit status {code}; see {folder}/log.txt")
         return "ok"
 
