@@ -6,6 +6,7 @@ RUN := $(BIN)/python -m layerfit
 REPORT := $(BIN)/python -m layerfit.report
 T ?=
 G ?=
+O ?=
 need-T = $(if $(T),,$(error name a table: make $@ T=nano_main; tables: $(basename $(notdir $(wildcard conf/table/*.yaml)))))
 
 .PHONY: help install demo test test-all check table todo tune prefetch tables figures bench clean
@@ -36,8 +37,8 @@ check: install  ## lint, format, types, fast tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
 
-table: install  ## run what a table still needs and print it: make table T=nano_main
-	$(need-T)$(REPORT) table $(T)
+table: install  ## run what a table still needs and print it: make table T=nano_main [O="hydra/launcher=slurm"]
+	$(need-T)$(REPORT) table $(T) $(O)
 
 todo: install  ## list the runs a table still needs: make todo T=nano_main
 	$(need-T)@$(REPORT) todo $(T)

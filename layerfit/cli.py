@@ -78,11 +78,15 @@ def _run(argv: list[str]) -> int:
     overrides = [a for a in argv if a not in ("-m", "--multirun") and not a.startswith("--local_rank=")]
     if flags := [arg for arg in overrides if arg.startswith("-")]:
         raise UserError(f"unknown option {flags[0]}; {USAGE}")
+    launcher_words, overrides = config.split_launcher(overrides)
     with config.composer():
+        launcher = config.compose_launcher(launcher_words)
         runs = [config.compose(cell) for cell in expand(overrides, multirun=multirun)]
-    from layerfit.sweep import run_cells
+    from layerfit.cluster.cells import run_cells
 
-    ok = run_cells(runs, group="sweep" if multirun else "run")
+    ok = run_cells(runs, launcher, group="sweep" if multirun else "run")
+    if ok is None:  # submitted, and nobody waits
+        return 0
     if writes(find_place()):
         for run in {config.run_id(run): run for run in runs}.values():
             print(summary(run))

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from layerfit.errors import UserError
+from layerfit.errors import UserError, check_one_of
 from layerfit.methods import METHODS
 from layerfit.methods.base import Method
 from layerfit.schema import (
@@ -31,9 +31,11 @@ from layerfit.schema import (
     SaveConfig,
     TrackerConfig,
 )
+from layerfit.schema_launcher import LAUNCHERS, LOCAL, SLURM, LauncherConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
+_LAUNCHER, _LAUNCHER_KEY = "hydra/launcher", "hydra.launcher."
 
 
 def check(run: RunConfig) -> None:
@@ -103,6 +105,8 @@ def register() -> None:
         store.store(group=group, name="schema", node=cls)
     for name, method in METHODS.items():
         store.store(group="method", name=f"{name}_schema", node=method)
+    store.store(name="launcher_alone", node={})
+    store.store(group=_LAUNCHER, name="launcher_schema", node=LauncherConfig)
 
 
 def typed(cfg: DictConfig) -> RunConfig:
@@ -162,6 +166,44 @@ def compose(overrides: list[str] | tuple[str, ...]) -> RunConfig:
         return typed(hydra_compose("config", overrides=list(overrides)))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from error
+
+
+def split_launcher(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """Return the overrides that say where runs are executed, and those that say what a run is."""
+    launcher = [o for o in overrides if o.lstrip("+~").startswith((_LAUNCHER, _LAUNCHER_KEY))]
+    return launcher, [o for o in overrides if o not in launcher]
+
+
+def compose_launcher(overrides: list[str]) -> LauncherConfig:
+    """Compose a launcher from its overrides (`split_launcher`), inside `composer()`; without any it is `local`.
+
+    Raises:
+        UserError: in one line, whatever is wrong with them.
+    """
+    from hydra import compose as hydra_compose
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if not overrides:
+        return LauncherConfig()
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        if several := next((p for p in parsed if p.is_sweep_override()), None):
+            raise UserError(f"{several.input_line} lists several values: all runs of a sweep have one launcher")
+        chosen = [str(p.value()) for p in parsed if p.key_or_group == _LAUNCHER] or [LOCAL]
+        if wrong := [o for o in overrides if o.startswith("~") or o.lstrip("+").startswith(f"{_LAUNCHER_KEY}name=")]:
+            raise UserError(f"{wrong[0]} cannot be said; choose one: {_LAUNCHER}={', '.join(LAUNCHERS)}")
+        check_one_of(_LAUNCHER, chosen[-1], LAUNCHERS)
+        if chosen[-1] == LOCAL and (keys := [o for o in overrides if o.startswith(_LAUNCHER_KEY)]):
+            raise UserError(f"{keys[0]} goes with a launcher that makes jobs: add {_LAUNCHER}={SLURM}")
+        # A key of `extra` is new to it, which Hydra wants to see marked.
+        words = [f"++{o}" if o.startswith(f"{_LAUNCHER_KEY}extra") else o for o in overrides]
+        made = hydra_compose("launcher_alone", overrides=words, return_hydra_config=True).hydra.launcher
+        launcher = OmegaConf.to_object(made)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(one_line(error)) from error
+    assert isinstance(launcher, LauncherConfig)
+    return launcher
 
 
 def one_line(error: Exception) -> str:

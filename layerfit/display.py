@@ -73,6 +73,7 @@ class Display:
         self.bars: dict[str, Any] = {}
         self.began = time.time()
         self.progress: Any = None
+        self.note = ""
 
     def __enter__(self) -> Display:
         from rich.console import Console
@@ -112,6 +113,12 @@ class Display:
         if run_id in self.bars:
             self.progress.remove_task(self.bars.pop(run_id))
 
+    def queued(self, note: str) -> None:
+        """Say how many runs wait and how many run, where a queue decides: `3 pending, 2 running`."""
+        if self.progress is None and note and note != self.note:
+            print(f"{self.title}: {note}", file=sys.stderr, flush=True)
+        self.note = note
+
     def refresh(self) -> None:
         """Show where the running runs are."""
         for cell in self.cells.values():
@@ -120,7 +127,7 @@ class Display:
             return
         finished = self.progress.tasks[0].total - (self.total - self.done)
         share = finished + sum(cell.share() for cell in self.cells.values())
-        self.progress.update(self.bars["all"], completed=share, state=self._remaining(share))
+        self.progress.update(self.bars["all"], completed=share, state=f"{self._remaining(share)}  {self.note}")
         for run_id, cell in self.cells.items():
             self.progress.update(self.bars[run_id], completed=cell.share(), state=cell.describe())
 

@@ -43,13 +43,16 @@ _READ_WHOLE = 16 * 2**20
 """Bytes of a file that takes less than a second to read."""
 
 
-def preflight(run: RunConfig) -> None:
+def preflight(run: RunConfig, *, here: bool = True) -> None:
     """Check a run against this machine, in about a second, without importing torch.
+
+    here: it is executed on this machine; if not (a login node), its device is looked at where it is.
 
     Raises:
         UserError: naming the first thing that is missing or does not fit, and the fix.
     """
-    check_device(run.engine)
+    if here:
+        check_device(run.engine)
     check_tracker(run.tracker)
     check_writable(run.paths)
     if not isinstance(source := model_source(run.model, run.hub), str):

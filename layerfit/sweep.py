@@ -70,7 +70,7 @@ def run_cells(runs: list[RunConfig], *, group: str) -> bool:
     todo = {i: run for i, run in queue.runs.items() if not is_done(run)}
     sweep = Sweep(queue, place, {i: status_of(run) or "" for i, run in queue.runs.items() if i not in todo})
     if todo:
-        _prepare(list(todo.values()))
+        prepare(list(todo.values()))
         sweep.work(todo, make_display(group, len(queue.runs), len(queue.runs) - len(todo), place))
     return all(status == "ok" for status in sweep.ended.values())
 
@@ -88,8 +88,11 @@ def as_rank_of(run: RunConfig, place: Place) -> RunConfig:
     return run
 
 
-def _prepare(runs: list[RunConfig]) -> None:
-    """Check every run before the first one starts, and set what must be set before heavy imports."""
+def prepare(runs: list[RunConfig], *, here: bool = True) -> None:
+    """Check every run before the first one starts, and set what must be set before heavy imports.
+
+    here: they are executed on this machine, so its devices count.
+    """
     from layerfit.hub import prepare_environment
     from layerfit.preflight import preflight
 
@@ -102,7 +105,7 @@ def _prepare(runs: list[RunConfig]) -> None:
         parts += f"{run.method_name()} {run.method.reads()}"
         if parts not in seen:
             seen.add(parts)
-            preflight(run)
+            preflight(run, here=here)
 
 
 @dataclass
@@ -126,7 +129,7 @@ class Sweep:
                     wanted = 1 if self.place else min(run.engine.ranks, len(slots_total(free, self.running)))
                     if needed is not None and self.ended[needed] != "ok":
                         if writes(self.place):
-                            _record_failure(run, f"its required run {needed} is not ok")
+                            record_failure(run, f"its required run {needed} is not ok")
                         display.finished(run_id, waiting.pop(run_id), self._end(run_id, "failed"))
                     elif len(free) >= wanted:
                         taken = [free.pop() for _ in range(wanted)]
@@ -162,7 +165,7 @@ class Sweep:
                 del self.running[run_id]
                 status, said = _after(started, code, self.place)
                 if status != "ok" and not writes(self.place):
-                    print(_last_line(log_path(started.folder, self.place)), file=sys.stderr)
+                    print(last_line(log_path(started.folder, self.place)), file=sys.stderr)
                 self._end(run_id, status)
                 display.finished(run_id, started.run, said)
         return free
@@ -201,7 +204,7 @@ def _after(started: Started, code: int, place: Place | None) -> tuple[str, str]:
         return "interrupted", "interrupted"
     if status is None:
         reason = f"signal {-code}" if code < 0 else f"exit status {code}"
-        _record_failure(started.run, f"the worker ended with {reason}; see {log}: {_last_line(log)}")
+        record_failure(started.run, f"the worker ended with {reason}; see {log}: {last_line(log)}")
         return "failed", "failed"
     if status == "ok" and code != 0:  # it was run again for its weights
         ended = "interrupted" if code == EXIT_STATUS["interrupted"] else "failed"
@@ -209,13 +212,14 @@ def _after(started: Started, code: int, place: Place | None) -> tuple[str, str]:
     return status, status
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
     """Return the last line of a worker's log, where an error stands."""
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
     return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it is empty")
 
 
-def _record_failure(run: RunConfig, message: str) -> None:
+def record_failure(run: RunConfig, message: str) -> None:
+    """Record a run that could not begin, or whose process left no record."""
     result = record.Result(config.identity(run), "failed", message)
     failed = record.Record(
         config.run_id(run), run.method_name(), run.label, result, record.Measured(manifest=manifest("unknown", {}))

@@ -10,7 +10,7 @@ from layerfit.methods import METHODS
 PACKAGE = Path(__file__).resolve().parent.parent / "layerfit"
 FLOORS = [
     {"errors", "interrupt"},
-    {"importance", "optimizers", "place", "schema_judge"},
+    {"importance", "optimizers", "place", "schema_judge", "schema_launcher"},
     {"methods", "anatomy", "schema_model"},
     {"schema", "record", "trainable", "architecture"},
     {"config", "manifest", "receipt", "schedule", "track", "world"},
@@ -22,6 +22,7 @@ FLOORS = [
     {"worker"},
     {"preload", "launch", "display"},
     {"sweep"},
+    {"cluster"},
     {"report", "cli", "prefetch"},
     {"__main__"},
 ]

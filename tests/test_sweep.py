@@ -2,14 +2,14 @@
 
 from layerfit import config
 from layerfit.schema import SaveConfig
-from layerfit.sweep import Queue, _prepare
+from layerfit.sweep import Queue, prepare
 
 
 def test_checking_a_sweep_leaves_its_runs_as_they_were():
     with config.composer():
         runs = [config.compose([f"method={m}", "seed=3"]) for m in ("vanilla", "lora", "full")]
     before = [config.run_id(run) for run in runs]
-    _prepare(runs)
+    prepare(runs)
     assert [config.run_id(run) for run in runs] == before
     assert [config.run_id(config.load(config.dump(run))) for run in runs] == before
 

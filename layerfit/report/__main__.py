@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from layerfit.cli import say_interrupted
-from layerfit.config import composer
+from layerfit.config import compose_launcher, composer, split_launcher
 from layerfit.errors import UserError
 from layerfit.interrupt import Interrupted
 from layerfit.place import find_place, writes
@@ -36,6 +36,10 @@ def parser() -> argparse.ArgumentParser:
             "--draft", action="store_true", help="print it with its holes, marked DRAFT, to outputs/drafts"
         )
         one.add_argument("--no-figures", action="store_true", help="write Markdown and LaTeX only")
+        if name == "table":
+            one.add_argument(
+                "overrides", nargs="*", metavar="KEY=VALUE", help="where and how its runs go: hydra/launcher=slurm, ..."
+            )
         if name == "render":
             one.add_argument("--all", action="store_true", help="every table that was rendered before")
     one = command("tune", "run a table's trials and choose")
@@ -45,7 +49,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return the exit status."""
-    options = parser().parse_args(argv)
+    options, rest = parser().parse_known_args(argv)
+    if rest and (options.command != "table" or any(word.startswith("-") for word in rest)):
+        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes no positional arguments after an option
+        options.overrides += rest
     try:
         with composer():
             if options.command == "render":
@@ -102,11 +110,15 @@ def _render_many(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from layerfit.sweep import run_cells
+    from layerfit.cluster.cells import run_cells
 
-    loaded = build.load(options.table)
+    words, extra = split_launcher(options.overrides)
+    launcher = compose_launcher(words)
+    loaded = build.load_elsewhere(options.table, tuple(extra)) if extra else build.load(options.table)
     runs = [cell.run for cell in loaded.cells]
-    ok = run_cells(runs, group=options.table) if loaded.todo() else True
+    ok = run_cells(runs, launcher, group=options.table) if loaded.todo() else True
+    if ok is None:  # submitted, and nobody waits
+        return 0
     if not writes(find_place()):
         return 0 if ok else 1
     rendered = _render(options.table, draft=options.draft, figures=not options.no_figures)

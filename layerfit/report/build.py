@@ -45,6 +45,25 @@ def load(name: str, extra: tuple[str, ...] = ()) -> Loaded:
     return Loaded(read, tuned, made, cells.load(made, read.results))
 
 
+def load_elsewhere(name: str, extra: tuple[str, ...]) -> Loaded:
+    """As `load`, with overrides from the command line that say where and how runs are executed, never what they are.
+
+    Raises:
+        UserError: if they change which runs the table is made of.
+    """
+    fix = f"edit conf/table/{name}.yaml or copy it"
+    if own := [word for word in extra if word.lstrip("+~").partition("=")[0] in ("seed", "paths.results")]:
+        raise UserError(f"{own[0]} is for the table to say (its seeds and results); {fix}")
+    plain = load(name)
+    try:
+        loaded = load(name, extra)
+    except UserError as error:
+        raise UserError(f"with {' '.join(extra)}: {error}") from error
+    if [cell.run_id for cell in loaded.cells] != [cell.run_id for cell in plain.cells]:
+        raise UserError(f"{' '.join(extra)} changes what the table's rows are; {fix}")
+    return loaded
+
+
 def assemble(loaded: Loaded, *, draft: bool = False, gates: Sequence[table.Gate] = ()) -> table.TableData:
     """Return a table ready to print. Its `problems` are why it must not be, unless it is a draft.
 

@@ -1,0 +1,97 @@
+"""The schema of a launcher: where the runs of a sweep are executed. Nothing here enters a run's id."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from layerfit.errors import UserError, check_one_of, check_range
+
+LOCAL, SLURM, SUBMITIT_LOCAL = "local", "slurm", "submitit_local"
+LAUNCHERS = (LOCAL, SLURM, SUBMITIT_LOCAL)
+_TIME = re.compile(r"(?:(?P<days>\d+)-(?P<dh>\d+)(?::(?P<dm>\d+)(?::(?P<ds>\d+))?)?)|(?P<clock>\d+(?::\d+){0,2})")
+_MEM = re.compile(r"\d+([KMGT]B?)?")
+
+
+@dataclass
+class LauncherConfig:
+    """How each run of a sweep becomes a job. `hydra/launcher=NAME`, `hydra.launcher.KEY=VALUE`."""
+
+    name: str = LOCAL
+    nodes: int = 1
+    gpus_per_node: int = 0
+    tasks_per_node: int | None = None
+    """Ranks per node; null = one a GPU, or one."""
+    cpus_per_task: int | None = None
+    mem: str | None = None
+    """Memory per node, as SLURM writes it: 64GB; 0 = all of it."""
+    time: str = "12:00:00"
+    """Time limit, as SLURM writes it: minutes, HH:MM:SS or D-HH:MM:SS."""
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    max_parallel: int | None = None
+    """Jobs of one array that run at the same time; null = as many as the cluster gives."""
+    signal_before_end_s: int = 120
+    """Seconds before the time limit at which the run is told to checkpoint and leave."""
+    requeue: bool = True
+    """A run that was preempted or ran out of time goes back to the queue and continues from its checkpoint."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines before the run: `module load cuda`."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further sbatch options by their long names: {exclude: node7}."""
+    wait: bool = True
+    """Stay and show progress; false: submit and return."""
+
+    def __post_init__(self) -> None:
+        check_one_of("hydra/launcher", self.name, LAUNCHERS)
+        check_range("hydra.launcher.nodes", self.nodes, 1)
+        check_range("hydra.launcher.gpus_per_node", self.gpus_per_node, 0)
+        for key in ("tasks_per_node", "cpus_per_task", "max_parallel"):
+            if (value := getattr(self, key)) is not None:
+                check_range(f"hydra.launcher.{key}", value, 1)
+        check_range("hydra.launcher.signal_before_end_s", self.signal_before_end_s, 1)
+        if self.mem is not None and not _MEM.fullmatch(self.mem):
+            raise UserError(f"hydra.launcher.mem={self.mem} is not a size that SLURM knows; write 64GB, or 0 for all")
+        if self.signal_before_end_s >= 60 * self.minutes():
+            raise UserError(
+                f"hydra.launcher.signal_before_end_s={self.signal_before_end_s} is not before the end: "
+                f"hydra.launcher.time={self.time} is {60 * self.minutes()} s"
+            )
+        if self.name == SUBMITIT_LOCAL and self.nodes > 1:
+            raise UserError(f"hydra/launcher=submitit_local is this machine, hydra.launcher.nodes={self.nodes}; use 1")
+        if self.name == SUBMITIT_LOCAL and not self.wait:
+            raise UserError(
+                "hydra/launcher=submitit_local starts jobs as others end, so it stays: hydra.launcher.wait=true"
+            )
+
+    def ranks_per_node(self) -> int:
+        """Return how many ranks a run has on each node."""
+        return self.tasks_per_node or max(1, self.gpus_per_node)
+
+    def ranks(self) -> int:
+        """Return how many ranks a run has."""
+        return self.nodes * self.ranks_per_node()
+
+    def minutes(self) -> int:
+        """Return the time limit in minutes, rounded up.
+
+        Raises:
+            UserError: if it is none that SLURM knows (sbatch(1), --time), or is zero.
+        """
+        found = _TIME.fullmatch(self.time.strip())
+        if found is None:
+            raise UserError(
+                f"hydra.launcher.time={self.time} is not a time that SLURM knows; write minutes, HH:MM:SS or D-HH:MM:SS"
+            )
+        if found["days"] is not None:
+            days, hours, minutes, seconds = (int(found[k] or 0) for k in ("days", "dh", "dm", "ds"))
+        else:
+            parts = [int(part) for part in found["clock"].split(":")]  # minutes, minutes:seconds, hours:min:sec
+            days, (hours, minutes, seconds) = 0, ([0] * (len(parts) < 3) + parts + [0] * (len(parts) == 1))
+        total = -(-(((days * 24 + hours) * 60 + minutes) * 60 + seconds) // 60)
+        if total < 1:
+            raise UserError(f"hydra.launcher.time={self.time} is no time at all; write minutes, HH:MM:SS or D-HH:MM:SS")
+        return total
