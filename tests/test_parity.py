@@ -217,7 +217,7 @@ def test_sgd_keeps_the_order_of_the_gradients_and_adam_does_not():
 
 
 @pytest.mark.parametrize("engine", ["torch", "zero0", "zero1", "zero2", "zero3"])
-@pytest.mark.parametrize("method", ["full", "galore", "lisa", "ist"])
+@pytest.mark.parametrize("method", ["full", "galore", "lisa", "ist", "lift", "random_mask"])
 def test_a_resumed_run_is_the_straight_run(method, engine):
     """Bitwise on one rank, in the middle of an interval."""
     if method == "galore" and engine in ("zero1", "zero2", "zero3"):
