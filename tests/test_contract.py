@@ -55,6 +55,7 @@ VARIANTS = {
     "ila over full": ("ila", "method.base=full"),
     "embedding and head only": ("lisa", "method.num_active=0"),
     "coins": ("lisa", "method.sampling=bernoulli"),
+    "in turn": ("lisa", "method.sampling=reshuffled", "method.always=[]"),
     "fixed draw": ("ist", "method.policy=fixed"),
 }
 

@@ -52,8 +52,8 @@ def expected(model: str, names: list[str], plan: Plan) -> set[str]:
     """The parameters that a plan trains."""
     places = {int(unit.split(".")[1]) for unit in plan.units} | set(plan.always)
     places |= {EMBEDDING} if HEAD in places and HEAD not in OUTSIDE[model] else set()
-    adapted = any(".lora_" in name for name in names)
-    return {name for name in names if belongs(model, name) in places and (".lora_" in name or not adapted)}
+    added = {name for name in names if ".lora_" in name or name.endswith(".entries")}
+    return {name for name in added or names if belongs(model, name) in places}
 
 
 def train(model: str, run: RunConfig, engine: Engine) -> tuple[list[float], list[str]]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from layerfit.engines import make_engine, process
 from layerfit.engines.base import loss_sum, set_seed
 from layerfit.importance.mask import MaskSettings, learn_scores
 from layerfit.importance.ranking import spearman
@@ -66,6 +67,22 @@ def test_lora_is_a_plain_peft_loop():
     config = LoraConfig(r=2, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(model, config)
     assert losses == pytest.approx(plain_loop(model, torch.optim.AdamW(decays(model), lr=0.003)), abs=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["torch", "zero0", "zero3"])
+def test_a_loaded_model_trains_with_its_dropout(engine):
+    """`from_pretrained` returns a model in evaluation mode."""
+    losses = {}
+    for dropout in (0.0, 0.5):
+        run = composed("method=lora", f"engine={engine}", *SETTINGS["lora"], f"method.dropout={dropout}")
+        process.start(process.device_for("cpu"), run.engine.stage)
+        set_seed("adapt", run.method.seed)
+        model = run.method.adapt(tiny_llama().eval(), run.model.anatomy())
+        built = make_engine(model, run, 1)
+        built.use(run.method.plan(0, context_for(run, built, 4)))
+        losses[dropout] = [built.step(share(rows(step), 0, 1, 1), 0.01).loss for step in range(4)]
+        assert all(module.training for module in built.module.modules())
+    assert losses[0.5] != pytest.approx(losses[0.0], abs=1e-4)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -217,7 +234,7 @@ def test_sgd_keeps_the_order_of_the_gradients_and_adam_does_not():
 
 
 @pytest.mark.parametrize("engine", ["torch", "zero0", "zero1", "zero2", "zero3"])
-@pytest.mark.parametrize("method", ["full", "galore", "lisa", "ist"])
+@pytest.mark.parametrize("method", ["full", "galore", "lisa", "ist", "lift", "random_mask"])
 def test_a_resumed_run_is_the_straight_run(method, engine):
     """Bitwise on one rank, in the middle of an interval."""
     if method == "galore" and engine in ("zero1", "zero2", "zero3"):

@@ -68,7 +68,8 @@ class Engine(ABC):
     def __init__(
         self, model: nn.Module, anatomy: Anatomy, method: Method, optim: OptimConfig, micro_batches: int
     ) -> None:
-        self.module = model
+        # A model that was loaded is in evaluation mode, where dropout and activation checkpointing do nothing.
+        self.module = model.train()
         self.anatomy, self.method, self.optim, self.micro_batches = anatomy, method, optim, micro_batches
         self.among = trainable(model)
         self.parameters = dict(model.named_parameters())

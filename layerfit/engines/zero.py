@@ -68,8 +68,19 @@ class ZeroEngine(Engine):
         """Free the optimizer and what hangs on it."""
         if self.stage > 0:
             self.deepspeed.optimizer.destroy()
+            self._forget_backward_functions()
             self._own_storage()
         self.deepspeed.optimizer = self.deepspeed.basic_optimizer = self.deepspeed.client_optimizer = None
+
+    def _forget_backward_functions(self) -> None:
+        """Remove what ZeRO-3 runs around each module's backward: destroy() leaves it, and a new optimizer keeps it.
+
+        It would go on gathering for the old optimizer, which stays in memory for it, while forward gathers for the new
+        one: a block recomputed in backward (activation checkpointing) then finds its parameters released.
+        """
+        for module in self.module.modules():
+            for name in ("pre_bwd_fn", "post_bwd_fn"):
+                module.__dict__.pop(name, None)
 
     def _own_storage(self) -> None:
         """Copy weights out of the old optimizer's flat buffers, which would otherwise stay resident with them."""

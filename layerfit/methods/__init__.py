@@ -5,8 +5,10 @@ from layerfit.methods.full import Full, Vanilla
 from layerfit.methods.galore import GaLore
 from layerfit.methods.ila import ILA, ILARanking
 from layerfit.methods.ist import IST
+from layerfit.methods.lift import Lift
 from layerfit.methods.lisa import LISA
 from layerfit.methods.lora import LoRA
+from layerfit.methods.random_mask import RandomMask
 from layerfit.methods.static import Static
 
 METHODS: dict[str, type[Method]] = {
@@ -19,4 +21,6 @@ METHODS: dict[str, type[Method]] = {
     "ila_ranking": ILARanking,
     "ist": IST,
     "static": Static,
+    "lift": Lift,
+    "random_mask": RandomMask,
 }

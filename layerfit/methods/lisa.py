@@ -4,6 +4,9 @@ Every `switch_every` steps exactly `num_active` of the N blocks are drawn unifor
 freeze. The authors ran each interval as a separate job, saving and loading the model between them (LMFlow #729):
 `moments=reset masters=drop`. `keep` carries the Adam state of whatever stays active over a switch. Version 1 of the
 paper drew each block by an independent coin of probability num_active / N: `sampling=bernoulli`.
+
+`sampling=ascending|descending|reshuffled` takes the blocks in turn instead: with `num_active=1 always=[] moments=reset
+masters=drop` that is BAdam (Luo et al., arXiv:2404.02827).
 """
 
 import random
@@ -25,6 +28,9 @@ from layerfit.methods.base import (
     layer_units,
 )
 
+ORDERS = ("ascending", "descending", "reshuffled")
+"""Orders of a pass over all blocks."""
+
 
 def interval(text: str, num_steps: int) -> int:
     """Return K in steps from `20` or from a fraction of the run, `T/25` (rounded, at least 1).
@@ -42,8 +48,24 @@ def interval(text: str, num_steps: int) -> int:
     return steps
 
 
+def next_layers(*, num_layers: int, num_active: int, draw: int, seed: int, order: str) -> frozenset[int]:
+    """Return the block indices of turn `draw`: `num_active` at a time, each block once in every pass.
+
+    reshuffled: every pass in an order of its own. The last turn of a pass takes what is left of it.
+    """
+    number, turn = divmod(draw, -(-num_layers // num_active))
+    layers = list(range(num_layers))
+    if order == "descending":
+        layers.reverse()
+    elif order == "reshuffled":
+        random.Random(f"pass/{seed}/{number}").shuffle(layers)
+    return frozenset(layers[turn * num_active : (turn + 1) * num_active])
+
+
 def draw_layers(*, num_layers: int, num_active: int, draw: int, seed: int, sampling: str) -> frozenset[int]:
     """Draw block indices: a pure function, so that ranks agree and a resumed run repeats the draw."""
+    if sampling in ORDERS and num_active:
+        return next_layers(num_layers=num_layers, num_active=num_active, draw=draw, seed=seed, order=sampling)
     rng = random.Random(f"lisa/{seed}/{draw}")
     if sampling == "bernoulli":
         return frozenset(i for i in range(num_layers) if rng.random() < num_active / num_layers)
@@ -67,7 +89,7 @@ class LISA(Method):
         check_range("method.num_active", self.num_active, 0)
         check_one_of("method.moments", self.moments, ("keep", "reset"))
         check_one_of("method.masters", self.masters, ("carry", "drop"))
-        check_one_of("method.sampling", self.sampling, ("exact", "bernoulli"))
+        check_one_of("method.sampling", self.sampling, ("exact", "bernoulli", *ORDERS))
         interval(self.switch_every, 100)
         for part in self.always:
             check_one_of("method.always", part, (EMBEDDING, HEAD, NORM))

@@ -1,0 +1,56 @@
+"""Random masking: single weights, drawn by a coin each, train; all others keep their bits (arXiv:2405.02596).
+
+`share` of the entries of the blocks' linear modules is drawn once from `method.seed`. The drawn entries of a module
+become one small parameter, so gradients, clipping, moments, masters and ZeRO's shards exist for them alone; the module
+puts them into its frozen matrix when it runs (`layerfit.methods.masked`). Embedding, norms, biases and head are frozen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from layerfit.errors import UserError, check_range
+from layerfit.methods.base import Context, Method, Plan, Shape, layer_units
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from layerfit.anatomy import Anatomy
+
+
+@dataclass
+class RandomMask(Method):
+    """See the module's docstring; `conf/method/random_mask.yaml` says where each default comes from."""
+
+    share: float = 0.01
+    """Chance of a weight to train."""
+    targets: list[str] = field(default_factory=list)
+    """Linear modules by the last part of their name; empty = all of them."""
+
+    def __post_init__(self) -> None:
+        check_range("method.share", self.share, 0, 1, low_open=True)
+
+    def check(self, shape: Shape) -> None:
+        """Raise UserError if a target is no linear module of this model."""
+        known = sorted({name.rpartition(".")[2] for name in shape.linear})
+        for target in self.targets:
+            if target not in known:
+                raise UserError(f"method.targets names {target!r}; this model's linear modules are: {', '.join(known)}")
+
+    def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
+        """Freeze the model and make the drawn entries of its linear modules parameters.
+
+        Raises:
+            UserError: if not a single weight is drawn.
+        """
+        from layerfit.methods.masked import mask_modules
+
+        units = [u for u in anatomy.shape(0).modules() if not self.targets or u.rpartition(".")[2] in self.targets]
+        if not mask_modules(model, anatomy, units, share=self.share, seed=self.seed or 0):
+            raise UserError(f"method.share={self.share:g} drew none of this model's weights; raise it")
+        return model
+
+    def plan(self, step: int, ctx: Context) -> Plan:
+        """All drawn entries, always."""
+        return Plan(layer_units(range(ctx.shape.num_layers)))
