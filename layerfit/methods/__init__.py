@@ -1,6 +1,7 @@
 """Fine-tuning methods: one file each. A new method is a file here and a line in METHODS."""
 
 from layerfit.methods.base import Method
+from layerfit.methods.dora import DoRA
 from layerfit.methods.full import Full, Vanilla
 from layerfit.methods.galore import GaLore
 from layerfit.methods.ila import ILA, ILARanking
@@ -13,6 +14,7 @@ METHODS: dict[str, type[Method]] = {
     "vanilla": Vanilla,
     "full": Full,
     "lora": LoRA,
+    "dora": DoRA,
     "galore": GaLore,
     "lisa": LISA,
     "ila": ILA,

@@ -16,8 +16,10 @@ from layerfit.anatomy import Anatomy
 ADAPTER = "default"
 
 
-def add_lora(model: nn.Module, modules: list[str], *, rank: int, alpha: float, dropout: float) -> nn.Module:
-    """Insert LoRA into exactly `modules` (full module paths); everything else is frozen.
+def add_lora(
+    model: nn.Module, modules: list[str], *, rank: int, alpha: float, dropout: float, decomposed: bool = False
+) -> nn.Module:
+    """Insert LoRA, or DoRA if `decomposed`, into exactly `modules` (full module paths); everything else is frozen.
 
     Adapters take the model's dtype (PEFT would upcast them to fp32): one precision policy for every method.
     """
@@ -25,6 +27,7 @@ def add_lora(model: nn.Module, modules: list[str], *, rank: int, alpha: float, d
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]
         lora_dropout=dropout,
+        use_dora=decomposed,
         target_modules=modules,
         bias="none",
         task_type="CAUSAL_LM",
