@@ -3,10 +3,16 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from layerfit import config
 from layerfit.engines.base import set_seed
+from layerfit.errors import UserError
+from layerfit.methods.adapters import save_trained
+from layerfit.methods.wrapped import bottlenecks, load_bottlenecks
 from tests.test_parity import decays, plain_loop, train
-from tests.tiny import SETTINGS, composed, rows, tiny_llama
+from tests.tiny import SETTINGS, composed, context_for, engine_for, rows, share, tiny_llama
 
 
 def logits(model):
@@ -44,3 +50,105 @@ def test_dora_is_equation_5_merged():
         weight.data = magnitude[:, None] * direction / direction.norm(dim=1, keepdim=True)
     assert moved > 1
     torch.testing.assert_close(logits(engine.module), logits(merged), atol=1e-5, rtol=0)
+
+
+def bottleneck_loop(model, kind, size=3):
+    """LLM-Adapters' formulas by forward hooks on a plain model: no wrapper, its own matrices."""
+    torch.manual_seed(5)
+    matrices = torch.nn.ParameterDict()
+    for name, module in list(model.named_modules()):
+        if name.endswith("down_proj") or (name.endswith("up_proj") and kind == "parallel"):
+            width_in = module.out_features if kind == "series" else module.in_features
+            key = name.replace(".", "_")
+            matrices[key + "_down"] = torch.randn(size, width_in) * 0.1
+            matrices[key + "_up"] = torch.randn(module.out_features, size) * 0.1
+
+            def adapted(module, args, z, key=key):
+                v = z if kind == "series" else args[0]
+                return z + 0.5 * torch.tanh(v @ matrices[key + "_down"].T) @ matrices[key + "_up"].T
+
+            module.register_forward_hook(adapted)
+    model.requires_grad_(False)
+    model.adapters = matrices
+    return matrices
+
+
+@pytest.mark.parametrize("kind", ["series", "parallel"])
+def test_bottlenecks_are_the_published_formulas(kind):
+    """Trained from the same start, wrapped modules and hooks on a plain model stay together."""
+    run = composed(f"method={kind}", "engine=torch", "method.size=3", "method.scale=0.5")
+    plain = tiny_llama()
+    matrices = bottleneck_loop(plain, kind)
+    engine = engine_for(run)
+    ours = bottlenecks(engine.module)
+    with torch.no_grad():
+        for path, layer in ours.items():
+            layer.adapter_down.weight.copy_(matrices[path.replace(".", "_") + "_down"])
+            layer.adapter_up.weight.copy_(matrices[path.replace(".", "_") + "_up"])
+    assert 2 * len(ours) == len(matrices)
+    ctx = context_for(run, engine, 12)
+    losses = []
+    for step in range(12):
+        engine.use(run.method.plan(step, ctx))
+        losses.append(engine.step(share(rows(step), 0, 1, 2), 0.003).loss)
+    assert losses == pytest.approx(plain_loop(plain, torch.optim.AdamW(decays(plain), lr=0.003)), abs=1e-5)
+    torch.testing.assert_close(logits(engine.module), logits(plain), atol=1e-5, rtol=0)
+
+
+def test_a_series_adapter_before_the_mlp_is_on_its_input():
+    run = composed("method=series", "method.size=3", "method.targets=[gate_proj]", "method.init=normal")
+    model, plain = engine_for(run).module, tiny_llama()
+    for path, layer in bottlenecks(model).items():
+        down, up = layer.adapter_down.weight.detach(), layer.adapter_up.weight.detach()
+
+        def onto(module, args, down=down, up=up):
+            return (args[0] + torch.tanh(args[0] @ down.T) @ up.T,)
+
+        plain.get_submodule(path).register_forward_pre_hook(onto)
+    torch.testing.assert_close(logits(model), logits(plain), atol=1e-6, rtol=0)
+    assert not torch.allclose(logits(model), logits(tiny_llama()), atol=1e-5)
+
+
+@pytest.mark.parametrize(("init", "same"), [("zero", True), ("normal", False)])
+def test_training_starts_from_the_pretrained_model(init, same):
+    run = composed("method=parallel", "method.size=3", f"method.init={init}")
+    assert torch.equal(logits(engine_for(run).module), logits(tiny_llama())) == same
+
+
+TARGETS = "method.targets=[q_proj,k_proj,v_proj,up_proj,down_proj]"
+
+
+@pytest.mark.parametrize(
+    ("words", "count", "percent"),
+    [
+        # Table 1 of arXiv:2402.09353, in per cent of all parameters, adapters included.
+        (["method=series"], 32 * 256 * 2 * 4096, 0.99),
+        (["method=parallel"], 32 * 256 * 2 * (4096 + 11008), 3.54),
+        (["method=lora", "method.rank=32", TARGETS], 32 * 32 * (3 * 2 * 4096 + 2 * (4096 + 11008)), 0.83),
+        (["method=dora", "method.rank=32", TARGETS], 56_098_816 + 32 * (4 * 4096 + 11008), 0.84),
+        (["method=dora", "method.rank=16", TARGETS], 56_098_816 // 2 + 32 * (4 * 4096 + 11008), 0.43),
+    ],
+    ids=["series", "parallel", "lora", "dora", "dora half"],
+)
+def test_trained_shares_of_llama_7b_are_the_published_ones(words, count, percent):
+    with config.composer():
+        run = config.compose(["model=llama_7b", *words])
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(hidden_size=4096, intermediate_size=11008, vocab_size=32000))
+        model = run.method.adapt(model, run.model.anatomy())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == count
+    assert round(100 * trained / sum(p.numel() for p in model.parameters()), 2) == percent
+
+
+def test_saved_bottlenecks_hold_adapters_alone_and_refuse_another_model(tmp_path):
+    run = composed("method=parallel", "engine=torch", *SETTINGS["parallel"])
+    _, engine = train(run, lr=0.003)
+    save_trained(engine.module, tmp_path)
+    trained = sum(engine.parameters[name].numel() for name in engine.among)
+    assert sum(t.numel() for t in load_file(tmp_path / "adapter.safetensors").values()) == trained
+    torch.testing.assert_close(logits(load_bottlenecks(tiny_llama(), tmp_path)), logits(engine.module), atol=0, rtol=0)
+    with pytest.raises(UserError, match="another model"):
+        load_bottlenecks(tiny_llama(layers=3), tmp_path)
+    with pytest.raises(UserError, match=r"holds no bottleneck\.json"):
+        load_bottlenecks(tiny_llama(), tmp_path / "nowhere")

@@ -20,6 +20,8 @@ SETTINGS = {
     "full": [],
     "lora": ["method.rank=2"],
     "dora": ["method.rank=2"],
+    "series": ["method.size=3"],
+    "parallel": ["method.size=3"],
     "galore": ["method.rank=4", "method.refresh_every=5"],
     "lisa": ["method.num_active=1", "method.switch_every=2"],
     "ila": ["method.rank=2"],

@@ -1,6 +1,7 @@
 """Fine-tuning methods: one file each. A new method is a file here and a line in METHODS."""
 
 from layerfit.methods.base import Method
+from layerfit.methods.bottleneck import Parallel, Series
 from layerfit.methods.dora import DoRA
 from layerfit.methods.full import Full, Vanilla
 from layerfit.methods.galore import GaLore
@@ -15,6 +16,8 @@ METHODS: dict[str, type[Method]] = {
     "full": Full,
     "lora": LoRA,
     "dora": DoRA,
+    "series": Series,
+    "parallel": Parallel,
     "galore": GaLore,
     "lisa": LISA,
     "ila": ILA,

@@ -1,9 +1,10 @@
-"""Adapters inside a model: inserting them with PEFT, and scaling their response."""
+"""Adapters inside a model: inserting them with PEFT, scaling their response, saving them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from layerfit.anatomy import Anatomy
-
-ADAPTER = "default"
+from layerfit.methods.wrapped import ADAPTER, BottleneckLinear, bottlenecks, save_bottlenecks
 
 
 def add_lora(
@@ -35,14 +35,14 @@ def add_lora(
     return get_peft_model(model, config, autocast_adapter_dtype=False)  # type: ignore[arg-type]
 
 
-def adapted_layers(model: nn.Module, anatomy: Anatomy) -> dict[str, LoraLayer]:
-    """Return the LoRA layers by unit name, in the model's order.
+def adapted_layers(model: nn.Module, anatomy: Anatomy) -> dict[str, LoraLayer | BottleneckLinear]:
+    """Return the adapted layers by unit name, in the model's order.
 
     By type, never by attribute name: since transformers 4.48 attention modules carry a `scaling` of their own.
     """
-    found = {}
+    found: dict[str, LoraLayer | BottleneckLinear] = {}
     for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
+        if isinstance(module, LoraLayer | BottleneckLinear):
             unit = anatomy.unit(name)
             assert unit is not None, f"adapter outside the blocks: {name}"
             found[unit] = module
@@ -59,7 +59,8 @@ def _factor(scales: Mapping[str, Any], unit: str) -> Any:
 def scaled_responses(model: nn.Module, anatomy: Anatomy, scales: Mapping[str, float | torch.Tensor]) -> Iterator[None]:
     """Multiply the response of every adapter by the factor of its unit; the old scaling always comes back.
 
-    o = m(x) + factor * a(x), with a(x) = (alpha / rank) B A x (IST's response suppression; ILA's mask).
+    o = m(x) + factor * a(x), with a(x) = (alpha / rank) B A x, or what a bottleneck adds (IST's response suppression;
+    ILA's mask).
 
     Raises:
         KeyError: if `scales` names a unit that has no adapter.
@@ -76,3 +77,16 @@ def scaled_responses(model: nn.Module, anatomy: Anatomy, scales: Mapping[str, fl
     finally:
         for unit, layer in layers.items():
             layer.scaling[ADAPTER] = saved[unit]
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Return whether what was trained of a model is adapters: they alone are saved."""
+    return hasattr(model, "peft_config") or bool(bottlenecks(model))
+
+
+def save_trained(model: nn.Module, folder: Path) -> None:
+    """Write a trained model: adapters if it has some (PEFT's files where PEFT knows the kind), all weights if not."""
+    if bottlenecks(model):
+        save_bottlenecks(model, folder)
+    else:
+        model.save_pretrained(folder)  # type: ignore[operator]
