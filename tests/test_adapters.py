@@ -152,3 +152,24 @@ def test_saved_bottlenecks_hold_adapters_alone_and_refuse_another_model(tmp_path
         load_bottlenecks(tiny_llama(layers=3), tmp_path)
     with pytest.raises(UserError, match=r"holds no bottleneck\.json"):
         load_bottlenecks(tiny_llama(), tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("base", ["series", "parallel"])
+def test_a_probe_scales_what_a_bottleneck_adds_and_puts_it_back(base):
+    """The response of a block at a quarter is that of its `up` matrices at a quarter."""
+    words = [f"method.base={base}", "method.size=3", "method.init=normal", "method.update_every=1", "method.mu=1e4"]
+    run = composed("method=ist", "engine=torch", *words)
+    engine = engine_for(run)
+    ctx, batches = context_for(run, engine, 8), share(rows(5), 0, 1, 1)
+    for name in engine.among:
+        engine.parameters[name].data *= 50  # N(0, 1): a response that shows
+    layers = {path: layer for path, layer in bottlenecks(engine.module).items() if ".layers.1." in path}
+    before, scaled = engine.mean_loss(batches), engine.mean_loss(batches, {"layers.1": 0.25})
+    assert engine.mean_loss(batches) == before
+    for layer in layers.values():
+        layer.adapter_up.weight.data *= 0.25
+    assert scaled == pytest.approx(engine.mean_loss(batches), abs=1e-6)
+    assert abs(scaled - before) > 1e-4
+    for step in range(8):
+        engine.use(run.method.plan(step, ctx))
+    assert any(run.method.findings()["importance"])

@@ -53,6 +53,7 @@ CASES = {
     "not a whole number of layers": ("method=ist method.num_updated=2.5", "num_updated"),
     "rank of zero": ("method=lora method.rank=0", "method.rank"),
     "unknown target": ("method=lora method.targets=[q_prj]", "q_proj"),
+    "setting of another base": ("method=ist method.base=series method.rank=4", "goes with method.base=lora"),
     "no place for it": ("method=series method.targets=[q_proj]", "gate_proj, up_proj, down_proj"),
     "rank over the matrix": ("method=galore method.rank=65", "rank <= 64"),
     "impossible pair": ("method=galore engine=zero2", "engine=zero0"),

@@ -56,6 +56,8 @@ VARIANTS = {
     "embedding and head only": ("lisa", "method.num_active=0"),
     "coins": ("lisa", "method.sampling=bernoulli"),
     "fixed draw": ("ist", "method.policy=fixed"),
+    "over series adapters": ("ist", "method.base=series", "method.rank=8", "method.size=3"),
+    "over parallel adapters": ("ist", "method.base=parallel", "method.rank=8", "method.size=3"),
 }
 
 
