@@ -2,15 +2,17 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from layerfit import config
+from layerfit import checkpoint, config, worker
+from layerfit.engines import process
 from layerfit.engines.base import set_seed
 from layerfit.errors import UserError
 from layerfit.methods.adapters import save_trained
 from layerfit.methods.wrapped import bottlenecks, load_bottlenecks
+from layerfit.optimizers.adalora import RankAdamW
 from tests.test_parity import decays, plain_loop, train
 from tests.tiny import SETTINGS, composed, context_for, engine_for, rows, share, tiny_llama
 
@@ -173,3 +175,117 @@ def test_a_probe_scales_what_a_bottleneck_adds_and_puts_it_back(base):
     for step in range(8):
         engine.use(run.method.plan(step, ctx))
     assert any(run.method.findings()["importance"])
+
+
+@pytest.mark.parametrize(("warmup", "final", "every"), [(0, 0, 1), (5, 10, 3)])
+def test_adalora_is_a_plain_peft_loop(warmup, final, every):
+    """PEFT's modules, loss term and allocation, called as its documentation says, on 40 steps; then the ranks."""
+    words = ["method.init_rank=4", "method.rank=2", f"method.warmup={warmup}", f"method.final={final}"]
+    run = composed("method=adalora", "engine=torch", *words, f"method.allocate_every={every}")
+    _, engine = train(run, steps=40, lr=0.003)
+    model = tiny_llama()
+    set_seed("adapt", run.method.seed)
+    settings = AdaLoraConfig(
+        init_r=4, target_r=2, lora_alpha=24, tinit=warmup, tfinal=final, deltaT=every, total_step=40,
+        target_modules="all-linear", task_type="CAUSAL_LM",
+    )  # fmt: skip
+    model = get_peft_model(model, settings)
+    optimizer = torch.optim.AdamW(decays(model), lr=0.003)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for step in range(40):
+        batch = rows(step)
+        model(input_ids=batch.input_ids, labels=batch.labels).loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        model.base_model.update_and_allocate(step)
+        optimizer.zero_grad()
+    assert run.method.findings()["ranks"] == {
+        name.removeprefix("model.").removesuffix(".lora_E.default"): sum(kept)
+        for name, kept in model.peft_config["default"].rank_pattern.items()
+    }
+    assert sum(run.method.findings()["ranks"].values()) == 2 * 28
+    assert len(set(run.method.findings()["ranks"].values())) > 2
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(engine.read_weight(name), parameter.detach(), atol=2e-6, rtol=0, msg=name)
+
+
+def test_lost_ranks_stay_lost_in_bf16():
+    """The fp32 master of a lost singular value is zero too, or the next update would bring it back."""
+    words = ("training.dtype=bf16", "method.rank=2", "method.init_rank=4", "method.final=6")
+    run = composed("method=adalora", "engine=zero0", *words)
+    _, engine = train(run, steps=16, lr=0.003)
+    assert sum(run.method.findings()["ranks"].values()) == 2 * 28
+    names = [name for name in sorted(engine.among) if "lora_E" in name]
+    masters = {name: engine.read_state(name)["master"] for name in names}
+    assert all(torch.equal(masters[name] == 0, engine.read_weight(name) == 0) for name in names)
+    assert {name.split(".")[-2] for name in engine.among} == {"lora_A", "lora_B", "lora_E"}
+
+
+def test_importance_in_bf16_is_that_of_fp32():
+    """Of clipped gradients: the optimizer scales fp32 ones in place and bf16 ones in a copy."""
+    seen = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        options = {"target_rank": 1, "num_steps": 9, "warmup": 0, "final": 0, "allocate_every": 1}
+        options |= {"beta_sensitivity": 0.85, "beta_uncertainty": 0.85}
+        shapes = {"right": (4, 6), "values": (4, 1), "left": (5, 4)}
+        sides = {role: torch.nn.Parameter(torch.randn(shape).bfloat16().to(dtype)) for role, shape in shapes.items()}
+        optimizer = RankAdamW([{"params": [p], "role": role, **options} for role, p in sides.items()], lr=0.01)
+        for _ in range(5):
+            for parameter in sides.values():
+                parameter.grad = torch.randn(parameter.shape).bfloat16().to(dtype)
+            optimizer.gradient_scale = 0.25
+            optimizer.step()
+        seen[dtype] = [optimizer.state[p]["sensitivity"] for p in sides.values()]
+    for high, low in zip(*seen.values(), strict=True):
+        torch.testing.assert_close(low, high, atol=1e-6, rtol=1e-5)
+
+
+def test_a_penalty_counts_once_whatever_the_micro_batches():
+    weights = []
+    for micro_batches in (1, 2, 4):
+        run = composed("method=adalora", "engine=zero0", *SETTINGS["adalora"])
+        engine = engine_for(run, micro_batches)
+        ctx = context_for(run, engine, 8)
+        for step in range(8):
+            engine.use(run.method.plan(step, ctx))
+            engine.step(share(rows(step), 0, 1, micro_batches), 0.003)
+        weights.append({name: engine.read_weight(name) for name in engine.among})
+        engine.close()
+    for other in weights[1:]:
+        for name, value in weights[0].items():
+            torch.testing.assert_close(other[name], value, atol=2e-6, rtol=0, msg=name)
+
+
+RUNS = {
+    "dora": ["method=dora", "method.rank=2"],
+    "adalora": ["method=adalora", "method.rank=1", "method.init_rank=2", "method.warmup=2", "method.final=0.25"],
+    "series": ["method=series", "method.size=4"],
+    "ist over parallel": ["method=ist", "method.base=parallel", "method.size=4", "method.update_every=3"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", RUNS.values(), ids=RUNS)
+def test_a_run_cut_in_two_gives_the_result_of_a_whole_one(words, tmp_path, monkeypatch):
+    def execute(name):
+        paths = [f"paths.{kind}={tmp_path / name / kind}" for kind in ("outputs", "results")]
+        more = ["training.max_steps=16", "training.checkpoint_every=6", "eval=nano", "eval.limit=50"]
+        with config.composer():
+            run = config.compose([*words, *more, *paths])
+        folder = tmp_path / name / "outputs" / config.run_id(run)
+        folder.mkdir(parents=True, exist_ok=True)
+        return worker.execute(run, folder)
+
+    def save_and_die(path, content):
+        save(path, content)
+        raise RuntimeError("cut")
+
+    monkeypatch.setattr(process, "stop", lambda: None)  # a process group starts once in a process
+    save = checkpoint.save
+    whole = execute("whole")
+    monkeypatch.setattr(checkpoint, "save", save_and_die)
+    assert execute("cut").result.message == "RuntimeError: cut"
+    monkeypatch.setattr(checkpoint, "save", save)
+    assert whole.result.status == "ok"
+    assert execute("cut").result == whole.result

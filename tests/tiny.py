@@ -20,6 +20,7 @@ SETTINGS = {
     "full": [],
     "lora": ["method.rank=2"],
     "dora": ["method.rank=2"],
+    "adalora": ["method.rank=3", "method.init_rank=4", "method.warmup=2", "method.final=0.25"],
     "series": ["method.size=3"],
     "parallel": ["method.size=3"],
     "galore": ["method.rank=4", "method.refresh_every=5"],

@@ -1,5 +1,6 @@
 """Fine-tuning methods: one file each. A new method is a file here and a line in METHODS."""
 
+from layerfit.methods.adalora import AdaLoRA
 from layerfit.methods.base import Method
 from layerfit.methods.bottleneck import Parallel, Series
 from layerfit.methods.dora import DoRA
@@ -16,6 +17,7 @@ METHODS: dict[str, type[Method]] = {
     "full": Full,
     "lora": LoRA,
     "dora": DoRA,
+    "adalora": AdaLoRA,
     "series": Series,
     "parallel": Parallel,
     "galore": GaLore,
