@@ -24,6 +24,7 @@ from layerfit.loading import Loaded, fresh_model, load
 from layerfit.loop import Clock, History, history_dict, restore, train
 from layerfit.manifest import manifest
 from layerfit.measure import Memory, memory_of, watch_activations
+from layerfit.methods.adapters import is_adapted, save_trained
 from layerfit.record import Items, Measured, Result, Score
 from layerfit.schema import RunConfig
 from layerfit.track import Tracker
@@ -92,10 +93,10 @@ def save_weights(loaded: Loaded, model: nn.Module, folder: Path, result: Result)
             f"versions?); to replace it move {record.record_path(loaded.run.paths.results, loaded.run_id)} away"
         )
     model_kind, adapter_kind = record.WEIGHT_FOLDERS
-    target = folder / (adapter_kind if hasattr(model, "peft_config") else model_kind)
+    target = folder / (adapter_kind if is_adapted(model) else model_kind)
     writing = folder / f".{target.name}.writing"
     shutil.rmtree(writing, ignore_errors=True)  # half-written by a run that was killed
-    model.save_pretrained(writing)  # type: ignore[operator]
+    save_trained(model, writing)
     loaded.tokenizer.save_pretrained(writing)
     shutil.rmtree(target, ignore_errors=True)
     writing.rename(target)

@@ -57,6 +57,8 @@ VARIANTS = {
     "coins": ("lisa", "method.sampling=bernoulli"),
     "in turn": ("lisa", "method.sampling=reshuffled", "method.always=[]"),
     "fixed draw": ("ist", "method.policy=fixed"),
+    "over series adapters": ("ist", "method.base=series", "method.rank=8", "method.size=3"),
+    "over parallel adapters": ("ist", "method.base=parallel", "method.rank=8", "method.size=3"),
 }
 
 

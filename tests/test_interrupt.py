@@ -63,7 +63,7 @@ def events(folder: Path) -> list[dict]:
 def wait_for(folder: Path, true, seconds=120.0) -> None:
     end = time.monotonic() + seconds
     while not any(true(event) for event in events(folder)):
-        assert time.monotonic() < end, (folder / "out").read_text()
+        assert time.monotonic() < end, [path.read_text() for path in folder.glob("out*")]
         time.sleep(0.02)
 
 

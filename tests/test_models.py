@@ -13,6 +13,7 @@ from layerfit.engines.base import Engine, set_seed
 from layerfit.hub import load_model, load_tokenizer
 from layerfit.methods import METHODS
 from layerfit.methods.base import EMBEDDING, HEAD, Plan
+from layerfit.methods.wrapped import load_bottlenecks
 from layerfit.record import Result
 from layerfit.schema import RunConfig
 from tests.tiny import SETTINGS, context_for, rows, share
@@ -52,7 +53,7 @@ def expected(model: str, names: list[str], plan: Plan) -> set[str]:
     """The parameters that a plan trains."""
     places = {int(unit.split(".")[1]) for unit in plan.units} | set(plan.always)
     places |= {EMBEDDING} if HEAD in places and HEAD not in OUTSIDE[model] else set()
-    added = {name for name in names if ".lora_" in name or name.endswith(".entries")}
+    added = {name for name in names if ".lora_" in name or ".adapter_" in name or name.endswith(".entries")}
     return {name for name in added or names if belongs(model, name) in places}
 
 
@@ -77,14 +78,17 @@ def train(model: str, run: RunConfig, engine: Engine) -> tuple[list[float], list
 
 
 def saved_again(run: RunConfig, engine: Engine, folder) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of the trained model, and of what transformers or PEFT load of it."""
+    """Logits of the trained model, and of what transformers, PEFT or our loader make of its files."""
     tokenizer = load_tokenizer(run.model, run.hub)
     run.paths.results = str(folder)
     loaded = execution.Loaded(run, "id", torch.device("cpu"), engine.module, tokenizer, None, STEPS, 0)
     model = execution.trained_model(loaded, engine)
     execution.save_weights(loaded, model, folder, Result({}, "ok"))
-    if (folder / "adapter").exists():
-        again = PeftModel.from_pretrained(load_model(run.model, run.hub, "fp32", seed=run.seed), folder / "adapter")
+    fresh = load_model(run.model, run.hub, "fp32", seed=run.seed)
+    if (folder / "adapter" / "bottleneck.json").exists():
+        again = load_bottlenecks(fresh, folder / "adapter")
+    elif (folder / "adapter").exists():
+        again = PeftModel.from_pretrained(fresh, folder / "adapter")
     else:
         again = AutoModelForCausalLM.from_pretrained(folder / "model")
     ids = rows(99).input_ids

@@ -19,6 +19,10 @@ LAYERS, VOCAB, LENGTH, ROWS = 4, 50, 12, 4
 SETTINGS = {
     "full": [],
     "lora": ["method.rank=2"],
+    "dora": ["method.rank=2"],
+    "adalora": ["method.rank=3", "method.init_rank=4", "method.warmup=2", "method.final=0.25"],
+    "series": ["method.size=3"],
+    "parallel": ["method.size=3"],
     "galore": ["method.rank=4", "method.refresh_every=5"],
     "lisa": ["method.num_active=1", "method.switch_every=2"],
     "ila": ["method.rank=2"],

@@ -25,7 +25,8 @@ from layerfit.schema import OptimConfig
 from layerfit.trainable import freeze_to, planned, trainable
 
 State = dict[str, Tensor]
-"""Optimizer state of one parameter, at full size: step, exp_avg, exp_avg_sq, and master or basis where there is one."""
+"""Optimizer state of one parameter, at full size: step, exp_avg, exp_avg_sq, master where there is one,
+and what else the method's optimizer keeps."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,14 @@ class Engine(ABC):
         targets, tokens = self.all_sum([sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)])
         total, norm = self.take_step(batches, int(targets), lr)
         return StepStats(self.all_sum([total])[0] / targets, norm, int(tokens))
+
+    def penalty(self, micro_batch: int) -> Tensor | float:
+        """Return what the method adds to the loss of this rank's micro-batch: its penalty with the first, 0 after.
+
+        Gradients of micro-batches are summed and those of ranks averaged, so it counts once.
+        """
+        penalty = self.method.penalty(self.module) if micro_batch == 0 else None
+        return 0.0 if penalty is None else penalty
 
     def all_sum(self, values: list[float]) -> list[float]:
         """Return the sums over all ranks."""

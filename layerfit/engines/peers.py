@@ -17,7 +17,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-BEAT_S = 2.0
+BEAT_S = 1.0
 SILENT_S = 8.0
 """After a collective has broken, a rank that has not counted for this long is the one that did it."""
 LOST_S = 45.0
@@ -129,13 +129,21 @@ class Peers:
         return peer.status or "failed"
 
     def leave(self, status: str, why: str | None = None) -> None:
-        """Say the last word: a run's status, and why if it failed."""
+        """Say the last word: a run's status, and why if it failed. Rank 0, which may hold the store, goes last."""
         self._done.set()
         self._thread.join()
         try:
             self.store.set(f"end/{self.rank}", f"{status} {why or ''}")
+            until = time.monotonic() + SILENT_S
+            while self.rank == 0 and self._anyone_here() and time.monotonic() < until:
+                time.sleep(0.1)
         except RuntimeError:
             return  # nobody is left to read it
+
+    def _anyone_here(self) -> bool:
+        for rank, peer in self.others.items():
+            self._look(rank, peer)
+        return any(not peer.status for peer in self.others.values())
 
 
 def connect(address: str, port: int, prefix: str) -> dist.Store:

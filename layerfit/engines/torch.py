@@ -29,9 +29,9 @@ class TorchEngine(Engine):
     def take_step(self, batches: list[Batch], num_targets: int, lr: float) -> tuple[float, float]:
         """Accumulate, clip, step."""
         total = 0.0
-        for batch in batches:
+        for i, batch in enumerate(batches):
             loss = loss_sum(self.module, batch.to(self.device))
-            (loss / num_targets).backward()
+            (loss / num_targets + self.penalty(i)).backward()
             total += float(loss.detach())
         norm = clip_gradients(self, self.optimizer, self.optim.clip)
         for group in self.optimizer.param_groups:

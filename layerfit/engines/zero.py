@@ -107,9 +107,9 @@ class ZeroEngine(Engine):
         for group in self.optimizer_object().param_groups:
             group["lr"] = lr
         total, norm = 0.0, 0.0
-        for batch in batches:
+        for i, batch in enumerate(batches):
             loss = loss_sum(self.deepspeed, batch.to(self.device))
-            self.deepspeed.backward(loss * (self.world / num_targets), scale_wrt_gas=False)
+            self.deepspeed.backward(loss * (self.world / num_targets) + self.penalty(i), scale_wrt_gas=False)
             total += float(loss.detach())
             if self.stage == 0 and self.deepspeed.is_gradient_accumulation_boundary():
                 norm = clip_gradients(self, self.optimizer_object(), self.optim.clip)

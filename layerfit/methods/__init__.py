@@ -1,6 +1,9 @@
 """Fine-tuning methods: one file each. A new method is a file here and a line in METHODS."""
 
+from layerfit.methods.adalora import AdaLoRA
 from layerfit.methods.base import Method
+from layerfit.methods.bottleneck import Parallel, Series
+from layerfit.methods.dora import DoRA
 from layerfit.methods.full import Full, Vanilla
 from layerfit.methods.galore import GaLore
 from layerfit.methods.ila import ILA, ILARanking
@@ -15,6 +18,10 @@ METHODS: dict[str, type[Method]] = {
     "vanilla": Vanilla,
     "full": Full,
     "lora": LoRA,
+    "dora": DoRA,
+    "adalora": AdaLoRA,
+    "series": Series,
+    "parallel": Parallel,
     "galore": GaLore,
     "lisa": LISA,
     "ila": ILA,

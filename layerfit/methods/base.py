@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from layerfit.anatomy import Anatomy
     from layerfit.optimizers.adamw import AdamW
@@ -131,6 +131,13 @@ class Method:
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
         """Reshape the model once, before any engine exists; what it leaves trainable bounds every plan."""
         return model
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """Return a term of the weights alone that is added once to the loss of every optimizer step, or None.
+
+        It is minimised but not reported. It sees whole weights only where the method `needs_matrices`.
+        """
+        return None
 
     def optimizer(self) -> type[AdamW]:
         """Return the optimizer class."""

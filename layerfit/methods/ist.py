@@ -1,23 +1,32 @@
 """IST: importance-aware sparse tuning of adapters (Yao et al., arXiv:2410.11772; released code antgroup, 2024-12).
 
-Two loops. Fine-tuning: every step trains the adapters of `num_updated` blocks, drawn without replacement in proportion
-to sigmoid(I). Importance: every `update_every` steps, on one probe batch, `num_candidates` (N_c) subsets S_c^j keep
-their response while the other blocks' adapters are scaled by beta; r^j = exp(-L^j) - mean_k exp(-L^k), and
-I_i += mu r^j for i in S_c^j (`update=paper`). The released code moves the suppressed blocks instead, by
--mu r^j p (1 - p) with p = sigmoid(-I) (`update=released`): the r^j sum to zero, so sets and signs agree.
+Over LoRA, series or parallel adapters (`base`). Two loops. Fine-tuning: every step trains the adapters of
+`num_updated` blocks, drawn without replacement in proportion to sigmoid(I). Importance: every `update_every` steps, on
+one probe batch, `num_candidates` (N_c) subsets S_c^j keep their response while the other blocks' adapters are scaled by
+beta; r^j = exp(-L^j) - mean_k exp(-L^k), and I_i += mu r^j for i in S_c^j (`update=paper`). The released code moves the
+suppressed blocks instead, by -mu r^j p (1 - p) with p = sigmoid(-I) (`update=released`): the r^j sum to zero, so sets
+and signs agree.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import MISSING, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.errors import UserError, check_one_of, check_range
-from layerfit.methods.base import SKIP, Context, Plan, Shape, layer_units
+from layerfit.methods.base import SKIP, Context, Method, Plan, Shape, layer_units
+from layerfit.methods.bottleneck import Parallel, Series
 from layerfit.methods.lora import LoRA
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from layerfit.anatomy import Anatomy
+
+BASES: dict[str, type[Method]] = {"lora": LoRA, "series": Series, "parallel": Parallel}
+_SINCE = {"since": "series and parallel bases"}
 UNIFORM_BELOW = 1.5
 """Odds ratio of the likeliest to the least likely block under which a run sampled uniformly in effect."""
 TINY = 2.0**-53
@@ -91,13 +100,17 @@ class IST(LoRA):
     update_every: int = 10
     probe_data: str = "train"
     probe_batch_size: int = 16
+    size: int = field(default=256, metadata=_SINCE)
+    activation: str = field(default="tanh", metadata=_SINCE)
+    scale: float = field(default=1.0, metadata=_SINCE)
+    init: str = field(default="zero", metadata=_SINCE)
     _scores: list[float] = field(default_factory=list, init=False, repr=False, metadata={"identity": False})  # I
 
     switching: ClassVar[str] = SKIP
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_one_of("method.base", self.base, ("lora",))
+        check_one_of("method.base", self.base, tuple(BASES))
+        self._check_base()
         check_one_of("method.update", self.update, ("paper", "released"))
         check_one_of("method.policy", self.policy, ("ist", "uniform", "fixed"))
         check_one_of("method.probe_data", self.probe_data, ("train", "validation"))
@@ -109,9 +122,29 @@ class IST(LoRA):
         check_range("method.update_every", self.update_every, 1)
         check_range("method.probe_batch_size", self.probe_batch_size, 1)
 
+    def _over(self, base: str) -> Method:
+        """Return the method that inserts the adapters of a base, with our settings."""
+        return BASES[base](**{f.name: getattr(self, f.name) for f in fields(BASES[base]) if f.init})
+
+    def _check_base(self) -> None:
+        """Raise UserError if a setting of an adapter is wrong, or is of another base and not at its default."""
+        taken = {base: {f.name for f in fields(self._over(base))} for base in BASES}
+        for f in fields(self):
+            owners = [base for base in BASES if f.name in taken[base]]
+            default = f.default_factory() if f.default_factory is not MISSING else f.default
+            if owners and self.base not in owners and getattr(self, f.name) != default:
+                raise UserError(
+                    f"method.{f.name}={getattr(self, f.name)!r} goes with method.base={' or '.join(owners)}, "
+                    f"not with {self.base}, which has: {', '.join(sorted(taken[self.base] - {'seed'}))}"
+                )
+
+    def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
+        """Insert the base's adapters."""
+        return self._over(self.base).adapt(model, anatomy)
+
     def check(self, shape: Shape) -> None:
         """Raise UserError unless the fractions give whole layers and enough distinct subsets exist."""
-        super().check(shape)
+        self._over(self.base).check(shape)
         _count("method.num_updated", self.num_updated, shape.num_layers)
         low = _count("method.num_suppressed", self.num_suppressed, shape.num_layers)
         if math.comb(shape.num_layers, low) < self.num_candidates:

@@ -24,7 +24,8 @@ class LoRA(Method):
     targets: list[str] = field(default_factory=list)
     """Linear modules by the last part of their name; empty = all of them."""
 
-    adapter_kind: ClassVar[str] = "lora"
+    decomposed: ClassVar[bool] = False
+    """True if a magnitude per output trains as well (DoRA)."""
 
     def __post_init__(self) -> None:
         check_range("method.rank", self.rank, 1)
@@ -48,7 +49,9 @@ class LoRA(Method):
         from layerfit.methods.adapters import add_lora
 
         names = [anatomy.module_path(unit) for unit in self.adapted_modules(anatomy)]
-        return add_lora(model, names, rank=self.rank, alpha=self.alpha, dropout=self.dropout)
+        return add_lora(
+            model, names, rank=self.rank, alpha=self.alpha, dropout=self.dropout, decomposed=self.decomposed
+        )
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """All adapters, always."""

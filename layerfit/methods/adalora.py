@@ -1,0 +1,142 @@
+"""AdaLoRA (Zhang et al., arXiv:2303.10512): LoRA in the form of an SVD, B diag(E) A, whose ranks follow importance.
+
+PEFT has the modules; the allocation is `layerfit.optimizers.adalora`, where weights, gradients and fp32 masters are
+at hand and every checkpoint reaches. It must see whole matrices, so engines that flatten parameters (ZeRO 1-3) refuse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from layerfit.errors import UserError, check_range
+from layerfit.methods.base import Context, Plan, Shape
+from layerfit.methods.lora import LoRA
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from layerfit.anatomy import Anatomy
+    from layerfit.optimizers.adamw import AdamW
+
+
+def _steps(name: str, value: float, num_steps: int) -> int:
+    """Return a number of steps from a fraction of the run, below 1, or a count."""
+    steps = round(value * num_steps) if value < 1 else int(value)
+    if value >= 1 and value != steps:
+        raise UserError(f"{name}={value:g} is no number of steps; use a whole one, or a fraction of the run below 1")
+    return steps
+
+
+@dataclass
+class AdaLoRA(LoRA):
+    """See the module's docstring; `conf/method/adalora.yaml` says where each default comes from."""
+
+    rank: int = 8
+    """The mean rank at the end."""
+    alpha: float = 24.0
+    init_rank: int = 12
+    warmup: float = 0.0
+    final: float = 0.0
+    allocate_every: int = 1
+    beta_sensitivity: float = 0.85
+    beta_uncertainty: float = 0.85
+    orthogonality: float = 0.5
+    _num_steps: int = field(default=0, init=False, repr=False, metadata={"identity": False})
+    _values: dict[str, Any] = field(default_factory=dict, init=False, repr=False, metadata={"identity": False})
+    """Singular values E by unit, the model's own parameters."""
+
+    needs_matrices: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("method.init_rank", self.init_rank, 1)
+        check_range("method.warmup", self.warmup, 0)
+        check_range("method.final", self.final, 0)
+        check_range("method.allocate_every", self.allocate_every, 1)
+        for name in ("beta_sensitivity", "beta_uncertainty"):
+            check_range(f"method.{name}", getattr(self, name), 0, 1, low_open=True, high_open=True)
+        check_range("method.orthogonality", self.orthogonality, 0)
+        if self.init_rank <= self.rank:
+            raise UserError(
+                f"method.init_rank={self.init_rank} must be above method.rank={self.rank}, the mean rank at the end"
+            )
+        if self.allocate_every > 1 and self.final == 0:
+            raise UserError(
+                f"method.allocate_every={self.allocate_every} with method.final=0 may end between two choices, with "
+                "ranks above the budget; set method.final, for example 0.1"
+            )
+
+    def check(self, shape: Shape) -> None:
+        """Raise UserError if a target is unknown, or the phases leave no step to choose ranks in."""
+        super().check(shape)
+        if shape.num_steps > 1:  # of a run in epochs it is not known yet
+            self._phases(shape.num_steps)
+
+    def _phases(self, num_steps: int) -> tuple[int, int]:
+        """Return the steps before the first choice and after the last."""
+        warmup, final = (_steps(f"method.{key}", getattr(self, key), num_steps) for key in ("warmup", "final"))
+        if warmup + final >= num_steps:
+            raise UserError(
+                f"method.warmup={self.warmup:g} and method.final={self.final:g} leave none of {num_steps} steps "
+                "to choose ranks in; lower them"
+            )
+        return warmup, final
+
+    def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
+        """Freeze the model and insert adapters, in the model's own dtype."""
+        from layerfit.methods.adapters import add_adalora, singular_values
+
+        names = [anatomy.module_path(unit) for unit in self.adapted_modules(anatomy)]
+        adapted = add_adalora(
+            model, names, rank=self.rank, init_rank=self.init_rank, alpha=self.alpha, dropout=self.dropout
+        )
+        self._values = singular_values(adapted, anatomy)
+        return adapted
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """Return R of Eq. 4, a mean over matrices as in PEFT, times `orthogonality`."""
+        from layerfit.methods.adapters import distance_to_orthogonal
+
+        return distance_to_orthogonal(model) * self.orthogonality if self.orthogonality else None
+
+    def optimizer(self) -> type[AdamW]:
+        """AdamW with the allocation."""
+        from layerfit.optimizers.adalora import RankAdamW
+
+        return RankAdamW
+
+    def group_options(self, name: str, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Say which side of an adapter a parameter is, and when ranks are chosen."""
+        from layerfit.optimizers.adalora import LEFT, RIGHT, VALUES
+
+        assert self._num_steps, "`plan` or `load_state_dict` says how long the run is"
+        warmup, final = self._phases(self._num_steps)
+        return {
+            "role": {"lora_A": RIGHT, "lora_E": VALUES, "lora_B": LEFT}[name.split(".")[-2]],
+            "target_rank": self.rank,
+            "num_steps": self._num_steps,
+            "warmup": warmup,
+            "final": final,
+            "allocate_every": self.allocate_every,
+            "beta_sensitivity": self.beta_sensitivity,
+            "beta_uncertainty": self.beta_uncertainty,
+        }
+
+    def plan(self, step: int, ctx: Context) -> Plan:
+        """All adapters, always."""
+        self._num_steps = ctx.shape.num_steps
+        self._phases(self._num_steps)
+        return super().plan(step, ctx)
+
+    def findings(self) -> dict[str, Any]:
+        """The rank of every module: how many of its singular values are not zero."""
+        return {"ranks": {unit: int((value != 0).sum()) for unit, value in self._values.items()}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The length of the run; sensitivities and ranks are optimizer state."""
+        return {"num_steps": self._num_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        self._num_steps = state["num_steps"]
