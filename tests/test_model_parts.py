@@ -13,7 +13,7 @@ from layerfit import architecture, config
 from layerfit.anatomy import ARCHITECTURES
 from layerfit.data.batches import collate
 from layerfit.data.tokenise import IGNORE, Example
-from layerfit.engines.base import loss_sum
+from layerfit.engines.loss import loss_sum
 from layerfit.errors import UserError
 from layerfit.hub import load_model
 from layerfit.methods.base import EMBEDDING, HEAD, NORM, Plan

@@ -8,7 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from layerfit.engines import make_engine, process
-from layerfit.engines.base import loss_sum, set_seed
+from layerfit.engines.base import set_seed
+from layerfit.engines.loss import loss_sum
 from layerfit.importance.mask import MaskSettings, learn_scores
 from layerfit.importance.ranking import spearman
 from layerfit.methods import METHODS

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layerfit.anatomy import Anatomy
 from layerfit.data.batches import Batch
 from layerfit.engines.groups import full_shape, group_key, optimizer_groups
+from layerfit.engines.loss import loss_sum
 from layerfit.methods.adapters import scaled_responses
 from layerfit.methods.base import REBUILD, SKIP, STATIC, Method, Plan
 from layerfit.schema import OptimConfig
@@ -36,18 +36,6 @@ class StepStats:
     loss: float
     grad_norm: float
     tokens: int
-
-
-def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the summed cross-entropy of a micro-batch, in nats, over its target tokens.
-
-    Logits are computed only at positions that predict a target of some row.
-    """
-    targets = batch.labels[:, 1:]
-    columns = (targets != -100).any(dim=0).nonzero().squeeze(1)
-    logits = model(**batch.model_inputs(), use_cache=False, logits_to_keep=columns).logits
-    flat = logits.float().reshape(-1, logits.shape[-1])
-    return F.cross_entropy(flat, targets[:, columns].reshape(-1), ignore_index=-100, reduction="sum")
 
 
 def set_seed(*parts: object) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from layerfit.data.batches import Batch
-from layerfit.engines.base import Engine, State, loss_sum
+from layerfit.engines.base import Engine, State
+from layerfit.engines.loss import loss_sum
 
 
 class TorchEngine(Engine):

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from layerfit.anatomy import Anatomy
 from layerfit.data.batches import Batch
-from layerfit.engines.base import Engine, State, loss_sum
+from layerfit.engines.base import Engine, State
+from layerfit.engines.loss import loss_sum
 from layerfit.engines.torch import allocate_all, clip_gradients, copy_state, new_optimizer, set_state
 from layerfit.methods.base import Method
 from layerfit.schema import EngineConfig, OptimConfig
