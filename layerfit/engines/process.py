@@ -118,7 +118,9 @@ def peers() -> Peers | None:
 def leave_group() -> None:
     """Leave the process group; a process started from this one must not take itself for one of its ranks."""
     if dist.is_initialized():
-        dist.destroy_process_group()
+        import deepspeed
+
+        deepspeed.comm.destroy_process_group()  # torch's, and what DeepSpeed remembers of it
     if _state.alone:
         _state.alone = False
         for name in _ALONE:
