@@ -24,9 +24,13 @@ _ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
 @dataclass
 class _State:
-    """This process's part in the group; there is one group a process. alone: it is the only rank, and said so."""
+    """This process's part in the group; there is one group a process. alone: it is the only rank, and said so.
+
+    store: what the ranks meet through. Rank 0's holds it for all, longer than the group lasts: it lives as long as this.
+    """
 
     peers: Peers | None = None
+    store: dist.Store | None = None
     alone: bool = False
 
 
@@ -76,7 +80,8 @@ def start(
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         else:
             place.export(os.environ)
-            store = dist.PrefixStore("group", _meet(place, name))
+            _state.store = _meet(place, name)
+            store = dist.PrefixStore("group", _state.store)
             dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world)
             own = connect(place.address, place.port, f"peers/{name}")
             _state.peers = Peers(own, place.rank, place.world, on_lost)
@@ -131,7 +136,7 @@ def leave_peers(status: str, why: str | None = None) -> None:
     """Say the last word to the other ranks."""
     if _state.peers is not None:
         _state.peers.leave(status, why)
-        _state.peers = None
+        _state.peers = _state.store = None
 
 
 def stop() -> None:
