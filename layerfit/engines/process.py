@@ -26,7 +26,7 @@ _ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 class _State:
     """This process's part in the group; there is one group a process. alone: it is the only rank, and said so.
 
-    store: what the ranks meet through. Rank 0's holds it for all, longer than the group lasts: it lives as long as this.
+    store: what the ranks meet through; rank 0 holds it for all, longer than the group lasts.
     """
 
     peers: Peers | None = None
