@@ -1,0 +1,122 @@
+"""Lines: one a row over the columns, told apart by colour, marker and dash."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from layerfit.report.figures import style
+from layerfit.report.figures.sheets import Sheet
+from layerfit.report.matrix import Matrix
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HEIGHT, TOP, BOTTOM, LEFT = 1.9, 0.32, 0.42, 0.62  # inches of a panel
+ENTRY = 0.17
+
+
+def draw(sheet: Sheet) -> Figure:
+    """Return one figure for panels that share their lines."""
+    names = sheet[0].rows
+    crowded = len(sheet[0].columns) > 20
+    across = 1 if crowded or len(sheet) == 1 else min(len(sheet), 2 if len(sheet) != 3 else 3)
+    down = -(-len(sheet) // across)
+    width = style.PAGE if crowded or across > 1 else 4.4
+    legend_across = max(1, int(width / (0.55 + max(style.text_width(n, style.NORMAL) for n in names))))
+    legend = 0.12 + ENTRY * -(-(len(names) + _published(sheet)) // legend_across)
+    height = down * (TOP + HEIGHT + BOTTOM) + legend
+    figure = style.new_figure(width, height)
+    panel = width / across
+    for index, matrix in enumerate(sheet):
+        line, place = divmod(index, across)
+        x, y = place * panel + LEFT, height - line * (TOP + HEIGHT + BOTTOM) - TOP - HEIGHT
+        axes = figure.add_axes((x / width, y / height, (panel - LEFT - 0.12) / width, HEIGHT / height))
+        _panel(axes, matrix)
+        axes.set_ylabel(matrix.value_name if place == 0 else "")
+    figure.legend(
+        handles=_legend(sheet),
+        loc="lower left",
+        bbox_to_anchor=(0.06 / width, 0.02 / height),
+        ncols=legend_across,
+        columnspacing=1.4,
+        handlelength=2.4,
+        handletextpad=0.5,
+        borderaxespad=0.0,
+    )
+    return figure
+
+
+def _published(sheet: Sheet) -> bool:
+    return any(m.published and any(v is not None for row in m.published for v in row) for m in sheet)
+
+
+def look(index: int) -> dict[str, Any]:
+    """Return the colour, marker and dash of a line by its number; no two of 35 are alike."""
+    return {
+        "color": style.COLORS[index % len(style.COLORS)],
+        "marker": style.MARKERS[index % len(style.MARKERS)],
+        "linestyle": style.DASHES[(index + index // len(style.COLORS)) % len(style.DASHES)],
+        "linewidth": 1.15,
+        "markersize": 3.2,
+    }
+
+
+def _panel(axes: Axes, matrix: Matrix) -> None:
+    places = positions(matrix.columns)
+    every = max(1, len(places) // 12)
+    for index, row in enumerate(matrix.values):
+        known = [(x, v) for x, v in zip(places, row, strict=True) if v is not None and not (matrix.log and v <= 0)]
+        # Markers of different lines stand at different places, so that lines which coincide are both seen.
+        axes.plot(*_split(known), **look(index), markevery=(index % every, every), zorder=3)
+    for index, row in enumerate(matrix.published or ()):
+        known = [(x, v) for x, v in zip(places, row, strict=True) if v is not None and not (matrix.log and v <= 0)]
+        shown = {**look(index), "linestyle": "none", "markersize": 5, "markerfacecolor": "none"}
+        axes.plot(*_split(known), **shown, zorder=4)
+    if matrix.log:
+        axes.set_yscale("log")
+    axes.set_title(matrix.title)
+    axes.set_xlabel(matrix.column_name)
+    axes.grid(axis="y", color=style.GRID, linewidth=0.6)
+    step = -(-len(places) // (16 if len(places) > 20 else 9))
+    if places == list(range(len(places))):
+        shown_at = [i for i in range(len(places)) if i % step == 0 or not matrix.columns[i].isdigit()]
+    else:
+        shown_at = _apart(places)
+    axes.set_xticks([places[i] for i in shown_at], [matrix.columns[i] for i in shown_at])
+    for label in axes.get_xticklabels():
+        if len(label.get_text()) > 6:
+            label.set(rotation=30, ha="right", rotation_mode="anchor")
+
+
+def _split(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def positions(columns: tuple[str, ...]) -> list[float]:
+    """Return where columns stand: at their number (`25%`, `8`) where all are different numbers, else one by one."""
+    try:
+        places = [float(column.rstrip("%")) for column in columns]
+    except ValueError:
+        return [float(i) for i in range(len(columns))]
+    rising = all(a < b for a, b in zip(places, places[1:], strict=False))
+    return places if rising else [float(i) for i in range(len(columns))]
+
+
+def _apart(places: list[float]) -> list[int]:
+    """Return which of unevenly placed columns can be labelled without running into each other."""
+    least, shown = (places[-1] - places[0]) / 14, [len(places) - 1]
+    for index in range(len(places) - 2, -1, -1):
+        if places[shown[-1]] - places[index] >= least:
+            shown.append(index)
+    return shown[::-1]
+
+
+def _legend(sheet: Sheet) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    out = [Line2D([], [], **look(index), label=name) for index, name in enumerate(sheet[0].rows)]
+    if _published(sheet):
+        mark: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor": "none", "linestyle": "none"}
+        out.append(Line2D([], [], color=style.SOFT, label="hollow: published", **mark))
+    return out
