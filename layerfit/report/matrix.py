@@ -1,4 +1,4 @@
-"""The numbers under a table that no single record holds, as views compute them and figures draw them."""
+"""Numbers under a table that no single record holds."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Matrix:
-    """Numbers under a table that no single record holds: what a view computed from findings. None: not known."""
+    """What a view computed from the findings of a table's runs. None: not known.
+
+    drawing: heatmap, lines (one line per row over the columns), bars or stacked. printed: False for what is too large
+    to print and is drawn only. log: logarithmic value axis.
+    """
 
     title: str
-    row_name: str  # axis names
+    row_name: str
     column_name: str
     value_name: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     values: tuple[tuple[float | None, ...], ...]
-    drawing: str  # heatmap | lines | bars | stacked: how report/figures draw it. lines: one line per row over columns
+    drawing: str
     published: tuple[tuple[float | None, ...], ...] | None = None
     decimals: int = 2
-    printed: bool = True  # False: too large to print (a layer x step raster); drawn only
-    log: bool = False  # logarithmic value axis
+    printed: bool = True
+    log: bool = False
     notes: tuple[str, ...] = ()
