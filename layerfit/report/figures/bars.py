@@ -37,7 +37,7 @@ def draw(sheet: Sheet) -> Figure:
         line, place = divmod(index, across)
         x, y = labels + place * panel, height - line * (TOP + rows + BOTTOM) - TOP - rows
         axes = figure.add_axes((x / width, y / height, (panel - 0.5) / width, rows / height))
-        (_stacks if matrix.drawing == "stacked" else _groups)(axes, matrix)
+        (_stacks if matrix.drawing == "stacked" else _groups)(axes, matrix, with_published)
         _dress(axes, matrix, named=place == 0)
     if legend:
         figure.legend(
@@ -73,9 +73,9 @@ def colors(count: int) -> list[Any]:
     return [matplotlib.colormaps[style.SEQUENTIAL](step) for step in steps]
 
 
-def _stacks(axes: Axes, matrix: Matrix) -> None:
+def _stacks(axes: Axes, matrix: Matrix, with_published: bool) -> None:
     """Draw every row's parts one after the other with their sum; what is published as outlines below."""
-    paints, with_published = colors(len(matrix.columns)), _published((matrix,))
+    paints = colors(len(matrix.columns))
     total = THICK + GAP + (THIN if with_published else 0)
     largest = max((sum(v or 0 for v in row) for row in (*matrix.values, *(matrix.published or ()))), default=1)
     for y, row in enumerate(matrix.values):
@@ -117,7 +117,7 @@ def _end(axes: Axes, x: float, y: float, text: str, color: str = style.INK) -> N
     )
 
 
-def _groups(axes: Axes, matrix: Matrix) -> None:
+def _groups(axes: Axes, matrix: Matrix, with_published: bool) -> None:
     """Draw a bar for every row and column with its number; what is published as a hollow mark on it."""
     paints, bars = colors(len(matrix.columns)), len(matrix.columns)
     total = _row_height((matrix,))
@@ -126,12 +126,13 @@ def _groups(axes: Axes, matrix: Matrix) -> None:
         for index, value in enumerate(row):
             place = y + (index - (bars - 1) / 2) * thick
             if value is None:
-                text = f" {NONE_KNOWN}" if all(v is None for v in row) and index == bars // 2 else ""
+                none = all(v is None for v in row)
+                text = f" {NONE_KNOWN}" if none and index == bars // 2 else "" if none else " -"
                 axes.text(0, place, text, va="center", fontsize=style.SMALL, color=style.SOFT, fontstyle="italic")
             else:
                 axes.barh(place, value, 0.92 * thick, color=paints[index] if bars > 1 else style.COLORS[1])
                 _end(axes, max(value, 0), place, style.number(value, matrix.decimals))
-            theirs = matrix.published[y][index] if matrix.published else None
+            theirs = matrix.published[y][index] if matrix.published and with_published else None
             if theirs is not None:
                 axes.plot(theirs, place, "D", color=style.COLORS[2], markersize=3.4, markerfacecolor="none", zorder=5)
     if matrix.log:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TALLEST, CELL = 2.1, 0.165  # inches: a large map, a row of one
+TALLEST, CELL, LOWEST = 2.1, 0.165, 1.4  # inches: a large map, a row of one, a figure
 BAR, BAR_ROOM = 0.09, 0.62  # inches: the colour bar, with its labels
 
 
@@ -29,7 +29,7 @@ def _stacked(sheet: Sheet) -> Figure:
     left = 0.34 + max(style.text_width(row) for m in sheet for row in m.rows)
     heights = [min(TALLEST, CELL * len(m.rows)) for m in sheet]
     top, bottom, between = 0.3, 0.42, 0.32
-    height = top + bottom + sum(heights) + between * (len(sheet) - 1)
+    height = max(LOWEST, top + bottom + sum(heights) + between * (len(sheet) - 1))
     figure = style.new_figure(style.PAGE, height)
     width = style.PAGE - left - BAR_ROOM - 0.12
     norm, colors = _colors(sheet)
@@ -44,8 +44,8 @@ def _stacked(sheet: Sheet) -> Figure:
         axes.set_ylabel(matrix.row_name)
         y -= between
     figure.align_ylabels()
-    span = min(TALLEST, height - top - bottom)
-    middle = bottom + (height - top - bottom - span) / 2
+    span = min(TALLEST, max(LOWEST, height - top) - bottom)
+    middle = (height - top + bottom - span) / 2 if height > LOWEST else 0.2
     _bar(figure, sheet[0], norm, colors, (style.PAGE - BAR_ROOM, middle, BAR, span))
     return figure
 
@@ -53,7 +53,7 @@ def _stacked(sheet: Sheet) -> Figure:
 def _beside(sheet: Sheet) -> Figure:
     """Draw small maps with a number in every cell."""
     first = sheet[0]
-    cell = max(0.4, *(style.text_width(c) + 0.08 for c in first.columns))
+    cell = max(0.4, *(style.text_width(c) + 0.1 for c in first.columns))
     tall = 0.36 if any(m.published for m in sheet) else 0.26
     left = 0.3 + max(style.text_width(row) for m in sheet for row in m.rows)
     # A title may be wider than its map.

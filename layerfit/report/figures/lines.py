@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from layerfit.report.figures import style
@@ -19,18 +20,19 @@ ENTRY = 0.17
 def draw(sheet: Sheet) -> Figure:
     """Return one figure for panels that share their lines."""
     names = sheet[0].rows
-    crowded = len(sheet[0].columns) > 20
+    crowded = len(sheet[0].columns) > 20 and not all(column.isdigit() for column in sheet[0].columns)
     across = 1 if crowded or len(sheet) == 1 else min(len(sheet), 2 if len(sheet) != 3 else 3)
     down = -(-len(sheet) // across)
     width = style.PAGE if crowded or across > 1 else 4.4
     legend_across = max(1, int(width / (0.55 + max(style.text_width(n, style.NORMAL) for n in names))))
     legend = 0.12 + ENTRY * -(-(len(names) + _published(sheet)) // legend_across)
-    height = down * (TOP + HEIGHT + BOTTOM) + legend
+    below = BOTTOM + max(_drop(m.columns) for m in sheet)
+    height = down * (TOP + HEIGHT + below) + legend
     figure = style.new_figure(width, height)
     panel = width / across
     for index, matrix in enumerate(sheet):
         line, place = divmod(index, across)
-        x, y = place * panel + LEFT, height - line * (TOP + HEIGHT + BOTTOM) - TOP - HEIGHT
+        x, y = place * panel + LEFT, height - line * (TOP + HEIGHT + below) - TOP - HEIGHT
         axes = figure.add_axes((x / width, y / height, (panel - LEFT - 0.12) / width, HEIGHT / height))
         _panel(axes, matrix)
         axes.set_ylabel(matrix.value_name if place == 0 else "")
@@ -78,15 +80,29 @@ def _panel(axes: Axes, matrix: Matrix) -> None:
     axes.set_title(matrix.title)
     axes.set_xlabel(matrix.column_name)
     axes.grid(axis="y", color=style.GRID, linewidth=0.6)
-    step = -(-len(places) // (16 if len(places) > 20 else 9))
-    if places == list(range(len(places))):
-        shown_at = [i for i in range(len(places)) if i % step == 0 or not matrix.columns[i].isdigit()]
-    else:
-        shown_at = _apart(places)
-    axes.set_xticks([places[i] for i in shown_at], [matrix.columns[i] for i in shown_at])
-    for label in axes.get_xticklabels():
-        if len(label.get_text()) > 6:
-            label.set(rotation=30, ha="right", rotation_mode="anchor")
+    shown = _labelled(matrix.columns, places)
+    axes.set_xticks([places[i] for i in shown], [matrix.columns[i] for i in shown])
+    if _drop(matrix.columns):
+        for label in axes.get_xticklabels():
+            label.set_rotation(0 if label.get_text().isdigit() else 90)
+
+
+def _drop(columns: tuple[str, ...]) -> float:
+    """Return how many inches upright names of columns need; 0 where all names are short and few."""
+    names = [column for column in columns if not column.rstrip("%").isdigit()]
+    return 0.0 if not names or len(columns) <= 6 else max(0.0, max(map(style.text_width, names)) - 0.1)
+
+
+def _labelled(columns: tuple[str, ...], places: list[float]) -> list[int]:
+    """Return which columns are named: every name, and of the numbers those that do not run into each other."""
+    numbers = [i for i, column in enumerate(columns) if column.rstrip("%").isdigit()]
+    if len(numbers) < len(columns):
+        step = next(s for s in (1, 2, 4, 5, 8, 10, 20, 50, 1000) if len(numbers) <= 17 * s)
+        return [i for i in range(len(columns)) if i not in numbers or int(columns[i].rstrip("%")) % step == 0]
+    if places == [float(column.rstrip("%")) for column in columns] and len({b - a for a, b in pairwise(places)}) == 1:
+        step = next(s for s in (1, 2, 4, 5, 8, 10, 20, 50, 100, 1000) if len(places) <= 13 * s)
+        return list(range(0, len(places), step))
+    return _apart(places, longest=max(len(column) for column in columns))
 
 
 def _split(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -99,13 +115,13 @@ def positions(columns: tuple[str, ...]) -> list[float]:
         places = [float(column.rstrip("%")) for column in columns]
     except ValueError:
         return [float(i) for i in range(len(columns))]
-    rising = all(a < b for a, b in zip(places, places[1:], strict=False))
+    rising = all(a < b for a, b in pairwise(places))
     return places if rising else [float(i) for i in range(len(columns))]
 
 
-def _apart(places: list[float]) -> list[int]:
+def _apart(places: list[float], longest: int) -> list[int]:
     """Return which of unevenly placed columns can be labelled without running into each other."""
-    least, shown = (places[-1] - places[0]) / 14, [len(places) - 1]
+    least, shown = (places[-1] - places[0]) * longest / 46, [len(places) - 1]
     for index in range(len(places) - 2, -1, -1):
         if places[shown[-1]] - places[index] >= least:
             shown.append(index)
