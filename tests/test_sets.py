@@ -32,7 +32,12 @@ def test_jaccard_by_hand():
 
 @pytest.mark.parametrize(
     ("fraction", "mean", "low", "high"),
-    [(0.10, 0.053, 0.000, 0.128), (0.25, 0.144, 0.087, 0.204), (0.50, 0.333, 0.280, 0.391), (0.75, 0.600, 0.563, 0.639)],
+    [
+        (0.10, 0.053, 0.000, 0.128),
+        (0.25, 0.144, 0.087, 0.204),
+        (0.50, 0.333, 0.280, 0.391),
+        (0.75, 0.600, 0.563, 0.639),
+    ],
 )
 def test_chance_for_a_7b_is_what_drawing_sets_gives(fraction, mean, low, high):
     """224 modules; the numbers are of 4,000 simulated pairs."""

@@ -31,7 +31,7 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float | None:
 
 @dataclass(frozen=True)
 class Chance:
-    """What Jaccard two sets of these sizes have by chance. low, high: 95% of draws lie between. p: as high or higher."""
+    """What Jaccard two sets have by chance. low, high: 95% of draws lie between. p: of as much overlap or more."""
 
     mean: float
     low: float

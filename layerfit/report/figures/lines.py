@@ -73,8 +73,8 @@ def _panel(axes: Axes, matrix: Matrix) -> None:
         axes.plot(*_split(known), **look(index), markevery=(index % every, every), zorder=3)
     for index, row in enumerate(matrix.published or ()):
         known = [(x, v) for x, v in zip(places, row, strict=True) if v is not None and not (matrix.log and v <= 0)]
-        shown = {**look(index), "linestyle": "none", "markersize": 5, "markerfacecolor": "none"}
-        axes.plot(*_split(known), **shown, zorder=4)
+        hollow = {**look(index), "linestyle": "none", "markersize": 5, "markerfacecolor": "none"}
+        axes.plot(*_split(known), **hollow, zorder=4)
     if matrix.log:
         axes.set_yscale("log")
     axes.set_title(matrix.title)
