@@ -23,7 +23,7 @@ def table_of(rows, view, *, seeds=(0,), columns=None):
 
 
 def shown(spec, made, findings, **result):
-    """The matrices of a table whose runs found something. findings: (row, seed) -> findings; a missing one is no record.
+    """The matrices of a table whose runs found something. findings: of (row, seed); without, no record.
 
     result: fields of the record's result, or `measured`, the same for all.
     """

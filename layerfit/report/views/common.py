@@ -148,7 +148,7 @@ def nothing(title: str, rows: Sequence[Row], drawing: str, notes: Sequence[str])
     """Return a matrix that says that nothing is known yet, and why. It is printed, with dashes, and not drawn."""
     labels = tuple(row.label for row in rows) or ("-",)
     values: Values = ((None,),) * len(labels)
-    return Matrix(title, "", "", "", labels, ("not known yet",), values, drawing, notes=tuple(notes))
+    return Matrix(title, "run", "what", "number", labels, ("not known yet",), values, drawing, notes=tuple(notes))
 
 
 def place(unit: str) -> tuple[int, str]:

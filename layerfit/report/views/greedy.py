@@ -68,7 +68,7 @@ def _order(rows: list[Row], found: Found[Removal]) -> Matrix:
     units = sorted({unit for line in places.values() for unit in line}, key=common.place)
     return Matrix(
         title="Order of removal",
-        row_name="",
+        row_name="run",
         column_name="layer",
         value_name="removed as",
         rows=tuple(places),

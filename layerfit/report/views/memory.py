@@ -71,7 +71,7 @@ def _stack(
     )
     return Matrix(
         title=common.named(group, "memory by component"),
-        row_name="",
+        row_name="method",
         column_name="component",
         value_name=UNITS[size].symbol,
         rows=tuple(row.short for row in rows),

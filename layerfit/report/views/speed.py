@@ -79,7 +79,7 @@ def _stack(
     theirs = [published.get(row.label, [None] * len(PHASES)) for row in rows]
     return Matrix(
         title=common.named(group, "time of a step"),
-        row_name="",
+        row_name="method",
         column_name="phase",
         value_name="ms",
         rows=tuple(row.short for row in rows),
