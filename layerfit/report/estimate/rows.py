@@ -18,6 +18,8 @@ from layerfit.schema import RunConfig
 
 SAMPLED = 32
 """Plans of a run that are looked at, evenly spread over its steps."""
+ASKED = 2000
+"""Steps from the first whose plans are all asked for: of a longer run probes are counted in these."""
 SOME_STEPS = 1000
 """For the plans of a run whose length is not known."""
 
@@ -123,8 +125,11 @@ def course(subject: Subject, steps: int) -> Course:
     seed = subject.method.seed
     ctx = Context(subject.anatomy.shape(steps), 0 if seed is None else seed, probe, gradient)
     wanted = {round(i * (steps - 1) / (SAMPLED - 1)) for i in range(SAMPLED)}
-    plans = [(step, subject.method.plan(step, ctx)) for step in range(steps)]
-    return Course([plan for step, plan in plans if step in wanted], len(asked))
+    dense = min(steps, ASKED)
+    plans = {step: subject.method.plan(step, ctx) for step in range(dense)}
+    probes = round(len(asked) * steps / dense)
+    plans |= {step: subject.method.plan(step, ctx) for step in sorted(wanted) if step >= dense}
+    return Course([plans[step] for step in sorted(wanted)], probes)
 
 
 def received(run: RunConfig, records: Mapping[str, Record]) -> dict[str, Any] | None:
