@@ -46,9 +46,13 @@ class LoRA(Method):
 
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
         """Freeze the model and insert adapters, in the model's own dtype."""
+        return self.insert(model, anatomy, self.adapted_modules(anatomy))
+
+    def insert(self, model: nn.Module, anatomy: Anatomy, units: list[str]) -> nn.Module:
+        """Freeze the model and insert an adapter into each of `units`, linear modules."""
         from layerfit.methods.adapters import add_lora
 
-        names = [anatomy.module_path(unit) for unit in self.adapted_modules(anatomy)]
+        names = [anatomy.module_path(unit) for unit in units]
         return add_lora(
             model, names, rank=self.rank, alpha=self.alpha, dropout=self.dropout, decomposed=self.decomposed
         )
