@@ -1,17 +1,14 @@
 """Composing a run with Hydra, and naming it. Only this file and `cli.py` know Hydra.
 
-Past `typed` nobody sees a DictConfig. `run_id` names a run by everything that decides its result.
+Past `typed` nobody sees a DictConfig. `run_id` names a run by everything that decides its result (`identity.py`).
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from layerfit.errors import UserError, check_one_of
-from layerfit.methods import METHODS
+from layerfit.identity import identity, least, required_runs, run_id
+from layerfit.methods import METHODS, name_of
 from layerfit.methods.base import Method
 from layerfit.schema import (
     DatasetConfig,
@@ -28,10 +26,11 @@ from layerfit.schema import (
     ModelConfig,
     OptimConfig,
     RunConfig,
-    SaveConfig,
     TrackerConfig,
 )
 from layerfit.schema_launcher import LAUNCHERS, LOCAL, SLURM, LauncherConfig
+
+__all__ = ["check", "compose", "composer", "dump", "identity", "load", "required_runs", "run_id", "typed"]
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -74,6 +73,27 @@ def check(run: RunConfig) -> None:
         raise UserError("optim.precision=pure_bf16 needs training.dtype=bf16")
     if not run.model.open_parts():
         check_against_model(run)
+    check_required(run)
+
+
+def check_required(run: RunConfig) -> None:
+    """Raise UserError if the runs that must exist before this one are not those it can use, or cannot be."""
+    required = required_runs(run)
+    if run.ranking_data and not required:
+        raise UserError(
+            f"ranking_data.{next(iter(run.ranking_data))} says where rankings come from, and this "
+            f"method={run.method_name()} makes none before it (it needs none, or a file is given); leave it out"
+        )
+    if len({run_id(before) for before in required}) < len(required):
+        raise UserError(f"ranking_data: two of {', '.join(run.ranking_data)} are the same data; leave one out")
+    if required:
+        run.method.check_rankings(len(required), own=required[0].dataset == run.dataset)
+    for before in required:
+        try:
+            check(before)
+        except UserError as error:
+            name = f"{before.method_name()} run on dataset={before.dataset.name}"
+            raise UserError(f"it requires a {name}: {error}") from error
 
 
 def check_against_model(run: RunConfig) -> None:
@@ -86,16 +106,11 @@ def check_against_model(run: RunConfig) -> None:
     run.method.check(run.shape())
 
 
-def _least(*values: int | None) -> int:
-    """Return the least of some numbers; what is null is not known yet and bounds nothing."""
-    return min(value for value in values if value is not None)
-
-
 def register() -> None:
     """Give Hydra the schemas. A method's dataclass is its schema."""
     from hydra.core.config_store import ConfigStore
 
-    OmegaConf.register_new_resolver("least", _least, replace=True)
+    OmegaConf.register_new_resolver("least", least, replace=True)
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     groups = {
@@ -131,16 +146,33 @@ def typed(cfg: DictConfig) -> RunConfig:
 
 def dump(run: RunConfig) -> dict[str, Any]:
     """Return a run as plain JSON, for the workers that execute it."""
-    data = dataclasses.asdict(run)
-    data["method"] = {k: v for k, v in data["method"].items() if not k.startswith("_")}
-    return {"method_name": run.method_name(), **data}
+    return {"method_name": run.method_name(), **dataclasses.asdict(run), "method": _plain(run.method)}
+
+
+def _plain(method: Method) -> dict[str, Any]:
+    """Return a method's settings; a method among them says its name as well."""
+    out: dict[str, Any] = {}
+    for f in dataclasses.fields(method):
+        value = getattr(method, f.name)
+        if not f.name.startswith("_"):
+            out[f.name] = {"method_name": name_of(value), **_plain(value)} if isinstance(value, Method) else value
+    return out
+
+
+def _schema(name: str, data: dict[str, Any]) -> DictConfig:
+    """Return the schema of what `_plain` wrote, and take the names of methods out of it."""
+    schema: DictConfig = OmegaConf.structured(METHODS[name])
+    for key, value in data.items():
+        if isinstance(value, dict) and "method_name" in value:
+            schema[key] = _schema(value.pop("method_name"), value)
+    return schema
 
 
 def load(data: dict[str, Any]) -> RunConfig:
     """Return the run that `dump` wrote."""
-    data = dict(data)
+    data = copy.deepcopy(data)
     schema = OmegaConf.structured(RunConfig)
-    schema.method = OmegaConf.structured(METHODS[data.pop("method_name")])
+    schema.method = _schema(data.pop("method_name"), data["method"])
     merged = OmegaConf.merge(schema, data)
     assert isinstance(merged, DictConfig)
     return typed(merged)
@@ -223,50 +255,3 @@ def one_line(error: Exception) -> str:
             causes.append(f"{key}: {text}" if key and key not in text else text)
         current = current.__cause__
     return "; ".join(causes)
-
-
-def _content(value: str) -> str:
-    """Return the hash of a file or of a folder's files: a path counts by what it holds."""
-    path = Path(value)
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    digest = hashlib.blake2s()
-    for file in files:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return f"sha:{digest.hexdigest()[:16]}"
-
-
-def identity(node: Any) -> Any:
-    """Reduce a config to the JSON that decides its result.
-
-    A field with metadata `since` was added after records existed: it is left out while it has its default, so that
-    old records stay found.
-    """
-    if is_dataclass(node) and not isinstance(node, type):
-        out: dict[str, Any] = {"kind": type(node).__name__} if isinstance(node, Method) else {}
-        for f in fields(node):
-            rule, value = f.metadata.get("identity", True), getattr(node, f.name)
-            default = f.default_factory() if f.default_factory is not NO_DEFAULT else f.default
-            if rule is False or ("since" in f.metadata and value == default):
-                continue
-            by_content = rule == "content" and value is not None and Path(value).exists()
-            out[f.name] = _content(value) if by_content else identity(value)
-        return out
-    if isinstance(node, list | tuple):
-        return [identity(item) for item in node]
-    return node
-
-
-def run_id(run: RunConfig) -> str:
-    """Return ten hex digits that name a run: same science, same id."""
-    text = json.dumps(identity(run), sort_keys=True)
-    return hashlib.blake2s(text.encode(), digest_size=5).hexdigest()
-
-
-def required_run(run: RunConfig) -> RunConfig | None:
-    """Return the run that must exist before this one (a ranking), or None."""
-    method = run.method.requires()
-    if method is None:
-        return None
-    no_eval = EvalConfig(name="none", tasks=[])
-    training = dataclasses.replace(run.training, norms=False)  # one ranking serves, whatever else is looked at
-    return dataclasses.replace(run, method=method, training=training, eval=no_eval, save=SaveConfig(), label="")

@@ -34,26 +34,26 @@ class Loaded:
     num_parameters: int
 
 
-def findings_of(run: RunConfig) -> dict[str, Any] | None:
-    """Return what the method must receive: the findings of its required run, or of a file it names.
+def findings_of(run: RunConfig) -> list[dict[str, Any]]:
+    """Return what the method must receive: the findings of its required runs, or of a file it names.
 
     Raises:
         UserError: if they are not there.
     """
-    required = config.required_run(run)
-    if required is not None:
+    out = []
+    for required in config.required_runs(run):
         found = record.read(run.paths.results, config.run_id(required))
         if found is None or found.result.status != "ok":
             raise UserError(f"run {config.run_id(required)} ({required.method_name()}) must be ok before this one")
-        return found.result.findings
+        out.append(found.result.findings)
     path = run.method.reads()
-    return None if path is None else record.read_findings(path)
+    return out if path is None else [record.read_findings(path)]
 
 
 def fresh_model(run: RunConfig, device: torch.device) -> nn.Module:
     """Return the adapted model before training; the same on every rank."""
     model = load_model(run.model, run.hub, run.training.dtype, device=str(device), seed=run.seed)
-    if (findings := findings_of(run)) is not None:
+    if findings := findings_of(run):
         run.method.receive(findings, run.shape())
     set_seed("adapt", run.method.seed)
     model = run.method.adapt(model, run.model.anatomy())

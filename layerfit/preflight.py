@@ -61,7 +61,7 @@ def preflight(run: RunConfig, *, here: bool = True) -> None:
     if not run.model.open_parts():
         check_against_model(run)
         if (path := run.method.reads()) is not None:
-            copy.deepcopy(run.method).receive(read_findings(path), run.shape())
+            copy.deepcopy(run.method).receive([read_findings(path)], run.shape())
     check_dataset(run.dataset, run.hub)
     check_template(run.dataset, run.model, run.hub)
     check_eval(run.eval, run.hub)

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from layerfit.errors import UserError, check_one_of, check_range
-from layerfit.methods import METHODS
+from layerfit.methods import name_of
 from layerfit.methods.base import Method, Shape
 from layerfit.schema_judge import LABEL, JudgeConfig
 from layerfit.schema_model import ModelConfig
@@ -247,18 +247,27 @@ class RunConfig:
     save: SaveConfig = field(default_factory=SaveConfig, metadata=LABEL)
     seed: int = 0
     label: str = field(default="", metadata=LABEL)
+    ranking_data: dict[str, DatasetConfig] = field(
+        default_factory=dict, metadata={"identity": "runs", "since": "rankings from other data"}
+    )
+    """Data whose rankings a method goes by, under any name: `+dataset@ranking_data.NAME=CHOICE`; none = its own."""
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, 0)
         self.method, self.dataset = copy.copy(self.method), copy.copy(self.dataset)  # another run may hold them too
         self.method.seed = self.seed if self.method.seed is None else self.method.seed
         self.dataset.seed = self.seed if self.dataset.seed is None else self.dataset.seed
+        self.ranking_data = {name: copy.copy(data) for name, data in self.ranking_data.items()}
+        for data in self.ranking_data.values():
+            data.seed = self.dataset.seed if data.seed is None else data.seed
+        if list(self.ranking_data.values()) == [self.dataset]:  # its own, said aloud
+            self.ranking_data = {}
         if not self.method.trains:  # nothing is drawn and nothing is ordered: one run for every seed
             self.seed = self.method.seed = self.dataset.seed = 0
 
     def method_name(self) -> str:
         """Return the method's name on the command line."""
-        return next(name for name, cls in METHODS.items() if cls is type(self.method))
+        return name_of(self.method)
 
     def shape(self) -> Shape:
         """Return what the method checks itself against; for epochs, with one step (its length is not known yet)."""

@@ -28,18 +28,18 @@ class Queue:
     """Runs by id, in an order that puts required runs first."""
 
     runs: dict[str, RunConfig] = field(default_factory=dict)
-    needs: dict[str, str] = field(default_factory=dict)
-    """Run id -> id of the run it requires."""
+    needs: dict[str, list[str]] = field(default_factory=dict)
+    """Run id -> ids of the runs it requires; those without any are left out."""
 
     def add(self, run: RunConfig, group: str) -> None:
         """Add a run and what it requires, each once."""
         run_id = config.run_id(run)
         if run_id in self.runs:
             return
-        required = config.required_run(run)
-        if required is not None:
-            self.add(required, group)
-            self.needs[run_id] = config.run_id(required)
+        if required := config.required_runs(run):
+            for before in required:
+                self.add(before, group)
+            self.needs[run_id] = [config.run_id(before) for before in required]
         tracker = dataclasses.replace(run.tracker, group=run.tracker.group or group)
         self.runs[run_id] = dataclasses.replace(run, tracker=tracker)
 
@@ -124,12 +124,13 @@ class Sweep:
         waiting = dict(todo)
         with display, interrupt.listening(), self._stopping_all():
             while waiting or self.running:
-                for run_id in [i for i in waiting if self.queue.needs.get(i) not in {*waiting, *self.running}]:
-                    run, needed = waiting[run_id], self.queue.needs.get(run_id)
+                open_runs = {*waiting, *self.running}
+                for run_id in [i for i in waiting if open_runs.isdisjoint(self.queue.needs.get(i, []))]:
+                    run, needed = waiting[run_id], self.queue.needs.get(run_id, [])
                     wanted = 1 if self.place else min(run.engine.ranks, len(slots_total(free, self.running)))
-                    if needed is not None and self.ended[needed] != "ok":
+                    if bad := [i for i in needed if self.ended[i] != "ok"]:
                         if writes(self.place):
-                            record_failure(run, f"its required run {needed} is not ok")
+                            record_failure(run, f"its required run {bad[0]} is not ok")
                         display.finished(run_id, waiting.pop(run_id), self._end(run_id, "failed"))
                     elif len(free) >= wanted:
                         taken = [free.pop() for _ in range(wanted)]

@@ -159,7 +159,7 @@ def test_every_method_says_what_it_puts_in_and_holds(folder, method, dtype):
     run = tiny.composed(f"method={method}", "engine=torch", f"training.dtype={dtype}", *tiny.SETTINGS[method])
     run.model.path = str(folder)
     units = run.model.anatomy().shape(0).modules()
-    made = describe(run, {"scores": {u: float(i * 5 % 7) for i, u in enumerate(units)}})
+    made = describe(run, [{"scores": {u: float(i * 5 % 7) for i, u in enumerate(units)}}])
     assert isinstance(made, Subject), made
     engine = tiny.engine_for(run, micro_batches=1)
     real = {engine.anatomy.canonical(n): tuple(engine.parameters[n].shape) for n in engine.among}

@@ -37,7 +37,7 @@ def engine_for(run: RunConfig) -> Engine:
     model = load_model(run.model, run.hub, run.training.dtype, seed=run.seed)
     set_seed("adapt", run.method.seed)
     units = run.shape().modules()
-    run.method.receive({"scores": {u: float(i * 5 % 7) for i, u in enumerate(units)}}, run.shape())
+    run.method.receive([{"scores": {u: float(i * 5 % 7) for i, u in enumerate(units)}}], run.shape())
     return make_engine(run.method.adapt(model, run.model.anatomy()), run, 2)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from layerfit.config import composer, required_run, run_id
+from layerfit.config import composer, required_runs, run_id
 from layerfit.record import record_path
 from layerfit.report import cells
 from layerfit.report.checks import notes, problems
@@ -87,7 +87,7 @@ def test_a_table_refuses(table, complete, text):
 
 def test_a_missing_cell_and_a_missing_required_run_are_named(table, complete):
     ila = next(c for c in table if (c.row, c.seed) == ("ILA", 2))
-    gone = {lora(table).run_id, run_id(required_run(ila.run))}
+    gone = {lora(table).run_id, *map(run_id, required_runs(ila.run))}
     store = cells.Store({k: v for k, v in complete.records.items() if k not in gone}, complete.items)
     assert problems(small(), table, store) == [
         "no record: LoRA, seed 1",

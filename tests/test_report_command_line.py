@@ -54,8 +54,8 @@ def test_a_mistake_is_one_line_and_status_2(project, capsys, argv, text):
 def test_tables_need_no_torch():
     code = (
         "import sys, layerfit.report.__main__ as m, layerfit.report.figure, layerfit.report.tune\n"
-        "from layerfit.config import composer, compose, required_run\n"
-        "with composer(): required_run(compose(['method=ila']))\n"
+        "from layerfit.config import composer, compose, required_runs\n"
+        "with composer(): required_runs(compose(['method=ila']))\n"
         "bad = {'torch', 'transformers', 'pandas', 'scipy.stats', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'imported: {bad}' if bad else 0)"
     )

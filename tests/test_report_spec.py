@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from layerfit.config import CONF, compose, composer, required_run, run_id
+from layerfit.config import CONF, compose, composer, required_runs, run_id
 from layerfit.errors import UserError
 from layerfit.record import write
 from layerfit.report import cells, spec
@@ -156,7 +156,7 @@ def test_records_go_where_the_table_says():
 
 def test_the_queue_is_every_missing_run_once_required_ones_first(table, tmp_path):
     queue = cells.queue(table, cells.load(table, tmp_path))
-    rankings = [run_id(required_run(c.run)) for c in table if c.row == "ILA"]
+    rankings = [run_id(before) for c in table if c.row == "ILA" for before in required_runs(c.run)]
     assert len(queue) == 10 == len({todo.run_id for todo in queue})
     assert [todo.run_id for todo in queue[:3]] == rankings
     assert [todo.run_id for todo in queue[3:]] == [c.run_id for c in table]

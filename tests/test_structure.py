@@ -13,7 +13,7 @@ FLOORS = [
     {"importance", "optimizers", "place", "schema_judge", "schema_launcher"},
     {"methods", "anatomy", "schema_model"},
     {"schema", "record", "trainable", "architecture"},
-    {"config", "manifest", "receipt", "schedule", "track", "world"},
+    {"config", "identity", "manifest", "receipt", "schedule", "track", "world"},
     {"hub", "data", "evaluation", "preflight"},
     {"engines"},
     {"loop", "checkpoint", "loading", "norms"},

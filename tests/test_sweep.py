@@ -18,7 +18,7 @@ def test_a_required_run_shares_nothing_with_the_run_that_requires_it():
     with config.composer():
         run = config.compose(["method=ila", "seed=3", "save.weights=final"])
     before = config.run_id(run)
-    required = config.required_run(run)
+    (required,) = config.required_runs(run)
     assert required.dataset is not run.dataset
     assert required.save == SaveConfig()
     required.dataset.seed = 7

@@ -77,12 +77,12 @@ def placed(run: RunConfig, launcher: LauncherConfig) -> RunConfig:
     return made
 
 
-def waves(needs: dict[str, str], todo: list[str]) -> list[list[str]]:
+def waves(needs: dict[str, list[str]], todo: list[str]) -> list[list[str]]:
     """Return run ids by when they can start: first what needs nothing unfinished, then what needs those."""
     out: list[list[str]] = []
     left = list(todo)
     while left:
-        out.append([i for i in left if needs.get(i) not in left])
+        out.append([i for i in left if not set(needs.get(i, [])).intersection(left)])
         left = [i for i in left if i not in out[-1]]
     return out
 
@@ -129,7 +129,7 @@ class Submission:
     def submit_next(self) -> None:
         """Submit the next batch; a cluster starts it when what it needs is over."""
         new = {i: self.todo[i] for i in self.batches.pop(0)}
-        needed = {self.queue.needs[i] for i in new if i in self.queue.needs}
+        needed = {before for i in new for before in self.queue.needs.get(i, [])}
         after = sorted(self.jobs[i].job_id for i in needed if i in self.jobs)
         name = f"layerfit-{self.group}"
         try:

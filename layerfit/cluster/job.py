@@ -83,9 +83,9 @@ class Task:
 
 def refusal(run: RunConfig) -> str | None:
     """Return why a run cannot be executed here and now, None if it can: the same on every rank."""
-    required = config.required_run(run)
-    if required is not None and status_of(required) != "ok":
-        return f"its required run {config.run_id(required)} is not ok"
+    for required in config.required_runs(run):
+        if status_of(required) != "ok":
+            return f"its required run {config.run_id(required)} is not ok"
     try:
         check_device(run.engine)
     except UserError as error:

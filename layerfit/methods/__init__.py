@@ -33,3 +33,8 @@ METHODS: dict[str, type[Method]] = {
     "lift": Lift,
     "random_mask": RandomMask,
 }
+
+
+def name_of(method: Method) -> str:
+    """Return a method's name on the command line."""
+    return next(name for name, cls in METHODS.items() if cls is type(method))

@@ -95,11 +95,13 @@ class AdaLoRA(LowRank):
         self._values = singular_values(adapted, anatomy)
         return adapted
 
-    def _insert(self, num_out: int, num_in: int) -> Insert:
+    def insert_of(self, shape: tuple[int, int]) -> Insert:
+        """Return what an adapter is beside a module of this shape, [out, in]."""
+        num_out, num_in = shape
         sides = {"lora_A": (self.init_rank, num_in), "lora_E": (self.init_rank, 1), "lora_B": (num_out, self.init_rank)}
         return replace(
-            super()._insert(num_out, num_in),
-            parameters={f"{side}.default": shape for side, shape in sides.items()},
+            super().insert_of(shape),
+            parameters={f"{side}.default": size for side, size in sides.items()},
             kept=self.init_rank + (num_in if self.dropout else 0),
         )
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from layerfit.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -61,6 +63,11 @@ class SwitchPolicy:
 def layer_units(layers: Any) -> frozenset[str]:
     """Return the unit names of block indices."""
     return frozenset(f"layers.{i}" for i in layers)
+
+
+def block_of(unit: str) -> str:
+    """Return the block that a unit is in: `layers.3` for `layers.3.mlp.up_proj`."""
+    return ".".join(unit.split(".")[:2])
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,8 @@ class Method:
     needs_matrices: ClassVar[bool] = False
     """True if the optimizer must see whole matrices: engines that flatten parameters refuse."""
     trains: ClassVar[bool] = True
+    ranks: ClassVar[str | None] = None
+    """`block` or `module`: what the `ranking` in its findings scores. None: it makes no ranking."""
     unsupported_engines: ClassVar[tuple[str, ...]] = ()
 
     def switch_policy(self) -> SwitchPolicy:
@@ -141,15 +150,24 @@ class Method:
         """Raise UserError if the parameters cannot be right for a model of this shape."""
 
     def requires(self) -> Method | None:
-        """Return the method whose run must exist first (same model, data and training), or None."""
+        """Return the method whose run must exist first (same model and training; data: `ranking_data`), or None."""
         return None
 
     def reads(self) -> str | None:
         """Return the path of a findings file to `receive`, or None."""
         return None
 
-    def receive(self, findings: dict[str, Any], shape: Shape) -> None:
-        """Take the findings of the required run, or of the file that `reads` names, before `adapt`."""
+    def universe(self, shape: Shape) -> list[str]:
+        """Return the units that a ranking which it receives must score."""
+        return shape.modules()
+
+    def check_rankings(self, number: int, *, own: bool) -> None:
+        """Raise UserError if the number of required runs cannot be right; own: the first is on the run's own data."""
+        if number > 1:
+            raise UserError(f"this method goes by one ranking, and ranking_data names {number}; name one data set")
+
+    def receive(self, findings: list[dict[str, Any]], shape: Shape) -> None:
+        """Take the findings of the required runs, or of the file that `reads` names, before `adapt`."""
 
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
         """Reshape the model once, before any engine exists; what it leaves trainable bounds every plan."""

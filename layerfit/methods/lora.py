@@ -51,18 +51,24 @@ class LowRank(Method):
 
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
         """Freeze the model and insert adapters, in the model's own dtype."""
+        return self.insert(model, anatomy, self.adapted_modules(anatomy))
+
+    def insert(self, model: nn.Module, anatomy: Anatomy, units: list[str]) -> nn.Module:
+        """Freeze the model and insert an adapter into each of `units`, linear modules."""
         from layerfit.methods.adapters import add_lora
 
-        names = [anatomy.module_path(unit) for unit in self.adapted_modules(anatomy)] + self.outside(anatomy)
+        names = [anatomy.module_path(unit) for unit in units] + self.outside(anatomy)
         return add_lora(
             model, names, rank=self.rank, alpha=self.alpha, dropout=self.dropout, decomposed=self.decomposed
         )
 
     def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
         """Two matrices beside every adapted module; with dropout, a copy of its input and a mask."""
-        return {unit: self._insert(*shapes[unit]) for unit in self.adapted_modules(anatomy)}
+        return {unit: self.insert_of(shapes[unit]) for unit in self.adapted_modules(anatomy)}
 
-    def _insert(self, num_out: int, num_in: int) -> Insert:
+    def insert_of(self, shape: tuple[int, int]) -> Insert:
+        """Return what an adapter is beside a module of this shape, [out, in]."""
+        num_out, num_in = shape
         magnitude = {"lora_magnitude_vector.default.weight": (num_out,)} if self.decomposed else {}
         copied = num_in if self.dropout else 0
         return Insert(

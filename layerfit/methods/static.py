@@ -1,28 +1,155 @@
-"""A given set of units trains, from the first step to the last: the control for every method that chooses."""
+"""A set of units trains, from the first step to the last: the control for every method that chooses.
+
+The set is given, or chosen by a ranking, or drawn. The ranking is a file, or a run of its own of any method that ranks
+blocks or linear modules (`ranking_run`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
-from layerfit.errors import UserError, check_one_of
-from layerfit.methods.base import EMBEDDING, HEAD, NORM, Context, Method, Plan, Shape, layer_units
+from layerfit.errors import UserError, check_one_of, check_range
+from layerfit.importance.choice import ENDS, PLACES, at_end, at_place, read_scores
+from layerfit.methods.base import EMBEDDING, HEAD, NORM, Context, Insert, Method, Plan, Shape, layer_units
+from layerfit.methods.lora import LowRank
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from layerfit.anatomy import Anatomy
+
+_SINCE = {"since": "static over LoRA, and by a ranking"}
 
 
 @dataclass
 class Static(Method):
-    """Train exactly `units` (`layers.3`, or `layers.3.mlp.up_proj`) and the parts in `always`."""
+    """Train exactly `units` (`layers.3`, or `layers.3.mlp.up_proj`), or chosen ones, and the parts in `always`."""
 
     units: list[str] = field(default_factory=list)
     always: list[str] = field(default_factory=list)
+    select: str = field(default="given", metadata=_SINCE)
+    """given: `units`. Else `num_units` of the model's blocks or modules (`unit`): the most or least important of a
+    ranking, or, without any, random, first or last ones."""
+    num_units: int | None = field(default=None, metadata=_SINCE)
+    unit: str = field(default="block", metadata=_SINCE)
+    ranking: str | None = field(default=None, metadata={"identity": "content", **_SINCE})
+    """The path of a ranking file."""
+    ranking_run: Method | None = field(default=None, metadata=_SINCE)
+    """A method whose run comes first and makes the ranking: `+method@method.ranking_run=NAME`, then its keys."""
+    base: str = field(default="full", metadata=_SINCE)
+    """What trains of a unit: full: its weights; lora: adapters on its linear modules, and no others exist."""
+    rank: int = field(default=8, metadata=_SINCE)
+    alpha: float = field(default=16.0, metadata=_SINCE)
+    dropout: float = field(default=0.0, metadata=_SINCE)
+    targets: list[str] = field(default_factory=list, metadata=_SINCE)
+    _chosen: list[str] = field(default_factory=list, init=False, repr=False, metadata={"identity": False})
 
     def __post_init__(self) -> None:
+        check_one_of("method.select", self.select, ("given", *ENDS, *PLACES))
+        check_one_of("method.unit", self.unit, ("block", "module"))
+        check_one_of("method.base", self.base, ("full", "lora"))
+        self._lora()
         for part in self.always:
             check_one_of("method.always", part, (EMBEDDING, HEAD, NORM))
-        if not self.units and not self.always:
-            raise UserError("method.units=[] with method.always=[] trains nothing; name a unit, for example layers.0")
+        if self.num_units is not None:
+            check_range("method.num_units", self.num_units, 1)
+        self._check_choice()
+        if self.base == "lora" and self.always:
+            raise UserError(f"method.always={self.always} with method.base=lora: adapters alone train; leave it out")
+        if self.base == "full" and self._lora() != LowRank(seed=self.seed):
+            raise UserError("method.rank, alpha, dropout and targets go with method.base=lora")
+
+    def _check_choice(self) -> None:
+        """Raise UserError unless exactly one thing says what trains."""
+        if self.select == "given":
+            if self.num_units is not None or self.ranking is not None or self.ranking_run is not None:
+                raise UserError(
+                    f"method.select=given trains method.units; set it to one of: {', '.join(ENDS + PLACES)}"
+                )
+            if not self.units and not self.always:
+                raise UserError(
+                    "method.units=[] with method.always=[] trains nothing; name a unit, for example layers.0"
+                )
+            return
+        if self.units:
+            raise UserError(f"method.select={self.select} chooses units; leave out method.units, or set select=given")
+        if self.num_units is None:
+            raise UserError(f"method.select={self.select} needs method.num_units: how many units train")
+        if self.select in PLACES:  # no ranking decides anything then
+            self.ranking = self.ranking_run = None
+        elif (self.ranking is None) == (self.ranking_run is None):
+            raise UserError(
+                f"method.select={self.select} needs one ranking: method.ranking=FILE, or a run that makes it, "
+                "+method@method.ranking_run=METHOD"
+            )
+        elif self.ranking_run is not None:
+            self._check_ranking_run(self.ranking_run)
+
+    def _check_ranking_run(self, run: Method) -> None:
+        """Raise UserError if a run would not rank the units that are chosen from."""
+        if run.ranks is None:
+            raise UserError("method.ranking_run is a method that makes no ranking; name one that does")
+        if run.ranks != self.unit:
+            raise UserError(f"method.unit={self.unit} but method.ranking_run ranks every {run.ranks}; set it to that")
+        if self.unit == "module" and isinstance(run, LowRank) and run.targets != self.targets:
+            raise UserError(
+                f"method.targets={self.targets} and method.ranking_run.targets={run.targets}: make them the same, "
+                "or the ranking does not have what is chosen from"
+            )
+
+    def _lora(self) -> LowRank:
+        return LowRank(**{f.name: getattr(self, f.name) for f in fields(LowRank) if f.init})
+
+    def requires(self) -> Method | None:
+        """The run that makes the ranking, if one is named; its seed follows ours."""
+        run = self.ranking_run
+        return run if run is None or run.seed is not None else replace(run, seed=self.seed)
+
+    def reads(self) -> str | None:
+        """The given ranking's path."""
+        return self.ranking
+
+    def universe(self, shape: Shape) -> list[str]:
+        """Return blocks or modules, as `unit` says, in the model's order."""
+        if self.unit == "block":
+            return [f"layers.{i}" for i in range(shape.num_layers)]
+        return [u for u in shape.modules() if self._is_target(u)]
+
+    def _is_target(self, module: str) -> bool:
+        return not self.targets or module.rpartition(".")[2] in self.targets
+
+    def receive(self, findings: list[dict[str, Any]], shape: Shape) -> None:
+        """Take the scores of a ranking run or of a file.
+
+        Raises:
+            UserError: if there are none, or they are of other units.
+        """
+        if self.select not in ENDS:
+            return
+        try:
+            scores = read_scores(findings[0], self.universe(shape))
+        except ValueError as error:
+            raise UserError(f"method.ranking={self.ranking or 'its own run'}, unit={self.unit}: {error}") from error
+        assert self.num_units is not None
+        self._chosen = sorted(at_end(scores, self.num_units, self.select))
+
+    def chosen(self, shape: Shape) -> frozenset[str]:
+        """Return the units that train."""
+        if self.select == "given":
+            return frozenset(self.units)
+        if self.select in ENDS:
+            return frozenset(self._chosen)
+        assert self.num_units is not None
+        return at_place(self.universe(shape), self.num_units, self.select, self.seed or 0)
 
     def check(self, shape: Shape) -> None:
-        """Raise UserError if a unit is neither a block of this model nor a linear module of one."""
+        """Raise UserError if a unit is none of this model, has nothing that trains, or there are too few to choose."""
+        if self.base == "lora":
+            self._lora().check(shape)
+        if self.select != "given":
+            check_range("method.num_units", self.num_units or 0, 1, len(self.universe(shape)))
         known = layer_units(range(shape.num_layers)) | set(shape.modules())
         for unit in self.units:
             if unit not in known:
@@ -30,7 +157,28 @@ class Static(Method):
                     f"method.units names {unit!r}, not a unit of this model: "
                     f"layers.0..layers.{shape.num_layers - 1}, or one of their {', '.join(shape.linear)}"
                 )
+            if self.base == "lora" and not self._adapted(frozenset([unit]), shape):
+                raise UserError(f"method.units names {unit!r}, in which method.targets leaves nothing to adapt")
+
+    def _adapted(self, units: frozenset[str], shape: Shape) -> list[str]:
+        """Return the linear modules inside `units` that get an adapter."""
+        inside = [u for u in shape.modules() if any(u == unit or u.startswith(unit + ".") for unit in units)]
+        return [u for u in inside if self._is_target(u)]
+
+    def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
+        """Over LoRA, insert adapters into the set alone."""
+        if self.base == "full":
+            return model
+        shape = anatomy.shape(num_steps=0)
+        return self._lora().insert(model, anatomy, self._adapted(self.chosen(shape), shape))
+
+    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
+        """As `adapt` does."""
+        if self.base == "full":
+            return {}
+        shape, lora = anatomy.shape(num_steps=0), self._lora()
+        return {unit: lora.insert_of(shapes[unit]) for unit in self._adapted(self.chosen(shape), shape)}
 
     def plan(self, step: int, ctx: Context) -> Plan:
-        """Return the given set."""
-        return Plan(frozenset(self.units), tuple(self.always))
+        """Return the set."""
+        return Plan(self.chosen(ctx.shape), tuple(self.always))

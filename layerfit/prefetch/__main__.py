@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from layerfit import config
@@ -71,6 +72,8 @@ def _main(options: argparse.Namespace) -> int:
 def runs_of(words: list[str]) -> list[RunConfig]:
     """Return the runs of a table, one seed each (no data depends on it) and its tuning, or of a composed run.
 
+    What they require is before them: a ranking may come from other data.
+
     Raises:
         UserError: if they do not compose.
     """
@@ -80,7 +83,7 @@ def runs_of(words: list[str]) -> list[RunConfig]:
             f"name one table (there are: {', '.join(spec.known())}) or a run's groups, model=... dataset=... eval=..."
         )
     if not tables:
-        return [config.compose(cell) for cell in expand(overrides, multirun=True)]
+        return _with_required(config.compose(cell) for cell in expand(overrides, multirun=True))
     table, out = spec.load(tables[0]), []
     for base in ((), table.tuning.base if table.tuning else ()):
         for row in table.rows:  # without tuned values: they are to be found first, and change no data
@@ -89,7 +92,11 @@ def runs_of(words: list[str]) -> list[RunConfig]:
                 out += [run for _, run in cells.expand(merged, table.seeds[:1], table.results)]
             except UserError as error:
                 raise UserError(f"table {table.name}, row {row.label}: {error}") from error
-    return out
+    return _with_required(out)
+
+
+def _with_required(runs: Iterable[RunConfig]) -> list[RunConfig]:
+    return [each for run in runs for each in (*cells.required(run), run)]
 
 
 def _check_paths(run: RunConfig) -> None:

@@ -129,7 +129,7 @@ def _of_run(run: RunConfig, wrong: set[tuple[str, str]], mirror: Path) -> list[s
     if model_here:
         checks.append(lambda: _check_model(run))
         if (path := run.method.reads()) is not None:
-            checks.append(lambda: copy.deepcopy(run.method).receive(read_findings(path), run.shape()))
+            checks.append(lambda: copy.deepcopy(run.method).receive([read_findings(path)], run.shape()))
     if data_here:
         checks.append(lambda: preflight.check_dataset(run.dataset, run.hub))
     if model_here and data_here:

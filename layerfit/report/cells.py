@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from layerfit.config import CONF, one_line, required_run, run_id, typed
+from layerfit.config import CONF, one_line, required_runs, run_id, typed
 from layerfit.errors import UserError
 from layerfit.record import Items, Record, read, read_items
 from layerfit.report.spec import TableSpec, Tuned, load_tuned
@@ -153,8 +153,13 @@ def row_cells(spec: TableSpec, tuned: Tuned | None, extra: tuple[str, ...] = ())
 
 def required(run: RunConfig) -> list[RunConfig]:
     """Return the runs that must exist before this one, the first to run first."""
-    before = required_run(run)
-    return [] if before is None else [*required(before), before]
+    return [each for before in required_runs(run) for each in (*required(before), before)]
+
+
+def called(before: RunConfig, run: RunConfig) -> str:
+    """Return how a required run is called: `ila_ranking`, with its data where that is not the run's own."""
+    other = "" if before.dataset == run.dataset else f" on {before.dataset.name}"
+    return f"{before.method_name()}{other}"
 
 
 def load(table: list[Cell], results: str | Path) -> Store:
@@ -198,7 +203,7 @@ def queue(table: list[Cell], store: Store) -> list[Todo]:
             name = run_id(run)
             reason = hole(store, name)
             if reason is not None and name not in out:
-                title = cell.name if name == cell.run_id else f"{run.method_name()} for {cell.name}"
+                title = cell.name if name == cell.run_id else f"{called(run, cell.run)} for {cell.name}"
                 out[name] = Todo(title, run, name, reason)
     first = {run_id(run) for cell in table for run in required(cell.run)}
     return sorted(out.values(), key=lambda todo: todo.run_id not in first)

@@ -8,7 +8,7 @@ from typing import Any
 
 from layerfit.config import identity, run_id
 from layerfit.record import Record, Score
-from layerfit.report.cells import Cell, Store, hole, required
+from layerfit.report.cells import Cell, Store, called, hole, required
 from layerfit.report.spec import Column, TableSpec
 from layerfit.report.values import score_of
 
@@ -90,7 +90,7 @@ def _of_cell(spec: TableSpec, cell: Cell, store: Store) -> list[str]:
     for run in required(cell.run):
         reason = hole(store, run_id(run))
         if reason is not None:
-            out.append(f"required {run.method_name()} run: {reason}")
+            out.append(f"required {called(run, cell.run)} run: {reason}")
     for column in spec.columns:
         if column.key is not None and column.seed in (None, cell.seed):
             out += _of_score(column, score_of(record, column.key), column.key)

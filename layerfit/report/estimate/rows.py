@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from layerfit.config import identity, required_run, run_id
 from layerfit.data.batches import steps_for_epochs
+from layerfit.identity import identity, required_runs, run_id
 from layerfit.methods.base import Context, Plan
 from layerfit.record import Record, read_findings
 from layerfit.report.build import Loaded
@@ -132,21 +132,21 @@ def course(subject: Subject, steps: int) -> Course:
     return Course([plans[step] for step in sorted(wanted)], probes)
 
 
-def received(run: RunConfig, records: Mapping[str, Record]) -> dict[str, Any] | None:
-    """Return what the method of a run must receive, None if it needs nothing or that is not there yet."""
+def received(run: RunConfig, records: Mapping[str, Record]) -> list[dict[str, Any]] | None:
+    """Return what the method of a run must receive, None if it needs nothing or not all of it is there yet."""
     if (path := run.method.reads()) is not None:
-        return read_findings(path)
-    before = required_run(run)
-    record = None if before is None else records.get(run_id(before))
-    return record.result.findings if record is not None and record.result.status == "ok" else None
+        return [read_findings(path)]
+    found = [records.get(run_id(before)) for before in required_runs(run)]
+    findings = [record.result.findings for record in found if record is not None and record.result.status == "ok"]
+    return findings if findings and len(findings) == len(found) else None
 
 
 def estimate(run: RunConfig, data: Data, records: Mapping[str, Record], label: str) -> RowEstimate:
     """Return the estimate of one run, the runs that it requires included in its FLOPs."""
     if not run.method.trains:
         return RowEstimate(label, unknown="trains nothing; evaluation is not estimated")
-    before, findings, notes = required_run(run), received(run, records), []
-    if before is not None and findings is None:
+    before, findings, notes = required_runs(run), received(run, records), []
+    if before and findings is None:
         notes.append("its ranking is not made yet: the numbers are those of another set of as many units")
     subject = describe(run, findings)
     if isinstance(subject, str):
@@ -160,10 +160,12 @@ def estimate(run: RunConfig, data: Data, records: Mapping[str, Record], label: s
     largest = max((memory(subject, trained, shape) for trained in sets), key=lambda m: m.total)
     each = [flops(subject, subject.trained(plan), shape) for plan in taken.plans]
     total = None if steps is None else _total(run, data, each, steps, taken.probes)
-    if before is not None and total is not None:
-        first = estimate(before, data, records, label)
-        total = None if first.flops is None else total + first.flops
-        notes.append(f"with its {before.method_name()} run, to the last step; what is probed after a step is left out")
+    for each_before in before if total is not None else []:
+        first = estimate(each_before, data, records, label)
+        total = None if first.flops is None or total is None else total + first.flops
+    if before:
+        names = " and ".join(one.method_name() for one in before)
+        notes.append(f"with its {names} run, to the last step; what is probed after a step is left out")
     number = max(sum(math.prod(subject.shape_of(name)) for name in trained) for trained in sets)
     return RowEstimate(label, data, largest, number, steps, total, notes=tuple(notes))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from layerfit.anatomy import Anatomy
 from layerfit.architecture import model_config, read_model_parts
 from layerfit.errors import UserError
 from layerfit.hub import model_source
+from layerfit.identity import required_runs
 from layerfit.methods.base import Insert, Method, Plan
 from layerfit.report.estimate.shapes import Sizes, block_parameters, linear_shapes, parameters, read_sizes
 from layerfit.report.estimate.walk import Trained
@@ -79,7 +79,7 @@ def sizes_of(model: ModelConfig, source: str | Path | None) -> Sizes | str:
     return f"model={model.name}: {found}" if isinstance(found, str) else found
 
 
-def describe(run: RunConfig, findings: Mapping[str, Any] | None = None) -> Subject | str:
+def describe(run: RunConfig, findings: list[dict[str, Any]] | None = None) -> Subject | str:
     """Return the subject of a run, or why there is none. Nothing is fetched for it.
 
     findings: what the method must `receive`; where it needs some and there are none, units get scores in an arbitrary
@@ -102,7 +102,8 @@ def describe(run: RunConfig, findings: Mapping[str, Any] | None = None) -> Subje
     method, anatomy = copy.deepcopy(run.method), model.anatomy()
     if method.requires() is not None or method.reads() is not None:
         shape = anatomy.shape(run.training.max_steps or 1)
-        method.receive(dict(findings or placeholder(shape.modules())), shape)
+        rankings = max(1, len(required_runs(run)))
+        method.receive(findings or [placeholder(method.universe(shape))] * rankings, shape)
     if type(method).adapt is not Method.adapt and type(method).inserts is Method.inserts:
         return f"method={run.method_name()} does not say what it puts into a model (Method.inserts)"
     shapes = {f"layers.{i}.{m}": s for i in range(sizes.num_layers) for m, s in linear_shapes(sizes).items()}

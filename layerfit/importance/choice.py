@@ -1,0 +1,55 @@
+"""Which of a model's units are taken, by a ranking or without one. Units are in the model's order, lowest first."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+from layerfit.importance.ranking import ranks
+
+ENDS = ("least", "most")
+"""Choices by importance."""
+PLACES = ("random", "first", "last")
+"""Choices that need no ranking: controls for one that does."""
+
+
+def at_end(scores: Mapping[str, float], count: int, end: str) -> frozenset[str]:
+    """Return the `count` least or most important units, ties by name."""
+    ascending = sorted(scores, key=lambda unit: (scores[unit], unit))
+    return frozenset(ascending[:count] if end == "least" else ascending[len(ascending) - count :])
+
+
+def at_place(units: Sequence[str], count: int, place: str, seed: int) -> frozenset[str]:
+    """Return `count` units by their place, or drawn with a seed: a pure function, so ranks and resumed runs agree."""
+    if place == "random":
+        return frozenset(random.Random(f"choice/{seed}").sample(list(units), count))
+    return frozenset(units[:count] if place == "first" else units[len(units) - count :])
+
+
+def shared(rankings: Sequence[Mapping[str, float]], count: int, end: str) -> frozenset[str]:
+    """Return what is among the `count` least (or most) important of every ranking: `count` units or fewer."""
+    return frozenset.intersection(*(at_end(scores, count, end) for scores in rankings))
+
+
+def mean_ranks(rankings: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean rank of every unit over rankings of the same units: their scores have no common scale."""
+    each = [ranks(scores) for scores in rankings]
+    return {unit: sum(one[unit] for one in each) / len(each) for unit in each[0]}
+
+
+def read_scores(findings: Mapping[str, object], units: Sequence[str]) -> dict[str, float]:
+    """Return the scores in the findings of a ranking run, or in a ranking file, for exactly these units.
+
+    Raises:
+        ValueError: if there are none, or they are of other units.
+    """
+    ranking = findings.get("ranking") or findings
+    scores = ranking.get("scores") if isinstance(ranking, Mapping) else None
+    if not isinstance(scores, Mapping) or not scores:
+        raise ValueError("holds no `scores`; give a file of results/rankings/")
+    if set(scores) != set(units):
+        raise ValueError(
+            f"scores {len(scores)} units ({min(scores)}, ...), this model has {len(units)} with other names "
+            f"({min(units)}, ...); rank this model"
+        )
+    return {str(unit): float(score) for unit, score in scores.items()}
