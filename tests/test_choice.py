@@ -23,7 +23,8 @@ ONE, TWO, THREE = (
     findings(10, 80, 20, 30, 70, 40, 60, 50),  # another scale; of the least four: 0.q, 1.q, 1.up, 2.up
     findings(-4, -1, -8, -3, -6, -7, -2, -5),  # 1.q, 2.up, 2.q, 3.up
 )
-# Mean ranks of the three: 0.q 1+1+5, 0.up 2+8+8, 1.q 3+2+1, 1.up 4+3+6, 2.q 5+7+3, 2.up 6+4+2, 3.q 7+6+7, 3.up 8+5+4.
+LARGE = findings(100, 200, 300, 400, 500, 600, 700, 800)  # ranks as ONE's; with THREE: 6, 10, 4, 10, 8, 8, 14, 12
+# Ranks of the first three: 0.q 1+1+5, 0.up 2+8+8, 1.q 3+2+1, 1.up 4+3+6, 2.q 5+7+3, 2.up 6+4+2, 3.q 7+6+7, 3.up 8+5+4.
 
 
 def frozen(*given: dict, **settings: object) -> list[str]:
@@ -49,6 +50,7 @@ def frozen(*given: dict, **settings: object) -> list[str]:
         ([ONE, TWO], {"combine": "matched"}, ["layers.0.q", "layers.0.up", "layers.1.q"]),
         ([TWO, ONE], {"combine": "matched"}, ["layers.0.q", "layers.1.q", "layers.1.up"]),
         ([ONE, TWO, THREE], {"combine": "mean_rank"}, ["layers.0.q", "layers.1.q", "layers.1.up", "layers.2.up"]),
+        ([LARGE, THREE], {"combine": "mean_rank"}, ["layers.0.q", "layers.1.q", "layers.2.q", "layers.2.up"]),
         ([findings(1, 2, 3, 4, 8, 7, 6, 5), findings(8, 7, 6, 5, 1, 2, 3, 4)], {}, []),
     ],
 )

@@ -1,14 +1,16 @@
 """Runs that must exist before a run: the rankings that it goes by, on its own data or on others'."""
 
 import dataclasses
+import json
 
 import pytest
 
 from layerfit import config
 from layerfit.config import required_runs, run_id
 from layerfit.errors import UserError
+from layerfit.record import read
 from layerfit.report import build, cells
-from layerfit.sweep import Queue, prepare
+from layerfit.sweep import Queue, prepare, run_cells
 from tests.report_fakes import record
 
 NO_ROBOTS, ALPACA, LIMA = (f"+dataset@ranking_data.{n}={n}" for n in ("no_robots", "alpaca_gpt4", "lima"))
@@ -92,14 +94,14 @@ def test_a_method_that_ranks_is_named_with_its_own_keys():
 @pytest.mark.parametrize("make", [lambda: ila(NO_ROBOTS, ALPACA), lambda: by_blocks("method.ranking_run.rank=3")])
 def test_a_run_comes_back_from_its_json(make):
     run = make()
-    back = config.load(config.dump(run))
+    back = config.load(json.loads(json.dumps(config.dump(run))))
     assert (run_id(back), ids(back)) == (run_id(run), ids(run))
     assert back.method == run.method
 
 
 def test_rankings_are_queued_once_before_what_needs_them():
     queue = Queue()
-    for run in (ila(NO_ROBOTS), ila(LIMA, NO_ROBOTS), ila()):
+    for run in (ila(LIMA, NO_ROBOTS), ila(NO_ROBOTS), ila()):
         queue.add(run, "g")
     kinds = [(run.method_name(), run.dataset.name) for run in queue.runs.values()]
     assert kinds.count(("ila_ranking", "no_robots")) == kinds.count(("ila_ranking", "lima")) == 1
@@ -172,7 +174,7 @@ def test_a_job_waits_for_all_that_it_requires(tmp_path):
     from layerfit.cluster.job import refusal
     from layerfit.record import write
 
-    assert waves({"d": ["a", "b"], "e": ["b"]}, ["d", "e", "a"]) == [["e", "a"], ["d"]]
+    assert waves({"d": ["b", "a"], "e": ["b"]}, ["d", "e", "a"]) == [["e", "a"], ["d"]]
     run = ila(LIMA, NO_ROBOTS, f"paths.results={tmp_path}")
     own, other = required_runs(run)
     write(record(own, {}), {}, tmp_path)
@@ -182,3 +184,22 @@ def test_a_job_waits_for_all_that_it_requires(tmp_path):
     broken = record(other, {})
     write(dataclasses.replace(broken, result=dataclasses.replace(broken.result, status="oom")), {}, tmp_path)
     assert refusal(run) == f"its required run {run_id(other)} is not ok"
+
+
+@pytest.mark.slow
+def test_a_fine_tune_freezes_what_the_rankings_of_two_data_sets_share(tmp_path):
+    """Worked out again here from the two ranking files; the rankings are shared."""
+    words = ["model=nano", "training.max_steps=4", "training.batch_size=16", "method.mask_steps=1", "method.window=2"]
+    other = ["ranking_data.b.split=validation", "ranking_data.b.num_rows=null", "ranking_data.b.validation_split=null"]
+    words += ["+dataset@ranking_data.a=nano", "+dataset@ranking_data.b=nano", *other, "eval=none"]
+    words += [f"paths.results={tmp_path}/results", f"paths.outputs={tmp_path}/outputs"]
+    runs = [config.compose(["method=ila", f"method.combine={how}", *words]) for how in ("intersection", "matched")]
+    assert run_cells(runs, group="sweep")
+    files = [json.loads((tmp_path / f"results/rankings/{name}.json").read_text())["scores"] for name in ids(runs[0])]
+    least = [sorted(scores, key=scores.__getitem__) for scores in files]
+    common = set(least[0][:28]) & set(least[1][:28])
+    found = [read(f"{tmp_path}/results", run_id(run)).result for run in runs]
+    assert 0 < len(common) < 28
+    assert set(found[0].findings["frozen"]) == common
+    assert set(found[1].findings["frozen"]) == set(least[0][: len(common)])
+    assert len(list((tmp_path / "results/runs").glob("*.json"))) == 4
