@@ -20,6 +20,7 @@ from layerfit.norms import Norms
 from tests.tiny import SETTINGS, composed, context_for, engine_for, rows, share, tiny_llama
 
 ROOT = Path(__file__).resolve().parent.parent
+MIRROR = ROOT.parent / "shared" / "hub"
 UNITS = ["embedding", "layers.0", "layers.1", "layers.2", "layers.3", "norm", "head"]
 PARTS = {"embed_tokens": "embedding", "model.norm": "norm", "lm_head": "head"}
 
@@ -112,13 +113,12 @@ def test_norms_under_a_mask_are_those_of_the_plain_model():
 @pytest.mark.parametrize("model", ["nano", "stories260k"])
 def test_initial_adapter_norms_are_those_of_peft(model):
     """The published curve of LoRA, predicted from initialisation alone: sqrt(7 r / 3), sqrt(r / 3), sqrt(d r)."""
-    shared = ROOT.parent.parent / "shared" / "hub"
-    if model == "stories260k" and not shared.is_dir():
-        pytest.skip("no shared/hub beside the repository")
-    words = ["model=stories260k", f"hub.mirror={shared}"] if model == "stories260k" else []
-    with_adapters = ["method=lora", "method.rank=32", "method.embeddings=true", "engine=torch", *words]
+    if model == "stories260k" and not MIRROR.is_dir():
+        pytest.skip(f"no mirror at {MIRROR}")
+    words = [f"model={model}", "method=lora", "method.rank=32", "method.embeddings=true", "engine=torch"]
+    words += [f"hub.mirror={MIRROR}"] if model == "stories260k" else []
     with config.composer():
-        run = config.compose(with_adapters)
+        run = config.compose(words)
     engine = make_engine(fresh_model(run, torch.device("cpu")), run, 1)
     embedding, *blocks, norm, head = Norms(engine).findings()["adapter_initial"]
     assert blocks == pytest.approx([math.sqrt(7 * 32 / 3)] * run.model.num_layers, rel=0.03)
@@ -158,3 +158,9 @@ def test_two_ranks_find_the_norms_of_one(tmp_path):
     for key in ("initial", "mean", "update"):
         assert found[1][key] == pytest.approx(found[0][key], rel=1e-5)
     assert found[0]["steps"] == found[1]["steps"] == 5
+
+
+def test_a_required_ranking_is_the_same_run_with_and_without_norms():
+    runs = [composed("method=ila", f"training.norms={value}") for value in ("false", "true")]
+    assert config.run_id(runs[0]) != config.run_id(runs[1])
+    assert len({config.run_id(config.required_run(run)) for run in runs}) == 1
