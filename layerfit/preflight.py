@@ -82,12 +82,16 @@ def check_tracker(tracker: TrackerConfig) -> None:
         return
     if importlib.util.find_spec("wandb") is None:
         raise UserError("tracker=wandb needs the package wandb: pip install 'layerfit[wandb]', or tracker=jsonl")
-    netrc = Path("~/.netrc").expanduser()
-    known = "WANDB_API_KEY" in os.environ or (netrc.is_file() and "wandb" in netrc.read_text(errors="replace"))
-    if tracker.mode == "online" and not known:
+    if tracker.mode == "online" and not has_wandb_key():
         raise UserError(
             "tracker.mode=online needs a key: run `wandb login` or set WANDB_API_KEY, or tracker.mode=offline"
         )
+
+
+def has_wandb_key() -> bool:
+    """Return whether W&B finds a key here: in its variable, or where `wandb login` puts it."""
+    netrc = Path("~/.netrc").expanduser()
+    return "WANDB_API_KEY" in os.environ or (netrc.is_file() and "wandb" in netrc.read_text(errors="replace"))
 
 
 def has_cuda() -> bool:

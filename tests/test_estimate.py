@@ -16,7 +16,7 @@ from layerfit.report.estimate.__main__ import main
 from layerfit.report.estimate.cost import Shape, activations, flops, memory
 from layerfit.report.estimate.rows import course, read_data, received, rows
 from layerfit.report.estimate.shapes import read_sizes
-from layerfit.report.estimate.show import fits
+from layerfit.report.estimate.show import Speed, fits
 from layerfit.report.estimate.subject import Subject, describe
 from tests import tiny
 from tests.test_model_shapes import PUBLISHED
@@ -241,7 +241,8 @@ def test_a_longer_run_costs_more_and_a_ranking_counts():
     assert 0.9 * unprobed < probed < unprobed
 
 
-def test_fits():
+def test_fits_and_hours():
+    assert Speed(100.0, 0.5, "").hours(3.6e18, ranks=4) == 5  # 3.6e18 / (4 x 1e14 x 0.5) seconds
     assert [fits(gb * 1e9, 24) for gb in (21.0, 22.0, 24.0, 24.1)] == ["yes", "tight", "tight", "no"]
 
 
@@ -280,6 +281,7 @@ def test_as_json_without_anything_heavy():
         full["memory"][p] for p in ("weights", "gradients", "optimizer", "activations")
     )
     assert data["ratios"]["Full FT"]["optimizer"] == 1
+    assert data["ratios"]["Full FT"]["allocated"] is None  # the CPU's allocator does not say
 
 
 @pytest.mark.parametrize(("argv", "text"), [(["nope"], "no table"), (["nano_main", "--mfu", "2"], "--mfu")])
