@@ -36,7 +36,7 @@ def engine_for(run: RunConfig) -> Engine:
     process.start(process.device_for("cpu"), run.engine.stage)
     model = load_model(run.model, run.hub, run.training.dtype, seed=run.seed)
     set_seed("adapt", run.method.seed)
-    units = run.shape().modules()
+    units = run.method.universe(run.shape())
     run.method.receive([{"scores": {u: float(i * 5 % 7) for i, u in enumerate(units)}}], run.shape())
     return make_engine(run.method.adapt(model, run.model.anatomy()), run, 2)
 
