@@ -114,8 +114,9 @@ def case(folders, model: str, method: str, engine: str, out) -> list[float]:
     built = engine_for(run)
     losses, faults = train(model, run, built)
     assert faults == []
-    if "ranking" in (found := run.method.findings()):
-        assert set(found["ranking"]["scores"]) == set(run.shape().modules())
+    ranked = {"block": [f"layers.{i}" for i in range(run.model.part("num_layers"))], "module": run.shape().modules()}
+    scores = run.method.findings().get("ranking", {}).get("scores", {})
+    assert set(scores) == set(ranked.get(run.method.ranks, []))
     trained, loaded = saved_again(run, built, out)
     assert torch.allclose(trained, loaded, atol=1e-6)
     return losses
