@@ -105,13 +105,12 @@ def test_chosen_sets_are_those_worked_out_by_hand(found, settings, expected):
     assert chosen(found, **settings) == expected
 
 
-def test_adapters_are_in_the_chosen_blocks_and_nowhere_else(monkeypatch):
+def test_adapters_are_in_the_chosen_blocks_and_nowhere_else():
+    """The helper gives block i the score 5 i mod 7: 0, 5, 3, 1."""
     words = ("method=static", "method.base=lora", "method.rank=2", "method.select=most", "method.num_units=2")
     run = composed(*words, "method.ranking=file.json", "engine=torch", "method.targets=[q_proj,up_proj]")
-    run.method.receive([BLOCKS], run.shape())
-    monkeypatch.setattr(run.method, "receive", lambda *_: None)  # the helper brings scores of modules
     found = {".".join(name.split(".")[4:7]) for name in engine_for(run).among}
-    assert found == {"1.self_attn.q_proj", "1.mlp.up_proj", "3.self_attn.q_proj", "3.mlp.up_proj"}
+    assert found == {"1.self_attn.q_proj", "1.mlp.up_proj", "2.self_attn.q_proj", "2.mlp.up_proj"}
 
 
 MISTAKES = {

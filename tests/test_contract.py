@@ -52,19 +52,21 @@ def test_one_rank(method, engine, reference):
 
 
 _CHOOSE = ("static", "method.units=[]", "method.always=[]")
-_BY_RANKING = (
+_IMPORTANT = (
     "+method@method.ranking_run=ila_ranking",
     "method.select=most",
     "method.unit=module",
     "method.num_units=9",
 )
+_MISSED = ("+method@method.ranking_run=greedy_ranking", "method.select=most", "method.base=lora", "method.num_units=2")
 VARIANTS = {
     "ila over full": ("ila", "method.base=full"),
     "ila, the opposite": ("ila", "method.freeze=most"),
     "ila, first modules": ("ila", "method.freeze=first"),
     "ila over full, drawn modules": ("ila", "method.base=full", "method.freeze=random"),
     "adapters of drawn blocks": (*_CHOOSE, "method.base=lora", "method.select=random", "method.num_units=2"),
-    "modules of a ranking": (*_CHOOSE, *_BY_RANKING),
+    "adapters of blocks of a ranking": (*_CHOOSE, *_MISSED),
+    "modules of a ranking": (*_CHOOSE, *_IMPORTANT),
     "embedding and head only": ("lisa", "method.num_active=0"),
     "coins": ("lisa", "method.sampling=bernoulli"),
     "in turn": ("lisa", "method.sampling=reshuffled", "method.always=[]"),

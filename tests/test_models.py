@@ -36,7 +36,7 @@ def engine_for(run: RunConfig) -> Engine:
     process.start(process.device_for("cpu"), run.engine.stage)
     model = load_model(run.model, run.hub, run.training.dtype, seed=run.seed)
     set_seed("adapt", run.method.seed)
-    units = run.shape().modules()
+    units = run.method.universe(run.shape())
     run.method.receive([{"scores": {u: float(i * 5 % 7) for i, u in enumerate(units)}}], run.shape())
     return make_engine(run.method.adapt(model, run.model.anatomy()), run, 2)
 
@@ -114,8 +114,9 @@ def case(folders, model: str, method: str, engine: str, out) -> list[float]:
     built = engine_for(run)
     losses, faults = train(model, run, built)
     assert faults == []
-    if "ranking" in (found := run.method.findings()):
-        assert set(found["ranking"]["scores"]) == set(run.shape().modules())
+    ranked = {"block": [f"layers.{i}" for i in range(run.model.part("num_layers"))], "module": run.shape().modules()}
+    scores = run.method.findings().get("ranking", {}).get("scores", {})
+    assert set(scores) == set(ranked.get(run.method.ranks, []))
     trained, loaded = saved_again(run, built, out)
     assert torch.allclose(trained, loaded, atol=1e-6)
     return losses

@@ -77,21 +77,35 @@ def test_records_that_were_committed_before_are_found(table):
     assert "ranking_data" not in settings
 
 
-def by_blocks(*words):
+def by_modules(*words):
     choose = ["method=static", "method.base=lora", "method.unit=module", "method.select=most", "method.num_units=3"]
     return config.compose([*choose, "+method@method.ranking_run=ila_ranking", *words])
 
 
 def test_a_method_that_ranks_is_named_with_its_own_keys():
-    run = by_blocks("method.ranking_run.rank=3", "method.seed=4", "dataset=lima", "model=nano")
+    run = by_modules("method.ranking_run.rank=3", "method.seed=4", "dataset=lima", "model=nano")
     assert ids(run) == [alone("lima", "method.rank=3", "method.seed=4")]
-    assert run_id(run) != run_id(by_blocks("method.ranking_run.rank=5", "method.seed=4", "dataset=lima", "model=nano"))
-    assert run_id(by_blocks("method.select=random")) == run_id(
-        by_blocks("method.select=random", "method.ranking_run.rank=5")
+    assert run_id(run) != run_id(by_modules("method.ranking_run.rank=5", "method.seed=4", "dataset=lima", "model=nano"))
+    assert run_id(by_modules("method.select=random")) == run_id(
+        by_modules("method.select=random", "method.ranking_run.rank=5")
     )
 
 
-@pytest.mark.parametrize("make", [lambda: ila(NO_ROBOTS, ALPACA), lambda: by_blocks("method.ranking_run.rank=3")])
+@pytest.mark.parametrize("select", ["most", "least"])
+def test_blocks_of_a_greedy_removal(select):
+    """Its run is that of the same words: the arms of a table share it."""
+    words = ["model=nano", "method.seed=2", "training.max_length=12"]
+    choose = ["method=static", "method.base=lora", f"method.select={select}", "method.num_units=4"]
+    ranking = ["+method@method.ranking_run=greedy_ranking", "method.ranking_run.rank=2"]
+    run = config.compose([*words, *choose, *ranking])
+    alone = config.compose([*words, "method=greedy_ranking", "method.rank=2", "eval=none"])
+    assert ids(run) == [run_id(alone)]
+    run.method.receive([{"ranking": {"scores": {f"layers.{i}": float(i * 3 % 16) for i in range(16)}}}], run.shape())
+    rounds = {"most": {5, 10, 15, 4}, "least": {0, 11, 6, 1}}  # 3 i mod 16 = 15, 14, 13, 12 and 0, 1, 2, 3
+    assert run.method.chosen(run.shape()) == {f"layers.{i}" for i in rounds[select]}
+
+
+@pytest.mark.parametrize("make", [lambda: ila(NO_ROBOTS, ALPACA), lambda: by_modules("method.ranking_run.rank=3")])
 def test_a_run_comes_back_from_its_json(make):
     run = make()
     back = config.load(json.loads(json.dumps(config.dump(run))))
@@ -148,7 +162,7 @@ def test_what_cannot_be_had_is_said_when_it_is_composed(case):
 
 def test_static_goes_by_one_ranking():
     with pytest.raises(UserError, match="one ranking"):
-        by_blocks(NO_ROBOTS, ALPACA)
+        by_modules(NO_ROBOTS, ALPACA)
 
 
 def test_the_data_of_a_ranking_is_looked_at_before_anything_starts(tmp_path):

@@ -82,7 +82,7 @@ def engine_for(run: RunConfig, micro_batches: int = 2) -> Engine:
     process.start(process.device_for("cpu"), run.engine.stage)
     model = tiny_llama(torch.float32 if run.training.dtype == "fp32" else torch.bfloat16)
     set_seed("adapt", run.method.seed)
-    units = run.model.anatomy().shape(0).modules()
+    units = run.method.universe(run.shape())
     run.method.receive([{"scores": {u: float(i * 5 % 7) for i, u in enumerate(units)}}], run.shape())
     return make_engine(run.method.adapt(model, run.model.anatomy()), run, micro_batches)
 

@@ -7,7 +7,7 @@ times 0), and the one whose absence hurts the loss least is removed for good. Th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from layerfit.errors import check_one_of, check_range
 from layerfit.importance.greedy import remove_greedily
@@ -24,6 +24,8 @@ class GreedyRanking(LowRank):
     removal_batches: int = 4
     """Probe batches, always the same ones, whose mean loss decides."""
     _found: dict[str, Any] = field(default_factory=dict, init=False, repr=False, metadata={"identity": False})
+
+    ranks: ClassVar[str | None] = "block"
 
     def __post_init__(self) -> None:
         super().__post_init__()
