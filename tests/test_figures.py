@@ -138,3 +138,16 @@ def test_a_drafts_figures_say_so():
         max((zlib.decompress(s) for s in found if s[:1] == b"x"), key=lambda t: t.count(b"Tf")) for found in streams
     ]
     assert pages[1].count(b"Tf") == pages[0].count(b"Tf") + 1
+
+
+def test_published_numbers_of_matrices_are_not_drawn_beside_a_profiles_models():
+    with_theirs, without = table(matrices=(BARS,)), table(matrices=(dataclasses.replace(BARS, published=None),))
+    of_profile = dataclasses.replace(with_theirs, name="t.nano")
+    pdfs = [figure.draw(data)["1.pdf"] for data in (with_theirs, without, of_profile)]
+    assert pdfs[0] != pdfs[1] == pdfs[2]
+
+
+def test_hundreds_of_rows_are_left_to_the_matrices():
+    data = table(groups=("",) * 61)
+    assert dots.columns(data) == [0]
+    assert dots.columns(dataclasses.replace(data, matrices=(SMALL,))) == []
