@@ -80,6 +80,20 @@ def test_lines_are_told_apart_without_colour():
     assert len({(marker, dash) for marker, dash, _ in looks}) == 30
 
 
+def test_a_line_breaks_where_a_number_is_missing_and_a_lone_one_is_marked():
+    from matplotlib.figure import Figure
+
+    from layerfit.report.figures.lines import _panel
+
+    axes = Figure().subplots()
+    columns = tuple(map(str, range(40)))
+    row = tuple(None if x in (20, 22) else 1.0 for x in range(40))
+    _panel(axes, dataclasses.replace(LINES, rows=("a",), columns=columns, values=(row,), log=False))
+    (line,) = axes.lines
+    assert [x for x, y in enumerate(line.get_ydata()) if y != y] == [20, 22]
+    assert 21 in line.get_markevery()
+
+
 def test_numbers_are_placed_at_their_value_names_one_by_one():
     assert positions(("1%", "25%", "100%")) == [1, 25, 100]
     assert positions(("embedding", "0", "1")) == [0, 1, 2]

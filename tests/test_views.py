@@ -58,13 +58,13 @@ def test_jaccard_by_hand():
         ("B", 0): ranking(second),
         ("B", 1): ranking(second),
     }
-    square, pairs = shown(spec, made, findings)
+    square, pairs, rest = shown(spec, made, findings)
     assert square.rows == square.columns == ("A", "B")
     assert square.values == ((1.0, pytest.approx(20 / 28)), (pytest.approx(20 / 28), 1.0))
     assert square.published == ((None, None), (0.9, None))
     line = dict(zip(pairs.columns, pairs.values[0], strict=True))
     assert line["kept 75%"] == pytest.approx(20 / 28)
-    assert line["frozen"] == pytest.approx(4 / 12)
+    assert dict(zip(rest.columns, rest.values[0], strict=True))["frozen"] == pytest.approx(4 / 12)
     assert line["same data, other seed"] == 1.0
     assert line["chance"] == pytest.approx(0.602, abs=0.002)  # 32 units at 75%, by 4,000 simulated draws
     assert pairs.published[0][0] == 0.9
@@ -75,7 +75,7 @@ def test_rankings_of_module_types_alone_are_not_above_their_own_chance():
     low = [u for u in UNITS if u.endswith("q_proj")]
     spec, made = table_of(RANKED, {"kind": "jaccard"})
     halves = {("A", 0): ranking(low[:8]), ("B", 0): ranking(low[4:12])}
-    _, pairs = shown(spec, made, halves)
+    _, pairs, _ = shown(spec, made, halves)
     line = dict(zip(pairs.columns, pairs.values[0], strict=True))
     # 16 of each type; 8 q left out of both, 4 of them shared: what drawing 8 of 16 twice gives on average.
     assert line["kept 75%"] == pytest.approx(20 / 28)
@@ -89,7 +89,7 @@ def test_pairs_are_of_different_seeds():
     spec, made = table_of(RANKED, {"kind": "jaccard"}, seeds=(0, 1))
     one, two = UNITS[:8], UNITS[8:16]
     findings = {("A", 0): ranking(one), ("A", 1): ranking(two), ("B", 0): ranking(one), ("B", 1): ranking(two)}
-    square, _ = shown(spec, made, findings)
+    square, *_ = shown(spec, made, findings)
     assert square.values == ((0.5, 0.5), (0.5, 0.5))
 
 
