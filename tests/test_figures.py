@@ -80,6 +80,20 @@ def test_lines_are_told_apart_without_colour():
     assert len({(marker, dash) for marker, dash, _ in looks}) == 30
 
 
+def test_a_line_breaks_where_a_number_is_missing_and_a_lone_one_is_marked():
+    from matplotlib.figure import Figure
+
+    from layerfit.report.figures.lines import _panel
+
+    axes = Figure().subplots()
+    columns = tuple(map(str, range(40)))
+    row = tuple(None if x in (20, 22) else 1.0 for x in range(40))
+    _panel(axes, dataclasses.replace(LINES, rows=("a",), columns=columns, values=(row,), log=False))
+    (line,) = axes.lines
+    assert [x for x, y in enumerate(line.get_ydata()) if y != y] == [20, 22]
+    assert 21 in line.get_markevery()
+
+
 def test_numbers_are_placed_at_their_value_names_one_by_one():
     assert positions(("1%", "25%", "100%")) == [1, 25, 100]
     assert positions(("embedding", "0", "1")) == [0, 1, 2]
@@ -138,3 +152,16 @@ def test_a_drafts_figures_say_so():
         max((zlib.decompress(s) for s in found if s[:1] == b"x"), key=lambda t: t.count(b"Tf")) for found in streams
     ]
     assert pages[1].count(b"Tf") == pages[0].count(b"Tf") + 1
+
+
+def test_published_numbers_of_matrices_are_not_drawn_beside_a_profiles_models():
+    with_theirs, without = table(matrices=(BARS,)), table(matrices=(dataclasses.replace(BARS, published=None),))
+    of_profile = dataclasses.replace(with_theirs, name="t.nano")
+    pdfs = [figure.draw(data)["1.pdf"] for data in (with_theirs, without, of_profile)]
+    assert pdfs[0] != pdfs[1] == pdfs[2]
+
+
+def test_hundreds_of_rows_are_left_to_the_matrices():
+    data = table(groups=("",) * 61)
+    assert dots.columns(data) == [0]
+    assert dots.columns(dataclasses.replace(data, matrices=(SMALL,))) == []

@@ -9,6 +9,7 @@ from layerfit.config import composer
 from layerfit.errors import UserError
 from layerfit.report import cells, figures, views
 from layerfit.report.cells import Store
+from layerfit.report.spec import Published
 from tests.report_fakes import record, small
 
 UNITS = [f"layers.{i}.{m}" for i in range(16) for m in ("self_attn.q_proj", "mlp.up_proj")]
@@ -32,6 +33,7 @@ def shown(spec, made, findings, **result):
         found = findings.get((cell.row, cell.seed))
         if found is None:
             continue
+        found = dict(found)
         old = record(cell.run, found.pop("items", {}))
         measured = dataclasses.replace(old.measured, **found.pop("measured", {}))
         content = dataclasses.replace(old.result, findings=found, **result)
@@ -56,13 +58,13 @@ def test_jaccard_by_hand():
         ("B", 0): ranking(second),
         ("B", 1): ranking(second),
     }
-    square, pairs = shown(spec, made, findings)
+    square, pairs, rest = shown(spec, made, findings)
     assert square.rows == square.columns == ("A", "B")
     assert square.values == ((1.0, pytest.approx(20 / 28)), (pytest.approx(20 / 28), 1.0))
     assert square.published == ((None, None), (0.9, None))
     line = dict(zip(pairs.columns, pairs.values[0], strict=True))
     assert line["kept 75%"] == pytest.approx(20 / 28)
-    assert line["frozen"] == pytest.approx(4 / 12)
+    assert dict(zip(rest.columns, rest.values[0], strict=True))["frozen"] == pytest.approx(4 / 12)
     assert line["same data, other seed"] == 1.0
     assert line["chance"] == pytest.approx(0.602, abs=0.002)  # 32 units at 75%, by 4,000 simulated draws
     assert pairs.published[0][0] == 0.9
@@ -73,7 +75,7 @@ def test_rankings_of_module_types_alone_are_not_above_their_own_chance():
     low = [u for u in UNITS if u.endswith("q_proj")]
     spec, made = table_of(RANKED, {"kind": "jaccard"})
     halves = {("A", 0): ranking(low[:8]), ("B", 0): ranking(low[4:12])}
-    _, pairs = shown(spec, made, halves)
+    _, pairs, _ = shown(spec, made, halves)
     line = dict(zip(pairs.columns, pairs.values[0], strict=True))
     # 16 of each type; 8 q left out of both, 4 of them shared: what drawing 8 of 16 twice gives on average.
     assert line["kept 75%"] == pytest.approx(20 / 28)
@@ -87,7 +89,7 @@ def test_pairs_are_of_different_seeds():
     spec, made = table_of(RANKED, {"kind": "jaccard"}, seeds=(0, 1))
     one, two = UNITS[:8], UNITS[8:16]
     findings = {("A", 0): ranking(one), ("A", 1): ranking(two), ("B", 0): ranking(one), ("B", 1): ranking(two)}
-    square, _ = shown(spec, made, findings)
+    square, *_ = shown(spec, made, findings)
     assert square.values == ((0.5, 0.5), (0.5, 0.5))
 
 
@@ -173,6 +175,15 @@ def test_subset_reads_the_number_of_layers_off_the_labels():
     assert matrix.notes == ("Random: mean over draws.", "All layers: the same for every number of layers.")
 
 
+def test_subset_of_shares_of_the_depth_and_of_a_loss():
+    rows = {name: ["method=lora", f"method.rank={i + 2}"] for i, name in enumerate(("Random 50%", "Random 25%"))}
+    spec, made = table_of(rows, {"kind": "subset"}, columns={"Loss": {"score": "validation/loss", "unit": "plain"}})
+    (matrix,) = shown(spec, made, {(row, 0): {} for row in rows}, validation=[(10, 2.0), (20, 1.2345)])
+    assert (matrix.columns, matrix.values) == (("25%", "50%"), ((1.2345, 1.2345),))
+    assert (matrix.decimals, matrix.column_name) == (3, "share of layers trained")
+    assert "Loss: lower is better." in matrix.notes
+
+
 def test_location_is_above_the_model_as_it_was():
     rows = {
         "Vanilla": ["method=vanilla"],
@@ -186,6 +197,7 @@ def test_location_is_above_the_model_as_it_was():
     assert (matrix.rows, matrix.columns) == (("whole block", "q_proj", "up_proj"), ("0", "1"))
     assert matrix.values == tuple(map(pytest.approx, ((None, -10), (None, None), (None, 40))))
     assert "Not known (no record): b, seed 0." in matrix.notes
+    assert "Best layers.1.mlp.up_proj (+40.0), worst layers.1 (-10.0)." in matrix.notes
 
 
 def test_memory_and_speed_by_hand():
@@ -201,6 +213,30 @@ def test_memory_and_speed_by_hand():
     assert stack.published == ((13.2, 14, 26, 7), (None,) * 4)
     assert grid.values == ((17.0,), (48 / 1024,))  # counted; and what the allocator says
     assert "Not known (no account of its memory in its record): LoRA, seed 0." in stack.notes
+
+
+def test_published_peaks_come_from_the_tables_column():
+    rows = {"FT": ["method=full"], "LoRA": ["method=lora"]}
+    column = {"Peak": {"score": "measured/peak_bytes", "unit": "gb"}}
+    spec, made = table_of(rows, {"kind": "memory"}, columns=column)
+    cell = Published("59", 59.0, None, False, "a paper")
+    spec = dataclasses.replace(spec, published={"FT": {"Peak": cell}})
+    found = {("FT", 0): {"measured": {"peak_memory_bytes": {"allocated": 60 * 10**9}}}}
+    grid = shown(spec, made, found)[-1]
+    assert (grid.value_name, grid.published) == ("GB", ((59.0,), (None,)))
+    assert grid.values == (pytest.approx((60.0,)), (None,))
+    assert shown(dataclasses.replace(spec, name="small.nano"), made, found)[-1].published is None
+
+
+def test_speed_by_hand():
+    spec, made = table_of({"FT": ["method=full"], "LoRA": ["method=lora"]}, {"kind": "speed", "against": "FT"})
+    times = {"forward_seconds": 0.010, "backward_seconds": 0.020, "update_seconds": 0.010}
+    half = {name: seconds / 2 for name, seconds in times.items()}
+    found = {("FT", 0): {"measured": times}, ("LoRA", 0): {"measured": half}}
+    stack, ratio = shown(spec, made, found, losses=[1.0] * 20)
+    assert stack.values == (pytest.approx((10, 20, 10)), pytest.approx((5, 10, 5)))
+    assert "4,000." in stack.notes[1]  # 80,000 tokens in 20 steps
+    assert ratio.values == ((1.0,), (2.0,))
 
 
 def test_a_view_of_a_table_without_records_says_so_and_is_not_drawn():

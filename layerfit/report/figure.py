@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from layerfit.report import figures
 from layerfit.report.figures import style
+from layerfit.report.spec import PROFILE
 from layerfit.report.table import TableData
 
 
@@ -11,9 +14,12 @@ def draw(data: TableData) -> dict[str, bytes]:
     """Return a table's figures by file ending: `png` (200 dpi) and `pdf` (fonts embedded) of its columns, `1.png`,
     `1.pdf`, ... of its matrices. The same data gives the same bytes: no date is in them.
 
-    A table all of whose columns are holes has no figure of them.
+    A table all of whose columns are holes has no figure of them, nor has a search of hundreds of rows, which its
+    matrices show.
     """
     from layerfit.report.figures import dots
 
+    # A profile's models are not the published ones: on one axis they would be compared.
+    ours = [replace(m, published=None) if data.name.endswith(PROFILE) else m for m in data.matrices]
     of_columns = style.styled(lambda: dots.draw(data)) if dots.columns(data) else {}
-    return {**of_columns, **figures.draw(data.matrices, draft=data.draft)}
+    return {**of_columns, **figures.draw(ours, draft=data.draft)}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 BEST, OTHER, REFERENCE, GUESSING = style.COLORS[1], "#757575", style.COLORS[2], "#8C8C8C"
 DASHES, DOTS = (0, (4, 2)), (0, (1, 1.6))
 LINES = ((10, 0.29), (16, 0.2), (10_000, 0.16))  # up to so many lines, each is so many inches tall
+MOST_ROWS = 60
 OWN_AXIS = 3  # rows from which on a group has an axis of its own
 MOST_WIDE, LEAST_WIDE, VALUE = 2.3, 1.05, 0.42  # inches of a panel; of the number at its right
 BETWEEN, BELOW, GROUP_GAP = 0.72, 0.3, 0.5  # inches between panels, and of an axis' numbers; lines between groups
@@ -45,7 +46,12 @@ class Layout:
 
 
 def columns(data: TableData) -> list[int]:
-    """Return the columns that have a panel: those with numbers of ours, or published ones that are drawn."""
+    """Return the columns that have a panel: those with numbers of ours, or published ones that are drawn.
+
+    None where the rows would fill pages and matrices show them.
+    """
+    if len(data.rows) > MOST_ROWS and data.matrices:
+        return []
     return [i for i, shown in enumerate(data.columns) if shown.column.hole is None or _has_published(data, i)]
 
 

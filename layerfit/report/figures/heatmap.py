@@ -154,7 +154,7 @@ def _numbers(axes: Axes, matrix: Matrix, norm: Any, colors: Any) -> None:
 def _ink(color: tuple[float, ...]) -> str:
     """Return black or white, whichever is read on a colour."""
     red, green, blue = (((c + 0.055) / 1.055) ** 2.4 if c > 0.04045 else c / 12.92 for c in color[:3])
-    return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.25 else style.INK
+    return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.18 else style.INK
 
 
 def _bar(figure: Figure, matrix: Matrix, norm: Any, colors: Any, box: tuple[float, float, float, float]) -> None:

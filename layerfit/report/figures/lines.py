@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -68,13 +69,15 @@ def _panel(axes: Axes, matrix: Matrix) -> None:
     places = positions(matrix.columns)
     every = max(1, len(places) // 12)
     for index, row in enumerate(matrix.values):
-        known = [(x, v) for x, v in zip(places, row, strict=True) if v is not None and not (matrix.log and v <= 0)]
-        # Markers of different lines stand at different places, so that lines which coincide are both seen.
-        axes.plot(*_split(known), **look(index), markevery=(index % every, every), zorder=3)
+        # A line breaks where a number is missing. Markers of different lines stand at different places, so that lines
+        # which coincide are both seen; a number without neighbours has one in any case.
+        known = [math.nan if v is None or (matrix.log and v <= 0) else v for v in row]
+        marked = [i for i in range(len(known)) if i % every == index % every or _alone(known, i)]
+        axes.plot(places, known, **look(index), markevery=marked, zorder=3)
     for index, row in enumerate(matrix.published or ()):
-        known = [(x, v) for x, v in zip(places, row, strict=True) if v is not None and not (matrix.log and v <= 0)]
+        theirs = [(x, v) for x, v in zip(places, row, strict=True) if v is not None and not (matrix.log and v <= 0)]
         hollow = {**look(index), "linestyle": "none", "markersize": 5, "markerfacecolor": "none"}
-        axes.plot(*_split(known), **hollow, zorder=4)
+        axes.plot(*_split(theirs), **hollow, zorder=4)
     if matrix.log:
         axes.set_yscale("log")
     axes.set_title(matrix.title)
@@ -85,6 +88,11 @@ def _panel(axes: Axes, matrix: Matrix) -> None:
     if _drop(matrix.columns):
         for label in axes.get_xticklabels():
             label.set_rotation(0 if label.get_text().isdigit() else 90)
+
+
+def _alone(values: list[float], index: int) -> bool:
+    """Return whether a number has no known neighbour."""
+    return all(math.isnan(values[i]) for i in (index - 1, index + 1) if 0 <= i < len(values))
 
 
 def _drop(columns: tuple[str, ...]) -> float:

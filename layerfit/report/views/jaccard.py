@@ -22,7 +22,8 @@ from layerfit.report.views import common
 from layerfit.report.views.common import Found
 
 Scores = dict[str, float]
-COLUMNS = ("kept", "chance", "chance within types", "same data, other seed", "frozen", "frozen, chance", "Spearman")
+KEPT = ("kept", "chance", "chance within types", "same data, other seed")
+REST = ("frozen", "frozen, chance", "Spearman")
 
 
 def ranking(record: Record) -> Scores | None:
@@ -31,7 +32,7 @@ def ranking(record: Record) -> Scores | None:
 
 
 def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
-    """Return two matrices a model: data x data, and every pair beside its chance levels and its ceiling.
+    """Return three matrices a model: data x data; every pair beside its chance levels and ceiling; the sets left out.
 
     options: `fraction` of units kept (0.75); `published`: group -> row -> row -> the paper's Jaccard.
 
@@ -42,6 +43,7 @@ def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str
     if not 0 < chosen["fraction"] < 1:
         raise UserError(f"{spec.file}: views.jaccard.fraction={chosen['fraction']!r} is no share between 0 and 1")
     out: list[Matrix] = []
+    beside: list[Matrix] = []
     for group, rows in common.groups(spec).items():
         found = common.collect(rows, cells, store, ranking, "ranking")
         rows = [row for row in rows if row.label in found.about]
@@ -51,8 +53,9 @@ def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str
             continue
         out.append(_square(group, rows, found, chosen["fraction"], published))
         if len(rows) > 1:
-            out.append(_pairs(group, rows, found, chosen["fraction"], published))
-    return sorted(out, key=lambda matrix: matrix.drawing == "bars")
+            beside += _pairs(group, rows, found, chosen["fraction"], published)
+    # The same matrices of different models side by side: they are drawn together.
+    return out + beside[::2] + beside[1::2]
 
 
 def _of_pairs(found: Found[Scores], a: Row, b: Row) -> list[tuple[Scores, Scores]]:
@@ -122,34 +125,46 @@ def _pair(found: Found[Scores], a: Row, b: Row, fraction: float) -> tuple[list[f
 
 def _pairs(
     group: str, rows: list[Row], found: Found[Scores], fraction: float, published: Mapping[tuple[str, str], float]
-) -> Matrix:
+) -> list[Matrix]:
+    """Return the pairs beside chance and ceiling, and what the sets left out and all scores have in common."""
     pairs = list(combinations(rows, 2))
     lines = [_pair(found, a, b, fraction) for a, b in pairs]
+    names = tuple(f"{a.short}, {b.short}" for a, b in pairs)
     notes = [
         "Chance: two blind sets of these sizes (hypergeometric, exact). Chance within types: each set keeps how many "
         "units of each module type it holds, and which layers they are in is drawn (hypergeometric by type, exact): a "
-        "ranking of module types alone reaches it. Frozen: the sets left out. Spearman: of all scores."
+        "ranking of module types alone reaches it."
     ]
-    for (a, b), (_, p) in zip(pairs, lines, strict=True):
+    for name, (_, p) in zip(names, lines, strict=True):
         if p is not None:
             size = "below 0.001" if p < 0.001 else f"{p:.3f}"
-            notes.append(
-                f"{a.short} and {b.short}: p {size} against chance within types (largest over pairs of seeds)."
-            )
+            notes.append(f"{name}: p {size} against chance within types (largest over pairs of seeds).")
     theirs = [published.get((a.short, b.short), published.get((b.short, a.short))) for a, b in pairs]
-    known = [(value, *(None,) * (len(COLUMNS) - 1)) for value in theirs]
-    return Matrix(
+    cut = len(KEPT)
+    kept_sets = Matrix(
         title=common.named(group, "overlap beside chance"),
         row_name="pair",
         column_name="measure",
-        value_name="Jaccard; Spearman's correlation",
-        rows=tuple(f"{a.short}, {b.short}" for a, b in pairs),
-        columns=(f"kept {fraction:.0%}", *COLUMNS[1:]),
-        values=common.table(line for line, _ in lines),
+        value_name="Jaccard",
+        rows=names,
+        columns=(f"kept {fraction:.0%}", *KEPT[1:]),
+        values=common.table(line[:cut] for line, _ in lines),
         drawing="bars",
-        published=common.table(known) if published else None,
+        published=common.table((value, *(None,) * (cut - 1)) for value in theirs) if published else None,
         notes=(*notes, *found.notes),
     )
+    rest = Matrix(
+        title=common.named(group, "the sets left out, and all scores"),
+        row_name="pair",
+        column_name="measure",
+        value_name="Jaccard; Spearman's correlation",
+        rows=names,
+        columns=REST,
+        values=common.table(line[cut:] for line, _ in lines),
+        drawing="bars",
+        notes=("Spearman: of the scores of all units. Frozen: the units that are not kept.",),
+    )
+    return [kept_sets, rest]
 
 
 def _published(

@@ -44,32 +44,35 @@ def _unit(runs: list[Cell]) -> str | None:
 def _matrix(group: str, units: dict[str, Row], still: Row | None, scores: Scores, order: list[str]) -> Matrix:
     base = scores.mean(still) if still else None
     unit = UNITS[scores.column.unit]
-    notes = list(scores.notes)
+    notes = [*scores.direction, *scores.notes]
     if still is None:
         notes.append("Scores as they are: no row of the group is the model as it was.")
     elif base is None:
         notes.append(f"Scores as they are: nothing to subtract, {still.label} has no number.")
     else:
-        notes.append(f"Above {still.short}, which has {base:.{unit.decimals}f}.")
+        notes.append(f"Above {still.short}, which has {base:.{scores.decimals}f}.")
     gains = {name: None if (m := scores.mean(row)) is None else m - (base or 0.0) for name, row in units.items()}
     modules, layers, values = common.layer_map(gains, order)
     points = "points" if unit.symbol == "%" else unit.symbol or scores.column.label
+    as_it_is = f"score ({unit.symbol})" if unit.symbol else scores.column.label
     sign = "" if base is None else "+"
     known = {name: gain for name, gain in gains.items() if gain is not None}
     if known:
         best, worst = max(known, key=known.__getitem__), min(known, key=known.__getitem__)
-        high, low = (f"{known[name]:{sign}.{unit.decimals}f}" for name in (best, worst))
-        notes.append(f"Highest {best} ({high}), lowest {worst} ({low}).")
+        if not scores.higher_is_better:
+            best, worst = worst, best
+        high, low = (f"{known[name]:{sign}.{scores.decimals}f}" for name in (best, worst))
+        notes.append(f"Best {best} ({high}), worst {worst} ({low}).")
     return Matrix(
         title=common.named(group, scores.column.label),
         row_name="trained",
         column_name="layer",
-        value_name=f"score ({unit.symbol})" if base is None else f"{points} above untrained",
+        value_name=as_it_is if base is None else f"{points} above untrained",
         rows=modules,
         columns=layers,
         values=values,
         drawing="lines" if len(modules) <= FEW else "heatmap",
-        decimals=unit.decimals,
+        decimals=scores.decimals,
         printed=len(layers) <= 20,
         notes=tuple(notes),
     )

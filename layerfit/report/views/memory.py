@@ -9,7 +9,7 @@ from layerfit.errors import check_one_of
 from layerfit.record import Record
 from layerfit.report.cells import Cell, Store
 from layerfit.report.matrix import Matrix
-from layerfit.report.spec import Row, TableSpec
+from layerfit.report.spec import PROFILE, Row, TableSpec
 from layerfit.report.units import UNITS
 from layerfit.report.values import PARTS, peak_bytes
 from layerfit.report.views import common
@@ -30,8 +30,9 @@ def parts(record: Record) -> Parts | None:
 def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
     """Return stacked bars for every group, and a grid of peaks: methods x groups.
 
-    options: `unit` (gib, gb, mib; default by size); `published`: row label -> [weights, gradients, optimizer,
-    activations] of the paper, in that unit; `published_peak`: row label -> peak.
+    options: `unit` (gib, gb, mib; default: that of the table's column of peaks, else by size); `published`: row label
+    -> [weights, gradients, optimizer, activations] of the paper, in that unit; `published_peak`: row label -> peak
+    (default: what is published in the table's column of peaks).
 
     Raises:
         UserError: if an option is wrong.
@@ -42,13 +43,18 @@ def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str
     found = common.collect(rows, cells, store, parts, what, every=True)
     peaks = common.collect(rows, cells, store, peak_bytes, "peak of its memory", every=True)
     largest = max((peak for seeds in peaks.by_row.values() for peak in seeds.values()), default=GIB)
-    size = chosen["unit"] or ("gib" if largest >= GIB else "mib")
+    column = next((c for c in spec.columns if c.key == "measured/peak_bytes" and c.unit in SIZES), None)
+    size = chosen["unit"] or (column.unit if column else "gib" if largest >= GIB else "mib")
     check_one_of(f"{spec.file}: views.memory.unit", size, tuple(SIZES))
     out = [
         _stack(group, _trained(rows, cells), found, size, chosen["published"])
         for group, rows in common.groups(spec).items()
     ]
-    return [*out, _grid(spec, cells, peaks, size, chosen["published_peak"])]
+    known = chosen["published_peak"]
+    if column and column.unit == size and not spec.name.endswith(PROFILE):
+        theirs = {row.label: spec.published.get(row.label, {}).get(column.label) for row in rows}
+        known = {**{label: cell.value for label, cell in theirs.items() if cell}, **known}
+    return [*out, _grid(spec, cells, peaks, size, known)]
 
 
 def _trained(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:

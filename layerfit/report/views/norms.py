@@ -75,7 +75,7 @@ def _updates(group: str, rows: list[Row], found: Found[Norms], units: list[str])
             lines.append((f"{row.short}, adapters", adapters))
         elif update is not None:
             lines.append((row.short, update))
-    note = "L2 norm of what the training changed, last minus first. A unit that never trained has 0, which a "
+    note = "L2 norm of what training added to the weights, of adapters the matrix that they add. A 0 (never trained) a "
     return _matrix(
         common.named(group, "norm of the update by layer"),
         lines or [(row.short, [None] * len(units)) for row in rows],

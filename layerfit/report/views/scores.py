@@ -26,6 +26,16 @@ class Scores:
         return common.mean(self.by_row.get(row.label, {}).values())
 
     @property
+    def decimals(self) -> int:
+        """Return the decimals of a column in a matrix: losses, which differ little, have one more than in the table."""
+        return 3 if self.column.unit == "plain" else UNITS[self.column.unit].decimals
+
+    @property
+    def direction(self) -> tuple[str, ...]:
+        """Return a note where lower is better."""
+        return () if self.higher_is_better else (f"{self.column.label}: lower is better.",)
+
+    @property
     def name(self) -> str:
         """Return the column's label with its unit: `Facts (%)`."""
         symbol = UNITS[self.column.unit].symbol

@@ -1,7 +1,7 @@
 """Score against the number of layers that train, one line a way of choosing them.
 
-A row's label says both: `Most important 4`, `Random 4, draw 2` (draws of one number are averaged). Rows without a
-number are references, the same for every number.
+A row's label says both: `Most important 4`, `Least important 25%`, `Random 4, draw 2` (draws are averaged). Rows
+without a number are references, the same for every number.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from layerfit.errors import UserError
 from layerfit.report.cells import Cell, Store
 from layerfit.report.matrix import Matrix
 from layerfit.report.spec import Row, TableSpec
-from layerfit.report.units import UNITS
 from layerfit.report.views import common
 from layerfit.report.views.scores import Scores, columns, merged
 
-PATTERN = r"(?P<arm>.*?\D)[ ,:]*\b(?P<k>\d+)\b.*"
-Arms = dict[str, dict[int, list[Row]]]
+PATTERN = r"(?P<arm>.*?\D)[ ,:]*\b(?P<k>\d+%?)(?!\w).*"
+Arms = dict[str, dict[str, list[Row]]]
 
 
 def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
@@ -54,12 +53,12 @@ def _arms(rows: list[Row], expression: re.Pattern[str]) -> tuple[Arms, list[Row]
         if match is None:
             references.append(row)
         else:
-            arms.setdefault(match["arm"].strip(" ,:"), {}).setdefault(int(match["k"]), []).append(row)
+            arms.setdefault(match["arm"].strip(" ,:"), {}).setdefault(match["k"], []).append(row)
     return arms, references
 
 
 def _matrix(group: str, arms: Arms, references: list[Row], scores: Scores, notes: tuple[str, ...]) -> Matrix:
-    numbers = sorted({k for by_number in arms.values() for k in by_number})
+    numbers = sorted({k for by_number in arms.values() for k in by_number}, key=lambda k: float(k.rstrip("%")))
     lines = [
         [common.mean(scores.mean(row) for row in by_number.get(k, [])) for k in numbers] for by_number in arms.values()
     ]
@@ -71,12 +70,12 @@ def _matrix(group: str, arms: Arms, references: list[Row], scores: Scores, notes
     return Matrix(
         title=common.named(group, scores.column.label),
         row_name="layers chosen",
-        column_name="layers trained",
+        column_name="share of layers trained" if "%" in numbers[0] else "layers trained",
         value_name=scores.name,
         rows=(*arms, *(row.short for row in references)),
-        columns=tuple(map(str, numbers)),
+        columns=tuple(numbers),
         values=common.table(lines),
         drawing="lines",
-        decimals=UNITS[scores.column.unit].decimals,
-        notes=(*said, *notes),
+        decimals=scores.decimals,
+        notes=(*said, *scores.direction, *notes),
     )
