@@ -70,27 +70,28 @@ def read(name):
     return OmegaConf.to_container(OmegaConf.load(CONF / "table" / f"{name}.yaml"))
 
 
-def sections(spec):
-    """What a spec transcribes: of its rows and columns, and of what is computed from its runs."""
-    return [part["published"] for part in (spec, *spec.get("views", [])) if part.get("published")]
-
-
 def transcribed(name):
     """The published numbers of a spec by row and column, as `tests.slides.numbers` returns them."""
+    part = read(name)["published"]
     out = {}
-    for part in sections(read(name)):
-        for row, cells in part["rows"].items():
-            assert len(cells) == len(part["columns"]), (name, row)
-            for column, cell in zip(part["columns"], cells, strict=True):
-                assert cell is None or isinstance(cell, str), f"{name}: {row}: {cell!r}: quote it, to keep its zeros"
-                if cell is not None:
-                    out[row, column] = cell
+    for row, cells in part["rows"].items():
+        assert len(cells) == len(part["columns"]), (name, row)
+        for column, cell in zip(part["columns"], cells, strict=True):
+            assert cell is None or isinstance(cell, str), f"{name}: {row}: {cell!r}: quote it, to keep its zeros"
+            if cell is not None:
+                out[row, column] = cell
     return out
 
 
-def by_model(found):
-    """The Jaccard table has a block of columns a model; a spec has a group of rows."""
-    return {(f"{column.split(': ')[0]} {row}", column.split(": ")[1]): text for (row, column), text in found.items()}
+def transcribed_matrix(name):
+    """The same of numbers that belong to no row, but to a matrix of rows by rows: {(row, group: row): number}."""
+    [view] = [view for view in read(name)["views"] if view.get("published")]
+    return {
+        (row, f"{group}: {column}"): f"{value:.2f}"
+        for group, rows in view["published"].items()
+        for row, cells in rows.items()
+        for column, value in cells.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_a_table_is_read_with_repeated_labels_bold_and_gaps():
 
 @needs_slides
 def test_every_table_of_the_slides_has_its_spec(slides):
-    assert [(table.heading) for table in slides] == [read(name)["slide"] for name, *_ in IN_ORDER]
+    assert [table.heading for table in slides] == [read(name)["slide"] for name, *_ in IN_ORDER]
 
 
 @needs_slides
@@ -122,7 +123,7 @@ def test_numbers_are_those_of_the_slides_and_all_of_them(index, slides):
     found = numbers(slides[index], labels, row, column)
     in_cells = sum(is_number(cell) for line in slides[index].body for cell in line[labels:])
     assert len(found) == in_cells
-    assert transcribed(name) == (by_model(found) if name == "ila_jaccard" else found)
+    assert (transcribed_matrix if name == "ila_jaccard" else transcribed)(name) == found
 
 
 @needs_slides
@@ -136,11 +137,11 @@ def test_a_spec_says_the_slides_only_where_its_numbers_are_there():
     from_slides = {name for name, *_ in IN_ORDER}
     others = set()
     for path in sorted((CONF / "table").glob("*.yaml")):
-        for part in sections(read(path.stem)):
-            assert part["source"], path.stem
-            if part["source"].startswith("slides.txt, "):
+        spec = read(path.stem)
+        if source := (spec.get("published") or {}).get("source"):
+            if source.startswith("slides.txt, "):
                 assert path.stem in from_slides
-                assert part["source"].startswith(f"slides.txt, {read(path.stem)['slide']}")
+                assert source.startswith(f"slides.txt, {spec['slide']}")
             else:
                 others.add(path.stem)
     assert others == {"lisa_memory"}
