@@ -23,6 +23,8 @@ NANO = ModelConfig(name="nano", id="layerfit/nano", num_layers=16, max_positions
 SUITES = {
     "lisa_suite": [("mmlu", 5), ("agieval_mc_by_subset", 3), ("winogrande", 5)],
     "ila_suite": [("mmlu", 5), ("hellaswag", 0)],
+    "lisa_tables": [("mmlu", 5), ("agieval_mc_by_subset", 3), ("winogrande", 5)],
+    "ila_tables": [("mmlu", 5), ("hellaswag", 0)],
     "hellaswag": [("hellaswag", 0)],
     "agieval": [("agieval_mc_by_subset", 3)],
     "commonsense": [("commonsense_average", 0)],

@@ -104,7 +104,7 @@ def expand(
 
     out: list[tuple[int | None, RunConfig]] = []
     try:
-        config = _composed((*overrides, f"paths.results={results}"))
+        config = copy.deepcopy(_composed((*overrides, f"paths.results={results}")))  # the kept one stays as it is
         for seed in seeds:
             OmegaConf.update(config, vary, seed)
             run = typed(config)

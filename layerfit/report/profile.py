@@ -25,16 +25,16 @@ def embedded(raw: Raw, where: str) -> tuple[Raw, tuple[tuple[str, str], ...]]:
             f"{where} has no section `nano`, the table's embedded profile; add one, or use the table itself"
         )
     own = section(raw["nano"], where, "nano", _OWN)
-    stands = {
-        text: strings(by, where, f"nano.stands_for.{text}")
-        for text, by in section(own.get("stands_for") or {}, where, "nano.stands_for", empty=True).items()
-    }
-    used: set[str] = set()
+    stands = _stands_for(own.get("stands_for") or {}, where)
+    used: set[tuple[str, str]] = set()
 
-    def replaced(texts: Any, key: str) -> list[str]:
-        given = strings(texts or [], where, key)
-        used.update(text for text in given if text in stands)
-        return [new for text in given for new in stands.get(text, (text,))]
+    def replaced(texts: Any, key: str, group: str = "") -> list[str]:
+        out: list[str] = []
+        for text in strings(texts or [], where, key):
+            place = (group, text) if (group, text) in stands else ("", text)
+            used.add(place)
+            out += stands.get(place, (text,))
+        return out
 
     out = {key: value for key, value in raw.items() if key not in ("nano", "tuned", "tuned_as", "tuning", "gates")}
     out |= {key: own[key] for key in _REPLACED if own.get(key) is not None}
@@ -44,18 +44,33 @@ def embedded(raw: Raw, where: str) -> tuple[Raw, tuple[tuple[str, str], ...]]:
     out["rows"] = _rows(raw["rows"], replaced)
     out["columns"] = _columns(raw.get("columns") or {}, own.get("columns") or {}, where)
     out["footnotes"] = list(raw.get("footnotes") or []) + list(own.get("footnotes") or [])
-    if idle := [text for text in stands if text not in used]:
+    if idle := [text for group, text in stands if (group, text) not in used]:
         raise UserError(f"{where}: nano.stands_for names {idle[0]!r}, which no row or base says; take it out")
-    return out, tuple((text, " ".join(by)) for text, by in stands.items())
+    named = ((f"{group}: {text}" if group else text, " ".join(by)) for (group, text), by in stands.items())
+    return out, tuple(named)
+
+
+def _stands_for(data: Any, where: str) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return what stands for an override, by (group, override); the group is '' for what holds everywhere.
+
+    A mapping under a group's label holds in that group's rows and goes before what holds everywhere.
+    """
+    out: dict[tuple[str, str], tuple[str, ...]] = {}
+    for text, by in section(data, where, "nano.stands_for", empty=True).items():
+        inner = by if isinstance(by, Mapping) else {text: by}
+        group = text if isinstance(by, Mapping) else ""
+        for one, texts in inner.items():
+            out[group, str(one)] = strings(texts, where, f"nano.stands_for.{text}")
+    return out
 
 
 def _rows(rows: Any, replaced: Any) -> Raw:
-    def one(label: str, value: Any) -> Any:
+    def one(label: str, value: Any, group: str = "") -> Any:
         if isinstance(value, list):
-            return replaced(value, f"rows.{label}")
+            return replaced(value, f"rows.{label}", group)
         if isinstance(value, Mapping) and "rows" in value:
-            base = replaced(value.get("base"), f"rows.{label}.base")
-            return {"base": base, "rows": {k: one(f"{label}.{k}", v) for k, v in value["rows"].items()}}
+            base = replaced(value.get("base"), f"rows.{label}.base", label)
+            return {"base": base, "rows": {k: one(f"{label}.{k}", v, label) for k, v in value["rows"].items()}}
         return value
 
     return {label: one(label, value) for label, value in rows.items()}
