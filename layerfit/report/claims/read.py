@@ -1,0 +1,105 @@
+"""`conf/claims/*.yaml`: each sentence of the slides that says something of the world, and how it is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layerfit.config import CONF
+from layerfit.errors import UserError
+from layerfit.report.claims.judge import QUANTIFIERS
+from layerfit.report.claims.kinds import KINDS
+from layerfit.report.reading import read_yaml, section, strings
+
+OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "better": (("pairs",), ("columns",)),
+    "not_worse": (("pairs", "margin"), ("columns",)),
+    "equivalent": (("pairs", "margin"), ("columns",)),
+    "differ": (("pairs",), ("columns",)),
+    "interaction": (("pairs", "more", "less"), ()),
+    "spread": (("rows", "margin"), ("columns",)),
+    "at_least": (("threshold",), ("rows", "ratio", "columns", "view", "matrix", "over", "by")),
+    "at_most": (("threshold",), ("rows", "ratio", "columns", "view", "matrix", "over", "by")),
+}
+"""Kind -> what its test must say, and what it may, besides `kind` and `quantifier`."""
+
+
+@dataclass(frozen=True)
+class Test:
+    """What is asked of which table. options: of the kind (`kinds`)."""
+
+    table: str
+    kind: str
+    quantifier: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence. asks: how it is read, in plain words, with the reason for a margin or threshold.
+
+    test: None where no number here can test it, and `untestable` says why. nano: the test in the embedded profile; its
+    own where the profile's columns are others; None where it cannot be asked there, and `not_nano` says why.
+    """
+
+    name: str
+    slide: str
+    sentence: str
+    asks: str
+    test: Test | None
+    nano: Test | None
+    untestable: str = ""
+    not_nano: str = ""
+
+
+def load(conf: Path = CONF) -> list[Claim]:
+    """Read every claim, files by name and claims in the order of their file.
+
+    Raises:
+        UserError: naming the first thing that is wrong.
+    """
+    out: list[Claim] = []
+    for path in sorted((conf / "claims").glob("*.yaml")):
+        where = f"conf/claims/{path.name}"
+        out += [_claim(name, raw, where) for name, raw in section(read_yaml(path), where, "").items()]
+    names = [claim.name for claim in out]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"conf/claims: two claims are called {twice[0]!r}; rename one")
+    return out
+
+
+def _claim(name: str, data: object, where: str) -> Claim:
+    keys = ("slide", "sentence", "asks", "table", "test", "nano", "untestable")
+    raw = section(data, where, name, keys, ("slide", "sentence"))
+    text = {key: " ".join(str(raw.get(key) or "").split()) for key in ("slide", "sentence", "asks", "untestable")}
+    if text["untestable"]:
+        if raw.get("test") or raw.get("table"):
+            raise UserError(f"{where}: {name} is untestable and has a test; take one of them out")
+        return Claim(name, text["slide"], text["sentence"], text["asks"], None, None, text["untestable"])
+    if not (raw.get("test") and raw.get("table") and text["asks"]):
+        raise UserError(f"{where}: {name} needs asks, table and test, or untestable: why no number here can test it")
+    test = _test(str(raw["table"]), raw["test"], where, f"{name}.test")
+    own = section(raw.get("nano") or {}, where, f"{name}.nano", ("table", "test", "untestable"), empty=True)
+    if own.get("untestable"):
+        return Claim(name, text["slide"], text["sentence"], text["asks"], test, None, not_nano=str(own["untestable"]))
+    nano = _test(str(own.get("table") or raw["table"]), own.get("test") or raw["test"], where, f"{name}.nano.test")
+    return Claim(name, text["slide"], text["sentence"], text["asks"], test, nano)
+
+
+def _test(table: str, data: object, where: str, key: str) -> Test:
+    if not isinstance(data, Mapping) or data.get("kind") not in OPTIONS:
+        raise UserError(f"{where}: {key} has no known kind; choose one of: {', '.join(KINDS)}")
+    kind = str(data["kind"])
+    needed, more = OPTIONS[kind]
+    raw = section(data, where, key, ("kind", "quantifier", *needed, *more), ("quantifier", *needed))
+    if raw["quantifier"] not in QUANTIFIERS:
+        raise UserError(f"{where}: {key}.quantifier={raw['quantifier']!r}; choose one of: {', '.join(QUANTIFIERS)}")
+    options = {name: value for name, value in raw.items() if name not in ("kind", "quantifier") and value is not None}
+    for name in {"rows", "columns", "more", "less", "over"} & options.keys():
+        options[name] = list(strings(options[name], where, f"{key}.{name}"))
+    for name in {"pairs", "ratio"} & options.keys():
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in options[name]):
+            raise UserError(f"{where}: {key}.{name} is no list of pairs, such as [[LISA, LoRA], [LISA, FT]]")
+    return Test(table, kind, str(raw["quantifier"]), options)
