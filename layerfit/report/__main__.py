@@ -157,10 +157,11 @@ def _tune(options: argparse.Namespace) -> int:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    made = answers(read.load(), (options.profile,) if options.profile else PROFILES)
+    rendered = set(build.committed())
+    made = answers(read.load(), rendered, (options.profile,) if options.profile else PROFILES)
     print(show.console(made), end="")
     if options.profile is None:
-        write_atomically(CLAIMS, show.markdown(made, set(build.committed())).encode())
+        write_atomically(CLAIMS, show.markdown(made, rendered).encode())
         print(CLAIMS)
     return 0
 

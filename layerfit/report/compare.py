@@ -66,6 +66,12 @@ class Series:
     outcomes: stats.Outcomes
     docs: str
     higher_is_better: bool
+    exact: bool = False
+    """Bytes: the same in every repetition of a run, so that one run is enough."""
+
+
+CERTAIN = stats.Spread(())
+"""The noise of what has none."""
 
 
 def series(cells: list[Cell], store: Store, column: Column) -> Series | str:
@@ -87,14 +93,15 @@ def series(cells: list[Cell], store: Store, column: Column) -> Series | str:
         # A score that is no mean over its items (a perplexity, F1) is compared over seeds.
         if np.allclose(matrix.mean(axis=1), values, rtol=1e-5, atol=1e-5):
             outcomes, docs = matrix, found[0][1].docs
-    return Series(tuple(s for s, _, _ in found), tuple(values.tolist()), outcomes, docs, found[0][1].higher_is_better)
+    seeds, exact = tuple(seed for seed, _, _ in found), str(column.key).endswith("_bytes")
+    return Series(seeds, tuple(values.tolist()), outcomes, docs, found[0][1].higher_is_better, exact)
 
 
 def level(one: Series) -> Estimate:
     """Return a row's mean. The noise of a single run without items is not known."""
     mean = float(np.mean(one.values))
     if one.outcomes.size < 2:
-        return Estimate(mean, None, "one run")
+        return Estimate(mean, CERTAIN) if one.exact else Estimate(mean, None, "one run")
     return Estimate(mean, stats.two_sources(one.outcomes))
 
 
@@ -106,6 +113,8 @@ def difference(first: Series, second: Series) -> Estimate:
         return Estimate(plain, None, "no seed in common")
     if first.docs != second.docs:
         return Estimate(plain, None, "other items were asked")
+    if first.exact and second.exact and a.size == b.size == 1:
+        return Estimate(plain, CERTAIN)
     result = stats.compare(a, b)
     if isinstance(result, stats.NotTestable):
         return Estimate(plain, None, result.reason)

@@ -1,9 +1,9 @@
-"""From claims to verdicts: loads each table once, asks its published numbers, its records, its embedded profile's."""
+"""From claims to verdicts: reads each table once, asks its published numbers, its records, its embedded profile's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from layerfit.errors import UserError
@@ -14,6 +14,7 @@ from layerfit.report.claims.judge import Verdict
 from layerfit.report.claims.kinds import KINDS
 from layerfit.report.claims.read import Claim, Test
 from layerfit.report.claims.sources import Printed, Records
+from layerfit.report.spec import TableSpec
 from layerfit.report.table import TableData
 from layerfit.report.views import VIEWS
 
@@ -32,60 +33,62 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Table:
-    loaded: build.Loaded
-    data: TableData
+class _Shelf:
+    """Tables that were read. rendered: those with a file in results/tables; only these are composed (0.1 s a row)."""
+
+    rendered: Collection[str]
+    known: frozenset[str] = field(default_factory=lambda: frozenset(spec.known()))
+    specs: dict[str, TableSpec] = field(default_factory=dict)
+    tables: dict[str, tuple[build.Loaded, TableData] | str] = field(default_factory=dict)
+
+    def spec(self, name: str) -> TableSpec:
+        """Return a table's spec."""
+        if name not in self.specs:
+            self.specs[name] = spec.load(name)
+        return self.specs[name]
+
+    def table(self, name: str) -> tuple[build.Loaded, TableData] | str:
+        """Return a table with its records; or why they cannot be looked up: what a row needs is not there."""
+        if name not in self.tables:
+            try:
+                loaded = build.load(name)
+                self.tables[name] = loaded, build.assemble(loaded)
+            except UserError as error:
+                self.tables[name] = str(error)
+        return self.tables[name]
 
 
-def answers(claims: list[Claim], profiles: tuple[str, ...] = PROFILES) -> list[Answer]:
-    """Return the verdicts on all claims, inside `config.composer()`.
+def answers(claims: list[Claim], rendered: Collection[str], profiles: tuple[str, ...] = PROFILES) -> list[Answer]:
+    """Return the verdicts on all claims, inside `config.composer()`. rendered: `build.committed`.
 
     Raises:
-        UserError: if a claim names a table, row or column that is not there.
+        UserError: if a claim names a row or column that is not there.
     """
-    tables: dict[str, _Table | str] = {}
-
-    def table(name: str) -> _Table | str:
-        if name not in tables:
-            tables[name] = _load(name)
-        return tables[name]
-
-    return [Answer(one, _published(one), {p: _ours(one, p, table) for p in profiles}) for one in claims]
+    shelf = _Shelf(rendered)
+    return [Answer(one, _published(one, shelf), {p: _ours(one, p, shelf) for p in profiles}) for one in claims]
 
 
-def _load(name: str) -> _Table | str:
-    """Return a table, or why its runs cannot be looked up: its tuned values or a model's file are not there yet."""
-    spec.load(name)  # a mistake in the table itself is for the reader to mend
-    try:
-        loaded = build.load(name)
-        return _Table(loaded, build.assemble(loaded))
-    except UserError as error:
-        return str(error)
-
-
-def _published(claim: Claim) -> Verdict:
+def _published(claim: Claim, shelf: _Shelf) -> Verdict:
     if claim.test is None:
         return Verdict(judge.UNTESTABLE, claim.untestable)
-    if claim.test.table not in spec.known():
+    if claim.test.table not in shelf.known:
         return Verdict(judge.NO_NUMBERS, f"no table {claim.test.table} in conf/table yet")
-    read = spec.load(claim.test.table)
-    source = Printed(read, [], Store({}, {}), VIEWS)
+    source = Printed(shelf.spec(claim.test.table), [], Store({}, {}), VIEWS)
     return judge.judge_published(KINDS[claim.test.kind](source, claim.test.options), claim.test.quantifier)
 
 
-def _ours(claim: Claim, profile: str, table: Callable[[str], _Table | str]) -> Verdict:
+def _ours(claim: Claim, profile: str, shelf: _Shelf) -> Verdict:
     test = claim.test if profile == REAL else claim.nano
     if claim.test is None:
         return Verdict(judge.UNTESTABLE, claim.untestable)
     if test is None:
         return Verdict(judge.NOT_ASKED, claim.not_nano)
-    name = test.table + (spec.PROFILE if profile == NANO else "")
-    if name not in spec.known():
-        return Verdict(judge.NOT_RUN, f"no table {name} in conf/table yet")
-    found = table(name)
-    if isinstance(found, str):
-        return Verdict(judge.NOT_RUN, found)
-    return judged(test, found.loaded, found.data)
+    if test.table not in shelf.known:
+        return Verdict(judge.NOT_RUN, f"no table {test.table} in conf/table yet")
+    if test.table not in shelf.rendered:
+        return Verdict(judge.NOT_RUN, f"make table T={test.table}")
+    found = shelf.table(test.table)
+    return Verdict(judge.NOT_RUN, found) if isinstance(found, str) else judged(test, *found)
 
 
 def judged(test: Test, loaded: build.Loaded, data: TableData) -> Verdict:

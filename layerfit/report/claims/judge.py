@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from layerfit.report import stats
+from layerfit.report.checks import listed
 from layerfit.report.claims.cases import Case, Missing
 
 SUPPORTED, CONTRADICTED, UNDECIDED, MIXED = "supported", "contradicted", "undecided", "mixed"
@@ -109,4 +110,4 @@ def _why(missing: tuple[Missing, ...]) -> str:
     by_reason: dict[str, list[str]] = {}
     for one in missing:
         by_reason.setdefault(one.reason, []).append(one.name)
-    return "; ".join(f"{reason} ({', '.join(dict.fromkeys(names))})" for reason, names in by_reason.items())
+    return "; ".join(f"{reason} ({listed(dict.fromkeys(names))})" for reason, names in by_reason.items())

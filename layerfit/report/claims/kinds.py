@@ -77,17 +77,18 @@ def pairs_of(spec: TableSpec, pairs: list[list[str]]) -> list[tuple[Row, Row]]:
 
 
 def margin_of(options: Options, column: Column) -> float:
-    """Return the margin in the column's printed unit: one number, or one for each unit.
+    """Return the margin in the column's printed unit: one number, or one for each unit (or a column that has none).
 
     Raises:
-        UserError: if there is none for this unit.
+        UserError: if there is none for this column.
     """
     given = options["margin"]
     if not isinstance(given, dict):
         return float(given)
-    if column.unit not in given:
+    margin = given.get(column.label, given.get(column.unit))
+    if margin is None:
         raise UserError(f"a margin is given for {', '.join(given)}; column {column.label} is in {column.unit}")
-    return float(given[column.unit])
+    return float(margin)
 
 
 def _name(first: Row, second: Row, column: str) -> str:
@@ -96,6 +97,8 @@ def _name(first: Row, second: Row, column: str) -> str:
 
 
 def _symbol(column: Column) -> str:
+    if column.key is None:  # a hole has no unit of its own
+        return ""
     return "points" if column.unit == "percent" else UNITS[column.unit].symbol
 
 

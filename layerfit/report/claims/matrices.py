@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import log
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from layerfit.errors import UserError
 from layerfit.report.claims.cases import Case, Missing, case
 from layerfit.report.claims.sources import Source
-from layerfit.report.compare import Estimate, over_seeds
+from layerfit.report.compare import over_seeds
 from layerfit.report.matrix import Matrix
 from layerfit.report.stats import mean
 
@@ -21,8 +22,9 @@ def matrix_cases(source: Source, options: dict[str, Any], threshold: float, sign
     """Return the cells of a view's matrices that the options name, against a threshold.
 
     view: its kind. matrix: pattern of its title. rows, columns: patterns of what is looked at, default all; a cell of a
-    row with itself is left out. over: patterns of columns whose `by` (max, min, mean) the cell is divided by; the
-    threshold is then a ratio. The noise is that over seeds, a matrix for each.
+    row with itself is left out. over, minus: patterns of the other columns whose `by` (max, min, mean) the cell is
+    divided by, or less; the threshold is then of the ratio, or of the difference. The noise is that over seeds, a
+    matrix for each.
     """
     found = source.matrices(str(options["view"]))
     if isinstance(found, str):
@@ -35,44 +37,38 @@ def matrix_cases(source: Source, options: dict[str, Any], threshold: float, sign
         return [Missing(str(options["view"]), "no number in the view")]
     out: list[Case | Missing] = []
     ratio = "over" in options
+    bound = log(threshold) if ratio else threshold
     for name, numbers in values.items():
-        one = over_seeds([log(x) if ratio else x for x in numbers])
-        one = Estimate(one.value, one.spread, one.reason, log=ratio)
-        bound = log(threshold) if ratio else threshold
-        out.append(case(name, one, sign * (one.value - bound), unit="x" if ratio else "", signed=False, decimals=2))
+        one = replace(over_seeds([log(x) if ratio else x for x in numbers]), log=ratio)
+        distance = sign * (one.value - bound)
+        unit = "x" if ratio else ""
+        out.append(case(name, one, distance, unit=unit, signed="minus" in options, decimals=2))
     return out
 
 
 def _cells(matrices: list[Matrix], options: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    chosen = [m for m in matrices if fnmatchcase(m.title, options.get("matrix", "*"))]
-    for matrix in chosen:
-        title = f"{matrix.title}: " if len(chosen) > 1 else ""
-        for row, line in zip(matrix.rows, matrix.values, strict=True):
-            if not _any(row, options.get("rows")):
-                continue
-            by_column = {c: v for c, v in zip(matrix.columns, line, strict=True) if v is not None}
-            over = _reference(by_column, options)
-            for column, value in by_column.items():
-                if column == row or not _any(column, options.get("columns")):
-                    continue
-                if over is None:
-                    yield f"{title}{row}, {column}", value
-                elif over > 0 and value > 0:
-                    yield (
-                        f"{title}{row}, {column} / {options.get('by', 'max')} of {', '.join(options['over'])}",
-                        (value / over),
-                    )
-
-
-def _reference(by_column: dict[str, float], options: dict[str, Any]) -> float | None:
-    """Return what a line's cells are divided by, None if by nothing."""
-    if "over" not in options:
-        return None
+    """Yield the value of every case by its name."""
+    chosen = [matrix for matrix in matrices if fnmatchcase(matrix.title, options.get("matrix", "*"))]
+    others = options.get("over") or options.get("minus")
     by = str(options.get("by", "max"))
     if by not in _BY:
         raise UserError(f"by={by!r} is not known; choose one of: {', '.join(_BY)}")
-    values = [value for column, value in by_column.items() if _any(column, options["over"])]
-    return _BY[by](values) if values else 0.0
+    for matrix in chosen:
+        title = f"{matrix.title}: " if len(chosen) > 1 else ""
+        for row, line in zip(matrix.rows, matrix.values, strict=True):
+            known = {c: v for c, v in zip(matrix.columns, line, strict=True) if v is not None}
+            cells = {c: v for c, v in known.items() if c != row and _any(c, options.get("columns"))}
+            if not _any(row, options.get("rows")):
+                continue
+            if others is None:
+                yield from ((f"{title}{row}, {column}", value) for column, value in cells.items())
+                continue
+            rest = [value for column, value in known.items() if column not in cells and _any(column, others)]
+            for column, value in cells.items() if rest else ():
+                if "minus" in options:
+                    yield f"{title}{row}, {column} - {by} of {', '.join(others)}", value - _BY[by](rest)
+                elif value > 0 and _BY[by](rest) > 0:
+                    yield f"{title}{row}, {column} / {by} of {', '.join(others)}", value / _BY[by](rest)
 
 
 def _any(label: str, patterns: list[str] | None) -> bool:

@@ -12,6 +12,7 @@ from layerfit.errors import UserError
 from layerfit.report.claims.judge import QUANTIFIERS
 from layerfit.report.claims.kinds import KINDS
 from layerfit.report.reading import read_yaml, section, strings
+from layerfit.report.spec import PROFILE
 
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "better": (("pairs",), ("columns",)),
@@ -20,8 +21,8 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "differ": (("pairs",), ("columns",)),
     "interaction": (("pairs", "more", "less"), ()),
     "spread": (("rows", "margin"), ("columns",)),
-    "at_least": (("threshold",), ("rows", "ratio", "columns", "view", "matrix", "over", "by")),
-    "at_most": (("threshold",), ("rows", "ratio", "columns", "view", "matrix", "over", "by")),
+    "at_least": (("threshold",), ("rows", "ratio", "columns", "view", "matrix", "over", "minus", "by")),
+    "at_most": (("threshold",), ("rows", "ratio", "columns", "view", "matrix", "over", "minus", "by")),
 }
 """Kind -> what its test must say, and what it may, besides `kind` and `quantifier`."""
 
@@ -40,8 +41,9 @@ class Test:
 class Claim:
     """A sentence. asks: how it is read, in plain words, with the reason for a margin or threshold.
 
-    test: None where no number here can test it, and `untestable` says why. nano: the test in the embedded profile; its
-    own where the profile's columns are others; None where it cannot be asked there, and `not_nano` says why.
+    test: None where no number here can test it, and `untestable` says why. nano: the test in the embedded world, of the
+    table's profile or another table, with its own options where columns are others; None where it cannot be asked
+    there, and `not_nano` says why.
     """
 
     name: str
@@ -84,7 +86,9 @@ def _claim(name: str, data: object, where: str) -> Claim:
     own = section(raw.get("nano") or {}, where, f"{name}.nano", ("table", "test", "untestable"), empty=True)
     if own.get("untestable"):
         return Claim(name, text["slide"], text["sentence"], text["asks"], test, None, not_nano=str(own["untestable"]))
-    nano = _test(str(own.get("table") or raw["table"]), own.get("test") or raw["test"], where, f"{name}.nano.test")
+    nano = _test(
+        str(own.get("table") or f"{raw['table']}{PROFILE}"), own.get("test") or raw["test"], where, f"{name}.nano.test"
+    )
     return Claim(name, text["slide"], text["sentence"], text["asks"], test, nano)
 
 
@@ -97,7 +101,7 @@ def _test(table: str, data: object, where: str, key: str) -> Test:
     if raw["quantifier"] not in QUANTIFIERS:
         raise UserError(f"{where}: {key}.quantifier={raw['quantifier']!r}; choose one of: {', '.join(QUANTIFIERS)}")
     options = {name: value for name, value in raw.items() if name not in ("kind", "quantifier") and value is not None}
-    for name in {"rows", "columns", "more", "less", "over"} & options.keys():
+    for name in {"rows", "columns", "more", "less", "over", "minus"} & options.keys():
         options[name] = list(strings(options[name], where, f"{key}.{name}"))
     for name in {"pairs", "ratio"} & options.keys():
         if not all(isinstance(pair, list) and len(pair) == 2 for pair in options[name]):

@@ -9,7 +9,6 @@ from textwrap import fill
 from layerfit.report.claims.answer import NANO, REAL, Answer
 from layerfit.report.claims.judge import NO_NUMBERS, NOT_RUN, UNTESTABLE, Verdict
 from layerfit.report.claims.read import Claim, Test
-from layerfit.report.spec import PROFILE
 
 TITLE = "What the slides say, and what the numbers say"
 EMBEDDED = (
@@ -88,7 +87,7 @@ def _plain(value: object) -> str:
 
 def _links(claim: Claim, rendered: Collection[str]) -> str:
     names = [claim.test.table] if claim.test else []
-    names += [claim.nano.table + PROFILE] if claim.nano else []
+    names += [claim.nano.table] if claim.nano else []
     shown = [f"[{name}](tables/{name}.md)" if name in rendered else name for name in names]
     return "Table " + ", ".join(shown) + "." if len(shown) == 1 else "Tables " + ", ".join(shown) + "."
 
@@ -125,7 +124,7 @@ def console(answers: list[Answer], width: int = 100) -> str:
     if any(NANO in one.ours for one in answers):
         out.append(fill(EMBEDDED, width))
     for slide, some in groupby(answers, key=lambda one: one.claim.slide):
-        out += ["", slide[:width], "-" * min(width, len(slide))]
+        out += ["", fill(slide, width), "-" * min(width, len(slide))]
         for one in some:
             out.append(fill(one.claim.sentence, width))
             if one.claim.test is None:
