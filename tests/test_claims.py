@@ -246,7 +246,7 @@ def test_what_has_not_run_is_not_run(loaded):
 
 def series(values, items=None):
     outcomes = np.array(values, dtype=float)[:, None] if items is None else np.array(items, dtype=float)
-    return compare.Series(tuple(range(len(values))), tuple(values), outcomes, "" if items is None else "d", True)
+    return compare.Runs(tuple(range(len(values))), tuple(values), outcomes, "" if items is None else "d", True)
 
 
 def test_a_ratio_has_the_noise_of_both_sides():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.errors import UserError, check_range
 from layerfit.methods.base import Context, Plan, Shape
-from layerfit.methods.lora import LoRA
+from layerfit.methods.lora import LowRank
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,7 +29,7 @@ def _steps(name: str, value: float, num_steps: int) -> int:
 
 
 @dataclass
-class AdaLoRA(LoRA):
+class AdaLoRA(LowRank):
     """See the module's docstring; `conf/method/adalora.yaml` says where each default comes from."""
 
     rank: int = 8

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.importance.mask import MaskSettings, learn_ranking
 from layerfit.methods.base import EMBEDDING, HEAD, NORM, Context, Method, Plan, Shape, layer_units
-from layerfit.methods.lora import LoRA
+from layerfit.methods.lora import LowRank
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class ILARanking(LoRA):
+class ILARanking(LowRank):
     """Stages 1 and 2: LoRA until stable, then a mask over the linear modules."""
 
     epsilon: float = 1e-3

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from layerfit.errors import UserError, check_range
-from layerfit.methods.base import Context, Method, Plan, Shape, layer_units
+from layerfit.methods.base import EMBEDDING, HEAD, Context, Method, Plan, Shape, layer_units
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class LoRA(Method):
-    """Low-rank adapters; the base model, embedding, norms and head are frozen."""
+class LowRank(Method):
+    """Low-rank adapters in the blocks: what LoRA shares with methods that are built over it. All else is frozen."""
 
     rank: int = 8
     alpha: float = 16.0
@@ -44,11 +44,15 @@ class LoRA(Method):
         units = anatomy.shape(num_steps=0).modules()
         return [u for u in units if not self.targets or u.rpartition(".")[2] in self.targets]
 
+    def outside(self, anatomy: Anatomy) -> list[str]:
+        """Return the module paths outside the blocks that get an adapter as well."""
+        return []
+
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
         """Freeze the model and insert adapters, in the model's own dtype."""
         from layerfit.methods.adapters import add_lora
 
-        names = [anatomy.module_path(unit) for unit in self.adapted_modules(anatomy)]
+        names = [anatomy.module_path(unit) for unit in self.adapted_modules(anatomy)] + self.outside(anatomy)
         return add_lora(
             model, names, rank=self.rank, alpha=self.alpha, dropout=self.dropout, decomposed=self.decomposed
         )
@@ -56,3 +60,19 @@ class LoRA(Method):
     def plan(self, step: int, ctx: Context) -> Plan:
         """All adapters, always."""
         return Plan(layer_units(range(ctx.shape.num_layers)))
+
+
+@dataclass
+class LoRA(LowRank):
+    """The method by itself; with `embeddings` the token embedding and the head get adapters too."""
+
+    embeddings: bool = field(default=False, metadata={"since": "LoRA on embedding and head"})
+    """As in the LISA paper's figure of weight norms. A tied pair is one matrix: its adapter sits at the embedding."""
+
+    def outside(self, anatomy: Anatomy) -> list[str]:
+        """The embedding and the head, if asked for."""
+        return list(dict.fromkeys([anatomy.embedding, anatomy.head])) if self.embeddings else []
+
+    def plan(self, step: int, ctx: Context) -> Plan:
+        """All adapters, always."""
+        return Plan(layer_units(range(ctx.shape.num_layers)), (EMBEDDING, HEAD) if self.embeddings else ())

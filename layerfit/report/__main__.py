@@ -1,9 +1,10 @@
-"""`python -m layerfit.report`: from records to tables, claims. Status 0: done, 1: refused or failed, 2: a mistake."""
+"""`python -m layerfit.report`: from records to tables. Status 0: done, 1: refused or failed, 2: a mistake."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from layerfit.cli import say_interrupted
 from layerfit.config import compose_launcher, composer, split_launcher
@@ -11,7 +12,7 @@ from layerfit.errors import UserError
 from layerfit.interrupt import Interrupted
 from layerfit.place import find_place, writes
 from layerfit.record import write_atomically
-from layerfit.report import build, render, spec, tune
+from layerfit.report import build, render, rerun, spec, tune
 from layerfit.report.claims import read, show
 from layerfit.report.claims.answer import CLAIMS, PROFILES, answers
 
@@ -45,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
             )
         if name == "render":
             one.add_argument("--all", action="store_true", help="every table that was rendered before")
+    one = commands.add_parser("rerun", help="run tables from nothing elsewhere and compare with their records")
+    one.add_argument("tables", metavar="T", nargs="*", help="tables; none: every embedded one that is committed")
+    one.add_argument("--folder", default="outputs/rerun", help="where the runs go")
     one = command("tune", "run a table's trials and choose")
     one.add_argument("--allow-edge", action="store_true", help="accept a best value at the end of its range")
     text = "test the sentences of the slides on published and own numbers; write results/claims.md"
@@ -64,9 +68,15 @@ def main(argv: list[str] | None = None) -> int:
         with composer():
             if options.command == "render":
                 return _render_many(options)
-            return {"cells": _cells, "todo": _todo, "table": _table, "tune": _tune, "claims": _claims}[options.command](
-                options
-            )
+            commands = {
+                "cells": _cells,
+                "todo": _todo,
+                "table": _table,
+                "tune": _tune,
+                "rerun": _rerun,
+                "claims": _claims,
+            }
+            return commands[options.command](options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -131,6 +141,19 @@ def _table(options: argparse.Namespace) -> int:
         return 0 if ok else 1
     rendered = _render(options.table, draft=options.draft, figures=not options.no_figures)
     return rendered if ok else 1
+
+
+def _rerun(options: argparse.Namespace) -> int:
+    from layerfit.sweep import run_cells
+
+    names = options.tables or [name for name in build.committed() if name.endswith(spec.PROFILE)]
+    tables, folder = [build.load(name) for name in names], Path(options.folder)
+    runs = rerun.elsewhere(tables, folder)
+    run_cells([run for _, run in runs.values()], group="rerun")
+    committed = {number: table.spec.results for table in tables for number in rerun.elsewhere([table], folder)}
+    found = rerun.compare_all(runs, committed, folder)
+    print("\n".join(rerun.lines(found)))
+    return 0 if all(one.passes() for one in found) else 1
 
 
 def _tune(options: argparse.Namespace) -> int:

@@ -54,7 +54,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Series:
+class Runs:
     """What a row's runs gave in one column.
 
     seeds: None for a run that has none. values: by seed, in the record's unit. outcomes: seeds x items whose mean is
@@ -74,7 +74,7 @@ CERTAIN = stats.Spread(())
 """The noise of what has none."""
 
 
-def series(cells: list[Cell], store: Store, column: Column) -> Series | str:
+def runs(cells: list[Cell], store: Store, column: Column) -> Runs | str:
     """Return a row's numbers in a column, or why there are none. cells: the row's."""
     found = []
     for cell in cells:
@@ -94,10 +94,10 @@ def series(cells: list[Cell], store: Store, column: Column) -> Series | str:
         if np.allclose(matrix.mean(axis=1), values, rtol=1e-5, atol=1e-5):
             outcomes, docs = matrix, found[0][1].docs
     seeds, exact = tuple(seed for seed, _, _ in found), str(column.key).endswith("_bytes")
-    return Series(seeds, tuple(values.tolist()), outcomes, docs, found[0][1].higher_is_better, exact)
+    return Runs(seeds, tuple(values.tolist()), outcomes, docs, found[0][1].higher_is_better, exact)
 
 
-def level(one: Series) -> Estimate:
+def level(one: Runs) -> Estimate:
     """Return a row's mean. The noise of a single run without items is not known."""
     mean = float(np.mean(one.values))
     if one.outcomes.size < 2:
@@ -105,7 +105,7 @@ def level(one: Series) -> Estimate:
     return Estimate(mean, stats.two_sources(one.outcomes))
 
 
-def difference(first: Series, second: Series) -> Estimate:
+def difference(first: Runs, second: Runs) -> Estimate:
     """Return first - second, paired over seeds (those that both have) and items."""
     a, b = _paired(first, second)
     plain = float(np.mean(first.values)) - float(np.mean(second.values))
@@ -121,7 +121,7 @@ def difference(first: Series, second: Series) -> Estimate:
     return Estimate(result.difference, result.spread)
 
 
-def _paired(first: Series, second: Series) -> tuple[stats.Outcomes, stats.Outcomes]:
+def _paired(first: Runs, second: Runs) -> tuple[stats.Outcomes, stats.Outcomes]:
     """Return the outcomes on common seeds, in one order; a run without seeds stands for every seed."""
     if None in first.seeds or None in second.seeds:
         return first.outcomes, second.outcomes
@@ -130,7 +130,7 @@ def _paired(first: Series, second: Series) -> tuple[stats.Outcomes, stats.Outcom
     return first.outcomes[a], second.outcomes[b]
 
 
-def interaction(first: tuple[Series, Series], second: tuple[Series, Series]) -> Estimate:
+def interaction(first: tuple[Runs, Runs], second: tuple[Runs, Runs]) -> Estimate:
     """Return (first[0] - first[1]) - (second[0] - second[1]): does a difference grow from one set of items to another?
 
     The items of the two differ and each adds its share; a seed's models answered both, so seeds are paired across.
@@ -149,7 +149,7 @@ def interaction(first: tuple[Series, Series], second: tuple[Series, Series]) -> 
     return Estimate(value, stats.Spread(shares))
 
 
-def ratio(first: Series, second: Series) -> Estimate:
+def ratio(first: Runs, second: Runs) -> Estimate:
     """Return the logarithm of first / second over independent runs (Welch: each side has its own variance)."""
     logs = [np.log(np.array(one.values)) for one in (first, second)]
     value = float(logs[0].mean() - logs[1].mean())
@@ -186,7 +186,7 @@ def log_of(threshold: float, estimate: Estimate) -> float:
     return log(threshold) if estimate.log else threshold
 
 
-def item_noise(one: Series) -> float | None:
+def item_noise(one: Runs) -> float | None:
     """Return the standard error of one run's score from its items; None without items."""
     items = one.outcomes.shape[1]
     return float(one.outcomes.mean(axis=0).std(ddof=1)) / items**0.5 if items > 1 else None

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from layerfit.report import compare, stats
 from layerfit.report.cells import Cell, Store
-from layerfit.report.compare import Estimate, Series
+from layerfit.report.compare import Estimate, Runs
 from layerfit.report.matrix import Matrix
 from layerfit.report.spec import Column, Published, Row, TableSpec
 from layerfit.report.units import UNITS
@@ -70,8 +70,8 @@ class Records:
     def higher(self, column: Column) -> bool:  # noqa: D102
         if column.key is not None and not is_score(column.key):
             return column.key in HIGHER_IS_BETTER
-        found = (self._series(row, column) for row in self.spec.rows)
-        return next((one.higher_is_better for one in found if isinstance(one, Series)), True)
+        found = (self._runs(row, column) for row in self.spec.rows)
+        return next((one.higher_is_better for one in found if isinstance(one, Runs)), True)
 
     def level(self, row: Row, column: Column) -> Estimate | str:  # noqa: D102
         return self._of(column, compare.level, row)
@@ -83,17 +83,17 @@ class Records:
         return self._of(column, compare.ratio, first, second)
 
     def interaction(self, first: Row, second: Row, more: Column, less: Column) -> Estimate | str:  # noqa: D102
-        found = [self._series(row, column) for column in (more, less) for row in (first, second)]
+        found = [self._runs(row, column) for column in (more, less) for row in (first, second)]
         if reason := next((one for one in found if isinstance(one, str)), ""):
             return reason
-        a, b, c, d = (one for one in found if isinstance(one, Series))
+        a, b, c, d = (one for one in found if isinstance(one, Runs))
         return compare.interaction((a, b), (c, d)).times(UNITS[more.unit].factor)
 
     def deviation(self, row: Row, columns: tuple[Column, ...]) -> Deviation | str:  # noqa: D102
-        found = [self._series(row, column) for column in columns]
+        found = [self._runs(row, column) for column in columns]
         if reason := next((one for one in found if isinstance(one, str)), ""):
             return reason
-        made = [one for one in found if isinstance(one, Series)]
+        made = [one for one in found if isinstance(one, Runs)]
         values = [value for one in made for value in one.values]
         spread, factor = stats.deviation(values), UNITS[columns[0].unit].factor
         if spread is None:
@@ -112,15 +112,15 @@ class Records:
         return out
 
     def _of(self, column: Column, make: Callable[..., Estimate], *rows: Row) -> Estimate | str:
-        found = [self._series(row, column) for row in rows]
+        found = [self._runs(row, column) for row in rows]
         if reason := next((one for one in found if isinstance(one, str)), ""):
             return reason
         return make(*found).times(UNITS[column.unit].factor)
 
-    def _series(self, row: Row, column: Column) -> Series | str:
+    def _runs(self, row: Row, column: Column) -> Runs | str:
         if (reason := row.hole or column.hole) is not None:
             return reason
-        return compare.series([cell for cell in self.cells if cell.row == row.label], self.store, column)
+        return compare.runs([cell for cell in self.cells if cell.row == row.label], self.store, column)
 
 
 @dataclass(frozen=True)
