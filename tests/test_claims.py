@@ -255,6 +255,7 @@ def test_a_ratio_has_the_noise_of_both_sides():
     # Two runs: the variance of the mean of log 2 and log 8 is (log 4)^2 / 4, one degree of freedom: t = 12.706.
     half = 12.7062 * log(4) / 2
     assert np.log(one.interval()) == pytest.approx([log(2) - half, log(2) + half], rel=1e-4)
+    assert len(compare.ratio(series([2.0, 8.0]), series([2.0, 3.0])).spread.shares) == 2
     assert compare.ratio(series([2.0]), series([1.0])).spread is None
 
 
@@ -262,6 +263,7 @@ def test_bytes_are_exact_and_one_run_is_enough():
     one, two = (replace(series([value]), exact=True) for value in (24.0, 20.0))
     assert compare.difference(one, two).spread.p(4.0) == 0.0
     assert compare.level(one).spread is not None
+    assert compare.level(series([24.0])).spread is None
     assert compare.difference(series([24.0]), series([20.0])).spread is None
 
 
@@ -339,6 +341,14 @@ def test_a_mistake_in_a_claim_says_what_is_wrong(tmp_path, text, match):
         read.load(tmp_path)
 
 
+def test_two_claims_on_one_sentence_say_which_part(tmp_path):
+    (tmp_path / "claims").mkdir()
+    one = "{slide: S, sentence: T, untestable: because}"
+    (tmp_path / "claims" / "x.yaml").write_text(f"one: {one}\ntwo: {one}\n")
+    with pytest.raises(UserError, match="say in `part`"):
+        read.load(tmp_path)
+
+
 def test_a_name_that_is_not_there_is_one_line():
     for options, match in (
         ({"pairs": [["One", "Three"]]}, "no row 'Three'"),
@@ -365,10 +375,10 @@ def test_the_page_and_the_console(loaded):
     assert "[small](tables/small.md)" in page
     assert "does not decide a sentence about 7B models" in page
     assert (
-        r"- Published: **mixed**. 1 of 4, 1 equal; from A: One - Two, Y -1.50 points to A: One - Two, X +1.00 points"
+        r"- Published: **mixed**: 1 of 4, 1 equal; from A: One - Two, Y -1.50 points to A: One - Two, X +1.00 points"
         in page
     )
-    assert "- Ours, the slides' models: **not run**. 45 runs of small to do." in page
+    assert "- Ours, the slides' models: **not run**: 45 runs of small to do." in page
     text = show.console([made_answer])
     assert max(len(line) for line in text.splitlines()) <= 100
     assert "  published mixed" in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ class Test:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence. asks: how it is read, in plain words, with the reason for a margin or threshold.
+    """A sentence. asks: how it is read, in plain words, with the reason for a margin or threshold. part: which part or
+    reading of the sentence this is, where it has several.
 
     test: None where no number here can test it, and `untestable` says why. nano: the test in the embedded world, of the
     table's profile or another table, with its own options where columns are others; None where it cannot be asked
@@ -52,8 +53,14 @@ class Claim:
     asks: str
     test: Test | None
     nano: Test | None
+    part: str = ""
     untestable: str = ""
     not_nano: str = ""
+
+    @property
+    def title(self) -> str:
+        """Return the sentence, and which part or reading of it this is."""
+        return f"{self.sentence} ({self.part})" if self.part else self.sentence
 
 
 def load(conf: Path = CONF) -> list[Claim]:
@@ -69,27 +76,29 @@ def load(conf: Path = CONF) -> list[Claim]:
     names = [claim.name for claim in out]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"conf/claims: two claims are called {twice[0]!r}; rename one")
+    titles = [claim.title for claim in out]
+    if twice := [claim.name for claim in out if titles.count(claim.title) > 1]:
+        raise UserError(f"conf/claims: {' and '.join(twice)} have one sentence; say in `part` which part each is")
     return out
 
 
 def _claim(name: str, data: object, where: str) -> Claim:
-    keys = ("slide", "sentence", "asks", "table", "test", "nano", "untestable")
+    keys = ("slide", "sentence", "part", "asks", "table", "test", "nano", "untestable")
     raw = section(data, where, name, keys, ("slide", "sentence"))
-    text = {key: " ".join(str(raw.get(key) or "").split()) for key in ("slide", "sentence", "asks", "untestable")}
-    if text["untestable"]:
+    said = {key: " ".join(str(raw.get(key) or "").split()) for key in keys if key not in ("table", "test", "nano")}
+    one = Claim(name, said["slide"], said["sentence"], said["asks"], None, None, said["part"], said["untestable"])
+    if one.untestable:
         if raw.get("test") or raw.get("table"):
             raise UserError(f"{where}: {name} is untestable and has a test; take one of them out")
-        return Claim(name, text["slide"], text["sentence"], text["asks"], None, None, text["untestable"])
-    if not (raw.get("test") and raw.get("table") and text["asks"]):
+        return one
+    if not (raw.get("test") and raw.get("table") and one.asks):
         raise UserError(f"{where}: {name} needs asks, table and test, or untestable: why no number here can test it")
-    test = _test(str(raw["table"]), raw["test"], where, f"{name}.test")
+    one = replace(one, test=_test(str(raw["table"]), raw["test"], where, f"{name}.test"))
     own = section(raw.get("nano") or {}, where, f"{name}.nano", ("table", "test", "untestable"), empty=True)
     if own.get("untestable"):
-        return Claim(name, text["slide"], text["sentence"], text["asks"], test, None, not_nano=str(own["untestable"]))
-    nano = _test(
-        str(own.get("table") or f"{raw['table']}{PROFILE}"), own.get("test") or raw["test"], where, f"{name}.nano.test"
-    )
-    return Claim(name, text["slide"], text["sentence"], text["asks"], test, nano)
+        return replace(one, not_nano=str(own["untestable"]))
+    table = str(own.get("table") or f"{raw['table']}{PROFILE}")
+    return replace(one, nano=_test(table, own.get("test") or raw["test"], where, f"{name}.nano.test"))
 
 
 def _test(table: str, data: object, where: str, key: str) -> Test:

@@ -23,7 +23,7 @@ HEAD = (
     "been found. Intervals are 95%, of one case each. `all`: every case must hold, one shown against it contradicts; "
     "`most`: more than half; `any`: one. Published reversals of an `all` have no test, so they make it mixed."
 )
-NAMES = {REAL: "Ours, the slides' models", NANO: "Ours, embedded world"}
+NAMES = {REAL: "Ours, the slides' models", NANO: "Ours, embedded world (does not decide)"}
 _SHORT = {REAL: "real", NANO: "embedded"}
 
 
@@ -48,14 +48,14 @@ def _summary(answers: list[Answer], profiles: list[str]) -> list[str]:
     out = ["| " + " | ".join(heads) + " |", "|" + ":--|" * len(heads)]
     for one in answers:
         words = [one.published.word, *(one.ours[profile].word for profile in profiles)]
-        link = f"[{_escaped(one.claim.sentence)}](#{one.claim.name})"
+        link = f"[{_escaped(one.claim.title)}](#{one.claim.name})"
         out.append("| " + " | ".join((link, *words)) + " |")
     return out
 
 
 def _section(answer: Answer, rendered: Collection[str]) -> list[str]:
     claim = answer.claim
-    out = [f'<a id="{claim.name}"></a>', f"### {_escaped(claim.sentence)}", ""]
+    out = [f'<a id="{claim.name}"></a>', f"### {_escaped(claim.title)}", ""]
     if claim.test is None:
         return [*out, f"Not testable: {_escaped(claim.untestable)}", ""]
     out += [f"{_escaped(claim.asks)} {_how(claim.test)} {_links(claim, rendered)}", ""]
@@ -93,7 +93,7 @@ def _links(claim: Claim, rendered: Collection[str]) -> str:
 
 
 def _detail(verdict: Verdict) -> str:
-    return f". {_escaped(verdict.detail)}." if verdict.detail else "."
+    return f": {_escaped(verdict.detail)}." if verdict.detail else "."
 
 
 def _cases(answer: Answer) -> list[str]:
@@ -126,7 +126,7 @@ def console(answers: list[Answer], width: int = 100) -> str:
     for slide, some in groupby(answers, key=lambda one: one.claim.slide):
         out += ["", fill(slide, width), "-" * min(width, len(slide))]
         for one in some:
-            out.append(fill(one.claim.sentence, width))
+            out.append(fill(one.claim.title, width))
             if one.claim.test is None:
                 out.append(_line("", UNTESTABLE, one.claim.untestable, width))
                 continue
