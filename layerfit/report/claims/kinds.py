@@ -13,6 +13,7 @@ from math import log
 from typing import Any
 
 from layerfit.errors import UserError
+from layerfit.report.checks import listed
 from layerfit.report.claims.cases import Case, Missing, case
 from layerfit.report.claims.matrices import matrix_cases
 from layerfit.report.claims.sources import Source
@@ -55,7 +56,7 @@ def rows_of(spec: TableSpec, pattern: str) -> list[Row]:
     """
     found = [row for row in spec.rows if matches(row.label, pattern) or matches(row.short, pattern)]
     if not found:
-        raise UserError(f"{spec.file} has no row {pattern!r}; rows: {', '.join(row.label for row in spec.rows)}")
+        raise UserError(f"{spec.file} has no row {pattern!r}; rows: {listed((row.label for row in spec.rows), 12)}")
     return found
 
 
