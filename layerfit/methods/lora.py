@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from layerfit.errors import UserError, check_range
-from layerfit.methods.base import EMBEDDING, HEAD, Context, Method, Plan, Shape, layer_units
+from layerfit.methods.base import EMBEDDING, HEAD, Context, Insert, Method, Plan, Shape, layer_units
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,6 +56,21 @@ class LowRank(Method):
         names = [anatomy.module_path(unit) for unit in self.adapted_modules(anatomy)] + self.outside(anatomy)
         return add_lora(
             model, names, rank=self.rank, alpha=self.alpha, dropout=self.dropout, decomposed=self.decomposed
+        )
+
+    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
+        """Two matrices beside every adapted module; with dropout, a copy of its input and a mask."""
+        return {unit: self._insert(*shapes[unit]) for unit in self.adapted_modules(anatomy)}
+
+    def _insert(self, num_out: int, num_in: int) -> Insert:
+        magnitude = {"lora_magnitude_vector.default.weight": (num_out,)} if self.decomposed else {}
+        copied = num_in if self.dropout else 0
+        return Insert(
+            {"lora_A.default.weight": (self.rank, num_in), "lora_B.default.weight": (num_out, self.rank), **magnitude},
+            reads="" if self.dropout else "input",
+            # A magnitude's gradient needs what it multiplies: the outputs of module and adapter.
+            kept=self.rank + copied + (2 * num_out if self.decomposed else 0),
+            masks=copied,
         )
 
     def plan(self, step: int, ctx: Context) -> Plan:

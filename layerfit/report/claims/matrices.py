@@ -34,7 +34,7 @@ def matrix_cases(source: Source, options: dict[str, Any], threshold: float, sign
         for name, value in _cells(matrices, options):
             values.setdefault(name, []).append(value)
     if not values:
-        return [Missing(str(options["view"]), "no number in the view")]
+        return [Missing(str(options["view"]), "no number in the view, or nothing beside it to compare with")]
     out: list[Case | Missing] = []
     ratio = "over" in options
     bound = log(threshold) if ratio else threshold
