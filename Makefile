@@ -66,6 +66,9 @@ figures: install  ## tables, and their figures
 wandb-report: install  ## a W&B dashboard from the records, T=nano_main or T=all; without a key it is written to outputs/
 	$(need-T)@$(BIN)/python -m layerfit.report.wandb_report $(T) $(O)
 
+claims: install  ## test the sentences of the slides on the committed records, write results/claims.md
+	@$(REPORT) claims
+
 bench: install  ## measure something as a ratio: make bench B=switching, or B=evaluation MIRROR=...
 	$(if $(wildcard scripts/bench_$(B).py),,$(error name a benchmark, make bench B=switching; there are: $(patsubst scripts/bench_%.py,%,$(wildcard scripts/bench_*.py))))
 	$(BIN)/python scripts/bench_$(B).py $(if $(MIRROR),--mirror $(MIRROR))

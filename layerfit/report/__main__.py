@@ -11,7 +11,10 @@ from layerfit.config import compose_launcher, composer, split_launcher
 from layerfit.errors import UserError
 from layerfit.interrupt import Interrupted
 from layerfit.place import find_place, writes
+from layerfit.record import write_atomically
 from layerfit.report import build, render, rerun, spec, tune
+from layerfit.report.claims import read, show
+from layerfit.report.claims.answer import CLAIMS, PROFILES, answers
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--folder", default="outputs/rerun", help="where the runs go")
     one = command("tune", "run a table's trials and choose")
     one.add_argument("--allow-edge", action="store_true", help="accept a best value at the end of its range")
+    text = "test the sentences of the slides on published and own numbers; write results/claims.md"
+    one = commands.add_parser("claims", help=text, description=text)
+    one.add_argument("--profile", choices=PROFILES, help="print our verdicts of one profile only, write nothing")
     return out
 
 
@@ -62,7 +68,14 @@ def main(argv: list[str] | None = None) -> int:
         with composer():
             if options.command == "render":
                 return _render_many(options)
-            commands = {"cells": _cells, "todo": _todo, "table": _table, "tune": _tune, "rerun": _rerun}
+            commands = {
+                "cells": _cells,
+                "todo": _todo,
+                "table": _table,
+                "tune": _tune,
+                "rerun": _rerun,
+                "claims": _claims,
+            }
             return commands[options.command](options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -163,6 +176,16 @@ def _tune(options: argparse.Namespace) -> int:
         print("not written: extend the grids at their edges, or accept them with --allow-edge", file=sys.stderr)
         return 1
     print(f"conf/tuned/{options.table}.yaml")
+    return 0
+
+
+def _claims(options: argparse.Namespace) -> int:
+    rendered = set(build.committed())
+    made = answers(read.load(), rendered, (options.profile,) if options.profile else PROFILES)
+    print(show.console(made), end="")
+    if options.profile is None:
+        write_atomically(CLAIMS, show.markdown(made, rendered).encode())
+        print(CLAIMS)
     return 0
 
 
