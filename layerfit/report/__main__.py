@@ -1,16 +1,20 @@
-"""`python -m layerfit.report`: todo, cells, render, table, tune. Status 0: done, 1: refused or failed, 2: a mistake."""
+"""`python -m layerfit.report`: todo, cells, render, table, tune, html. Status 1: refused or failed, 2: a mistake."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from layerfit.cli import say_interrupted
 from layerfit.config import compose_launcher, composer, split_launcher
 from layerfit.errors import UserError
 from layerfit.interrupt import Interrupted
 from layerfit.place import find_place, writes
+from layerfit.record import write_atomically
 from layerfit.report import build, render, spec, tune
+
+HTML = "write every table, figure and run as one HTML file"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
             )
         if name == "render":
             one.add_argument("--all", action="store_true", help="every table that was rendered before")
+    one = commands.add_parser("html", help=HTML, description=HTML)
+    one.add_argument("--output", default="outputs/report/index.html", help="the file (default: %(default)s)")
     one = command("tune", "run a table's trials and choose")
     one.add_argument("--allow-edge", action="store_true", help="accept a best value at the end of its range")
     return out
@@ -58,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         with composer():
             if options.command == "render":
                 return _render_many(options)
-            return {"cells": _cells, "todo": _todo, "table": _table, "tune": _tune}[options.command](options)
+            commands = {"cells": _cells, "todo": _todo, "table": _table, "tune": _tune, "html": _html}
+            return commands[options.command](options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -123,6 +130,17 @@ def _table(options: argparse.Namespace) -> int:
         return 0 if ok else 1
     rendered = _render(options.table, draft=options.draft, figures=not options.no_figures)
     return rendered if ok else 1
+
+
+def _html(options: argparse.Namespace) -> int:
+    from layerfit.report.html.gather import gather
+    from layerfit.report.html.page import page
+
+    report = gather()
+    path, text = Path(options.output), page(report).encode()
+    write_atomically(path, text)
+    print(f"{path}  {len(report.tables)} tables, {len(report.records)} runs, {len(text) / 2**20:.1f} MiB")
+    return 0
 
 
 def _tune(options: argparse.Namespace) -> int:

@@ -1,0 +1,214 @@
+"""One table as HTML: ours beside the published one with the difference; every number leads to its runs."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterator
+
+from layerfit.report import render, stats
+from layerfit.report.cells import Cell
+from layerfit.report.html.gather import DRAFT, NOT_RUN, Table
+from layerfit.report.html.tags import Markup, folded, join, listing, tag
+from layerfit.report.table import ColumnData, Entry, RowData, TableData
+
+STARS = ((0.001, "***"), (0.01, "**"), (stats.LEVEL, "*"))
+MINUS = "\N{MINUS SIGN}"
+
+
+def section(table: Table) -> Markup:
+    """Return a table's part of the page."""
+    head = tag(
+        "header",
+        tag("h2", table.title),
+        tag(
+            "p",
+            tag("code", table.name),
+            " ",
+            badge(table.state),
+            f" {table.detail}" if table.detail else "",
+            class_="meta",
+        ),
+    )
+    if table.loaded is None or table.data is None:
+        body = tag("p", "This table cannot be composed yet: ", table.detail, class_="note")
+    elif table.state == NOT_RUN:
+        body = folded("Show the empty table", _body(table, table.data))
+    else:
+        body = _body(table, table.data)
+    return tag("section", head, body, class_=f"table {table.state.replace(' ', '-')}", id=f"table/{table.name}")
+
+
+def badge(state: str) -> Markup:
+    """Return a state as a small label; its colour only repeats the word."""
+    return tag("span", state, class_=f"badge {state.replace(' ', '-')}")
+
+
+def _body(table: Table, data: TableData) -> Markup:
+    assert table.loaded is not None
+    cells: dict[str, list[Cell]] = {}
+    for cell in table.loaded.cells:
+        cells.setdefault(cell.row, []).append(cell)
+    return join(
+        tag("p", data.note, class_="note") if data.note else None,
+        tag("p", "Draft, not to be quoted: ", data.problems[0], class_="warning") if table.state == DRAFT else None,
+        tag("div", grid(data, cells), class_="scroll", tabindex="0", role="region", aria_label=data.title),
+        _legend(data),
+        _gates(data),
+        [_figure(data, name, png) for name, png in table.figures],
+        _notes(data),
+    )
+
+
+def grid(data: TableData, cells: dict[str, list[Cell]]) -> Markup:
+    """Return the table itself. cells: the runs of every row."""
+    laid = render.grid(data)
+    costs = laid.heads[laid.scores + 1 :]
+    published = [any(row.entries[i].published for row in data.rows) for i in range(len(data.columns))]
+    lines = []
+    for number, (row, line) in enumerate(zip(data.rows, laid.lines, strict=True)):
+        runs = cells.get(row.label, [])
+        made = [tag("th", row.label, scope="row")]
+        for i, (shown, entry) in enumerate(zip(data.columns, row.entries, strict=True)):
+            made.append(_ours(f"{data.name}-{number}-{i}", row, shown, entry, runs))
+            made += _beside(shown, entry) if published[i] else []
+        made += [tag("td", text.text, class_="cost") for text in line[laid.scores + 1 :]]
+        lines.append(tag("tr", made, **_facets(runs)))
+    return tag("table", _heads(data, published, costs), tag("tbody", lines), class_="scores")
+
+
+def _facets(runs: list[Cell]) -> dict[str, str | int | bool | None]:
+    """Return what a row is filtered by."""
+    models = sorted({cell.run.model.name for cell in runs})
+    methods = sorted({cell.run.method_name() for cell in runs})
+    return {"data_model": " ".join(models), "data_method": " ".join(methods)}
+
+
+def _heads(data: TableData, published: list[bool], costs: tuple[str, ...]) -> Markup:
+    two = any(published)
+    deep = 2 if two else None
+    first = [tag("th", rowspan=deep)]
+    second = []
+    for shown, beside in zip(data.columns, published, strict=True):
+        arrow = None if shown.higher_is_better else tag("span", " \N{DOWNWARDS ARROW}", title="lower is better")
+        if beside:
+            first.append(tag("th", shown.column.label, arrow, colspan=3, scope="colgroup", class_="pair"))
+            second += [tag("th", text, scope="col") for text in ("ours", "published", "difference")]
+        else:
+            first.append(tag("th", shown.column.label, arrow, scope="col", rowspan=deep))
+    first += [tag("th", head, scope="col", rowspan=deep, class_="cost") for head in costs]
+    return tag("thead", tag("tr", first), tag("tr", second) if two else None)
+
+
+def _ours(name: str, row: RowData, shown: ColumnData, entry: Entry, runs: list[Cell]) -> Markup:
+    """Return our number as a button that opens what it is made of, or a dash that says why there is none."""
+    text = render.cell(entry, percent=shown.column.percent, seeds=len(entry.values) + len(entry.holes))
+    if entry.mean is None:
+        reason = "; ".join(reasons(entry)) or "no value"
+        return tag(
+            "td", tag("span", render.NONE, title=reason, tabindex="0", aria_label=f"none: {reason}"), class_="hole"
+        )
+    stars = mark(entry)
+    number = tag("b" if text.bold else "span", text.text)
+    # Room for stars in every line of a column, so that its numbers stay below each other.
+    button = tag(
+        "button", number, tag("sup", stars), type="button", popovertarget=f"cell-{name}", title="its runs and its test"
+    )
+    card = tag("div", _card(row, shown, entry, runs), id=f"cell-{name}", popover="auto", class_="card")
+    return tag("td", button, card, class_="best" if entry.best else None)
+
+
+def mark(entry: Entry) -> str:
+    """Return stars where an entry was shown worse than its column's best: at 5, 1 or 0.1%, adjusted (Holm)."""
+    p = entry.adjusted_p
+    return next((stars for level, stars in STARS if p is not None and p <= level), "")
+
+
+def _card(row: RowData, shown: ColumnData, entry: Entry, runs: list[Cell]) -> Iterator[Markup]:
+    percent = shown.column.percent
+    yield tag("p", tag("strong", row.label), f", {shown.column.label}")
+    links = []
+    for seed, value in entry.values:
+        text = ("one run: " if seed is None else f"seed {seed}: ") + render.score(value, percent=percent)
+        run = next((cell.run_id for cell in runs if cell.seed == seed), None)
+        links.append(tag("a", text, href=f"#run/{run}") if run else text)
+    yield listing(links, class_="seeds")
+    if entry.interval is not None:
+        low, high = (render.score(bound, percent=percent) for bound in entry.interval)
+        yield tag("p", f"95% interval over seeds and items: {low} to {high}")
+    result = entry.against_best
+    if isinstance(result, stats.Comparison) and entry.adjusted_p is not None:
+        gap = render.score(abs(result.difference), percent=percent)
+        verdict = "shown worse" if mark(entry) else "not shown worse"
+        yield tag("p", f"{gap} from the best, p = {entry.adjusted_p:.2g} (Holm): {verdict}")
+    elif isinstance(result, stats.NotTestable):
+        yield tag("p", f"Not tested against the best: {result.reason}")
+    elif entry.best:
+        yield tag("p", "The column's best mean")
+    if entry.published is not None:
+        yield tag("p", f"Published: {entry.published.source}")
+    if entry.holes:
+        yield listing(reasons(entry), class_="holes")
+
+
+def reasons(entry: Entry) -> list[str]:
+    """Return why an entry has no number, or lacks seeds."""
+    return list(entry.holes)
+
+
+def _beside(shown: ColumnData, entry: Entry) -> list[Markup]:
+    """Return the published number and ours minus it, in the column's unit."""
+    if entry.published is None:
+        return [tag("td", render.NONE, class_="published"), tag("td", render.NONE, class_="difference")]
+    text = f"{entry.published.value:g}"
+    text += "" if entry.published.spread is None else f" ± {entry.published.spread:g}"
+    gap = render.NONE
+    if entry.mean is not None:
+        gap = signed(
+            (100 if shown.column.percent else 1) * entry.mean - entry.published.value, 1 if shown.column.percent else 2
+        )
+    return [
+        tag("td", text, class_="published", title=entry.published.source),
+        tag("td", gap, class_="difference"),
+    ]
+
+
+def signed(value: float, decimals: int) -> str:
+    """Return a difference with its sign; nothing is left of zero."""
+    text = f"{abs(value):.{decimals}f}"
+    return text if not float(text) else ("+" if value > 0 else MINUS) + text
+
+
+def _legend(data: TableData) -> Markup | None:
+    entries = [entry for row in data.rows for entry in row.entries]
+    words = []
+    if any(entry.bold for entry in entries):
+        words.append("Bold: not shown worse than the column's best.")
+    if any(mark(entry) for entry in entries):
+        words.append("* ** ***: worse than the best at 5, 1, 0.1% (paired test, Holm).")
+    if any(entry.values for entry in entries):
+        words.append("A number opens its runs.")
+    holes = sorted({reason for entry in entries if entry.mean is None for reason in reasons(entry)})
+    why = folded(f"{render.NONE} has a reason ({len(holes)})", listing(holes), class_="holes") if holes else None
+    return join(tag("p", " ".join(words), class_="legend") if words else None, why)
+
+
+def _gates(data: TableData) -> Markup | None:
+    if not data.gates:
+        return None
+    bad = [gate for gate in data.gates if gate.passed is not True]
+    verdict = "A gate did not pass: this table cannot rank methods" if bad else f"All {len(data.gates)} gates passed"
+    lines = [render.gate_line(gate) for gate in data.gates]
+    return folded(verdict, listing(lines), class_="gates failed" if bad else "gates", open=bool(bad))
+
+
+def _figure(data: TableData, name: str, png: bytes) -> Markup:
+    source = f"data:image/png;base64,{b64encode(png).decode()}"
+    image = tag("img", src=source, alt=f"Figure of {data.title}: the numbers of the table above", decoding="async")
+    return tag("figure", image, tag("figcaption", name))
+
+
+def _notes(data: TableData) -> Markup | None:
+    notes = [*(f"Draft: {problem}" for problem in data.problems), *data.footnotes]
+    return (
+        folded(f"How these numbers were made ({len(notes)} notes)", listing(notes), class_="notes") if notes else None
+    )
