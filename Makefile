@@ -9,7 +9,7 @@ G ?=
 O ?=
 need-T = $(if $(T),,$(error name a table: make $@ T=nano_main; tables: $(basename $(notdir $(wildcard conf/table/*.yaml)))))
 
-.PHONY: help install demo test test-all check table todo tune prefetch tables figures bench clean
+.PHONY: help install demo test test-all check table todo rerun tune prefetch tables figures bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -42,6 +42,9 @@ table: install  ## run what a table still needs and print it: make table T=nano_
 
 todo: install  ## list the runs a table still needs: make todo T=nano_main
 	$(need-T)@$(REPORT) todo $(T)
+
+rerun: install  ## run tables from nothing in outputs/rerun and compare: make rerun T=lisa_main.nano (none: all embedded ones)
+	$(REPORT) rerun $(T)
 
 tune: install  ## run a table's tuning grid and commit to a choice: make tune T=nano_main
 	$(need-T)$(REPORT) tune $(T)

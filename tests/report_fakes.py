@@ -14,7 +14,8 @@ from layerfit.config import identity, run_id
 from layerfit.record import DataCard, Measured, Record, Result, Score, write
 from layerfit.report import build, spec
 from layerfit.report.cells import Cell, required
-from layerfit.report.spec import TableSpec, parse
+from layerfit.report.parse import parse
+from layerfit.report.spec import TableSpec
 from layerfit.schema import RunConfig
 
 MANIFEST = {

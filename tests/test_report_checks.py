@@ -66,7 +66,7 @@ CASES = {
     "mixed task version in column Facts: 1.0": lambda s, n: first_score(s, n, version="2.0"),
     "mixed number of shots in column Facts": lambda s, n: first_score(s, n, num_fewshot=5),
     "mixed items asked in column Facts": lambda s, n: first_score(s, n, docs="others"),
-    "is no share; set percent: false": lambda s, n: first_score(s, n, value=7.3),
+    "is no share; set unit: plain": lambda s, n: first_score(s, n, value=7.3),
     "training data nano is not complete": lambda s, n: changed(
         s, n, result={"data": dataclasses.replace(s.records[n].result.data, complete=False)}
     ),

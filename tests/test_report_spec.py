@@ -8,7 +8,8 @@ from layerfit.config import CONF, compose, composer, required_run, run_id
 from layerfit.errors import UserError
 from layerfit.record import write
 from layerfit.report import cells, spec
-from layerfit.report.spec import Tuned, parse
+from layerfit.report.parse import parse
+from layerfit.report.spec import Tuned
 from tests.report_fakes import SHARES, SPEC, fill, record, small
 
 
@@ -31,11 +32,14 @@ TUNING = {
 }
 
 
+PUBLISHED = {"source": "a paper", "columns": ["Facts"], "rows": {"LoRA": ["**43.10 ± 0.40**"]}}
+
+
 @pytest.mark.parametrize(
     ("data", "named"),
     [
         (changed(colums={}), ["'colums'", "allowed:", "columns"]),
-        (changed(columns={"Facts": {"score": "a/b", "percnt": False}}), ["'percnt'", "columns.Facts", "percent"]),
+        (changed(columns={"Facts": {"score": "a/b", "untt": "s"}}), ["'untt'", "columns.Facts", "unit"]),
         (changed(columns={"Facts": "nano_facts"}), ["columns.Facts", "'nano_facts'", "task/metric"]),
         (changed(columns={"A": "a/b", "B": "a/b"}), ["twice", "a/b"]),
         (changed(seeds=[]), ["seeds=[]"]),
@@ -51,9 +55,16 @@ TUNING = {
         (changed(tuning={**TUNING, "objective": {"nano_facts/acc": 1}}), ["nano_facts/acc", "other items"]),
         (changed(tuning={**TUNING, "objective": {"x/acc": -1}}), ["x/acc=-1"]),
         (changed(tuning={**TUNING, "grid": {"LoRA": {"a": [1, 1, 2]}}}), ["twice"]),
-        (changed(published={"LoRA": {"Fact": {"value": 1, "source": "x"}}}), ["'Fact'", "Facts"]),
-        (changed(published={"LoRA": {"Facts": {"value": 1}}}), ["source"]),
-        (changed(published={"LoRA": {"Facts": {"value": "high", "source": "x"}}}), ["published.LoRA.Facts"]),
+        (changed(published=PUBLISHED | {"columns": ["Fact"]}), ["'Fact'", "Facts"]),
+        (changed(published={k: v for k, v in PUBLISHED.items() if k != "source"}), ["source"]),
+        (changed(published=PUBLISHED | {"rows": {"LoRA": ["high"]}}), ["published.rows.LoRA, Facts", "'high'"]),
+        (changed(published=PUBLISHED | {"rows": {"LoRA": [1, 2]}}), ["published.rows.LoRA", "1 numbers"]),
+        (changed(published=PUBLISHED | {"rows": {"Lora": [1]}}), ["'Lora'", "LoRA"]),
+        (changed(columns={"Facts": {"score": "a/b", "unit": "kg"}}), ["unit='kg'", "percent", "gib"]),
+        (changed(columns={"Facts": {"score": "a/b", "hole": "x"}}), ["columns.Facts", "or a hole"]),
+        (changed(columns={"Facts": {"score": "a/b", "seed": 9}}), ["columns.Facts.seed=9", "(0, 1, 2)"]),
+        (changed(tuned_as={"Lora": "LoRA"}), ["'Lora'", "LoRA"]),
+        (changed(rows={"A": {"rows": {"B C": ["a=1"]}}, "A B": {"rows": {"C": ["a=1"]}}}), ["'A B C'", "rename"]),
     ],
 )
 def test_a_mistake_is_one_line_with_file_key_and_choices(data, named):

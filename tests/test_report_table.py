@@ -153,11 +153,12 @@ def test_a_draft_of_a_good_table_is_the_table(folder):
 
 
 def test_published_numbers_stand_beside_ours(folder):
-    published = {"LoRA": {"Facts": {"value": 43.1, "spread": 0.4, "source": "A paper, table 2"}}}
+    rows = {"LoRA": ["**43.10 ± 0.40**"], "ILA": [None]}
+    published = {"source": "A paper, table 2", "columns": ["Facts"], "rows": rows}
     data = build.assemble(loaded(folder, published=published))
     text = render.markdown(data)
     assert "| Facts | Facts, published | Rules |" in text
-    assert "| 43.1 ± 0.4 |" in text
+    assert "| **43.10 ± 0.40** |" in text  # as printed there, the last zeros too
     assert "A paper, table 2" in text
     assert row(data, "LoRA").entries[0].mean == row(build.assemble(loaded(folder)), "LoRA").entries[0].mean
 

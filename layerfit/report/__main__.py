@@ -1,4 +1,4 @@
-"""`python -m layerfit.report`: todo, cells, render, table, tune, html. Status 1: refused or failed, 2: a mistake."""
+"""`python -m layerfit.report`: from records to tables. Status 0: done, 1: refused or failed, 2: a mistake."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from layerfit.errors import UserError
 from layerfit.interrupt import Interrupted
 from layerfit.place import find_place, writes
 from layerfit.record import write_atomically
-from layerfit.report import build, render, spec, tune
+from layerfit.report import build, render, rerun, spec, tune
 
 HTML = "write every table, figure and run as one HTML file"
 
@@ -46,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
             )
         if name == "render":
             one.add_argument("--all", action="store_true", help="every table that was rendered before")
+    one = commands.add_parser("rerun", help="run tables from nothing elsewhere and compare with their records")
+    one.add_argument("tables", metavar="T", nargs="*", help="tables; none: every embedded one that is committed")
+    one.add_argument("--folder", default="outputs/rerun", help="where the runs go")
     one = commands.add_parser("html", help=HTML, description=HTML)
     one.add_argument("--output", default="outputs/report/index.html", help="the file (default: %(default)s)")
     one = command("tune", "run a table's trials and choose")
@@ -64,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         with composer():
             if options.command == "render":
                 return _render_many(options)
-            commands = {"cells": _cells, "todo": _todo, "table": _table, "tune": _tune, "html": _html}
+            commands = {"cells": _cells, "todo": _todo, "table": _table, "tune": _tune, "rerun": _rerun, "html": _html}
             return commands[options.command](options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -130,6 +133,19 @@ def _table(options: argparse.Namespace) -> int:
         return 0 if ok else 1
     rendered = _render(options.table, draft=options.draft, figures=not options.no_figures)
     return rendered if ok else 1
+
+
+def _rerun(options: argparse.Namespace) -> int:
+    from layerfit.sweep import run_cells
+
+    names = options.tables or [name for name in build.committed() if name.endswith(spec.PROFILE)]
+    tables, folder = [build.load(name) for name in names], Path(options.folder)
+    runs = rerun.elsewhere(tables, folder)
+    run_cells([run for _, run in runs.values()], group="rerun")
+    committed = {number: table.spec.results for table in tables for number in rerun.elsewhere([table], folder)}
+    found = rerun.compare_all(runs, committed, folder)
+    print("\n".join(rerun.lines(found)))
+    return 0 if all(one.passes() for one in found) else 1
 
 
 def _html(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from layerfit.config import CONF
 from layerfit.errors import UserError
 from layerfit.record import write_atomically
-from layerfit.report import cells, checks, notes, render, spec, table, tune
+from layerfit.report import cells, checks, notes, render, spec, table, tune, views
 from layerfit.report.cells import Cell, Store, Todo
 from layerfit.report.spec import TableSpec, Tuned
 from layerfit.schema import RunConfig
@@ -71,6 +71,7 @@ def assemble(loaded: Loaded, *, draft: bool = False, gates: Sequence[table.Gate]
     """
     found = checks.problems(loaded.spec, loaded.cells, loaded.store)
     data = table.build(loaded.spec, loaded.cells, loaded.store)
+    data = replace(data, matrices=tuple(views.matrices(loaded.spec, loaded.cells, loaded.store)))
     under = notes.footnotes(loaded.spec, loaded.cells, loaded.store, loaded.tuned, data)
     decided = tuple(gates) or world_gates(loaded.spec, data)
     # A draft without problems is a table: the word on its face would be untrue.

@@ -86,8 +86,12 @@ def _chosen(overrides: tuple[str, ...]) -> DictConfig:
     return compose("config", overrides=list(overrides))
 
 
-def expand(overrides: tuple[str, ...], seeds: tuple[int, ...], results: str) -> list[tuple[int | None, RunConfig]]:
+def expand(
+    overrides: tuple[str, ...], seeds: tuple[int, ...], results: str, vary: str = "seed"
+) -> list[tuple[int | None, RunConfig]]:
     """Compose one run for every seed, inside `config.composer()`; a method that trains nothing has one run, seed None.
+
+    vary: the key that a seed sets: the run's, or one that otherwise follows it (`method.seed`: the draw alone).
 
     Hydra composes once (0.1 s); a seed is then set in the composed config and read out again (3 ms), so that whatever
     follows the run's seed follows it, and what an override pins stays.
@@ -102,7 +106,7 @@ def expand(overrides: tuple[str, ...], seeds: tuple[int, ...], results: str) -> 
     try:
         config = _composed((*overrides, f"paths.results={results}"))
         for seed in seeds:
-            config.seed = seed
+            OmegaConf.update(config, vary, seed)
             run = typed(config)
             if not run.method.trains:
                 return [(None, run)]
@@ -127,14 +131,16 @@ def row_cells(spec: TableSpec, tuned: Tuned | None, extra: tuple[str, ...] = ())
     """As `cells`, with the tuned values already read."""
     out: list[Cell] = []
     for row in spec.rows:
-        overrides = merge(spec.base, row.overrides, tuned.chosen[row.label] if tuned else (), extra)
+        if row.hole is not None:
+            continue
+        overrides = merge(spec.base, row.overrides, tuned.chosen[spec.tuned_entry(row.label)] if tuned else (), extra)
         try:
-            runs = expand(overrides, spec.seeds, spec.results)
+            runs = expand(overrides, spec.seeds, spec.results, spec.vary)
         except UserError as error:
             raise UserError(f"table {spec.name}, row {row.label}: {error}") from error
         for seed, run in runs:
             run.label = row.label  # how it is called on screen
-            shown = overrides if seed is None else (*overrides, f"seed={seed}")
+            shown = overrides if seed is None else (*overrides, f"{spec.vary}={seed}")
             out.append(Cell(row.label, seed, shown, run, run_id(run)))
     by_id: dict[str, Cell] = {}
     for cell in out:

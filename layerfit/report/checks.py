@@ -10,6 +10,7 @@ from layerfit.config import identity, run_id
 from layerfit.record import Record, Score
 from layerfit.report.cells import Cell, Store, hole, required
 from layerfit.report.spec import Column, TableSpec
+from layerfit.report.values import score_of
 
 PACKAGES = ("torch", "transformers", "deepspeed", "peft")
 """Versions that move numbers a little: a mixture is noted. lm_eval asks the questions: a mixture is refused."""
@@ -22,8 +23,11 @@ def problems(spec: TableSpec, table: list[Cell], store: Store) -> list[str]:
         for what in _of_cell(spec, cell, store):
             found.setdefault(what, []).append(cell.name)
     out = [f"{what}: {listed(names)}" for what, names in found.items()]
-    for column in spec.columns:
-        out += _of_column(column, usable(table, store))
+    groups = {row.label: row.group for row in spec.rows}
+    for group in dict.fromkeys(groups.values()):
+        have = [(cell, record) for cell, record in usable(table, store) if groups[cell.row] == group]
+        for column in spec.columns:
+            out += _of_column(column, have)
     engines = {cell.name: cell.run.engine.name for cell in table if cell.run.method.trains}
     out += mixed("engine", engines)
     out += mixed("lm_eval version", {c.name: version(r, "lm_eval") for c, r in usable(table, store)})
@@ -51,11 +55,6 @@ def version(record: Record, package: str) -> str:
     return str((record.measured.manifest.get("versions") or {}).get(package, "unknown"))
 
 
-def score_of(record: Record, key: str) -> Score | None:
-    """Return a record's score by its key."""
-    return next((score for score in record.result.scores if score.key == key), None)
-
-
 def listed(names: Iterable[str], limit: int = 4) -> str:
     """Join names for one line: the first few, and how many more."""
     names = list(names)
@@ -81,8 +80,8 @@ def mixed(what: str, values: Mapping[str, Any]) -> list[str]:
 
 def _of_cell(spec: TableSpec, cell: Cell, store: Store) -> list[str]:
     reason = hole(store, cell.run_id)
-    if reason is not None:
-        return [reason]
+    if reason is not None:  # what does not fit is a result, printed as a hole
+        return [] if reason.startswith("oom") else [reason]
     record = store.records[cell.run_id]
     # A copied or edited file: its name says one run and its content another.
     if record.run_id != cell.run_id or record.result.config != json.loads(json.dumps(identity(cell.run))):
@@ -93,7 +92,8 @@ def _of_cell(spec: TableSpec, cell: Cell, store: Store) -> list[str]:
         if reason is not None:
             out.append(f"required {run.method_name()} run: {reason}")
     for column in spec.columns:
-        out += _of_score(column, score_of(record, column.key))
+        if column.key is not None and column.seed in (None, cell.seed):
+            out += _of_score(column, score_of(record, column.key), column.key)
     return out
 
 
@@ -128,14 +128,14 @@ def of_score(key: str, score: Score | None) -> list[str]:
     return out
 
 
-def _of_score(column: Column, score: Score | None) -> list[str]:
-    out = of_score(column.key, score)
+def _of_score(column: Column, score: Score | None, key: str) -> list[str]:
+    out = of_score(key, score)
     if score is None:
         return out
     if column.min_items is not None and score.num_items < column.min_items:
-        out.append(f"{column.key} has {score.num_items} items, column {column.label} asks for {column.min_items}")
-    if column.percent and not 0 <= score.value <= 1:
-        out.append(f"{column.key}={score.value:g} is no share; set percent: false for column {column.label}")
+        out.append(f"{key} has {score.num_items} items, column {column.label} asks for {column.min_items}")
+    if column.unit == "percent" and not 0 <= score.value <= 1:
+        out.append(f"{key}={score.value:g} is no share; set unit: plain for column {column.label}")
     return out
 
 

@@ -10,8 +10,9 @@ from io import BytesIO
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from layerfit.report.render import score, title
+from layerfit.report.render import title
 from layerfit.report.table import Entry, RowData, TableData
+from layerfit.report.units import UNITS, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +94,8 @@ def draw(data: TableData) -> dict[str, bytes]:
 def _panel(axes: Axes, data: TableData, index: int, rows: list[RowData], references: list[RowData]) -> None:
     """Draw one column: reference lines, then every method."""
     shown = data.columns[index]
-    scale = 100.0 if shown.column.percent else 1.0
+    unit = shown.column.unit
+    scale = UNITS[unit].factor
     if shown.column.chance is not None:
         axes.axvline(scale * shown.column.chance, color=GUESSING, linewidth=0.9, linestyle=DOTS, zorder=1)
     for reference in references:
@@ -101,9 +103,9 @@ def _panel(axes: Axes, data: TableData, index: int, rows: list[RowData], referen
         if mean is not None:
             axes.axvline(scale * mean, color=REFERENCE, linewidth=1.1, linestyle=DASHES, zorder=1)
     for y, row in enumerate(rows):
-        _method(axes, row.entries[index], y, scale, percent=shown.column.percent)
-    unit = " (%)" if shown.column.percent else ""
-    axes.set_title(f"{shown.column.label}{unit}", fontsize=9, loc="left", pad=5)
+        _method(axes, row.entries[index], y, unit)
+    symbol = f" ({UNITS[unit].symbol})" if UNITS[unit].symbol else ""
+    axes.set_title(f"{shown.column.label}{symbol}", fontsize=9, loc="left", pad=5)
     items = f"{shown.num_items:,} items" if shown.num_items else "no items"
     axes.set_xlabel(items + ("" if shown.higher_is_better else ", lower is better"), fontsize=7.5, color="#555555")
     axes.tick_params(axis="y", length=0)
@@ -114,12 +116,12 @@ def _panel(axes: Axes, data: TableData, index: int, rows: list[RowData], referen
     axes.locator_params(axis="x", nbins=5)
 
 
-def _method(axes: Axes, entry: Entry, y: int, scale: float, *, percent: bool) -> None:
+def _method(axes: Axes, entry: Entry, y: int, unit: str) -> None:
     """Draw one method: interval, seeds under the line, mean, its value at the panel's right edge."""
     if entry.mean is None:
         axes.text(0.5, y, "no record", transform=axes.get_yaxis_transform(), ha="center", va="center", color=DRAFT)
         return
-    color = BEST if entry.bold else OTHER
+    color, scale = BEST if entry.bold else OTHER, UNITS[unit].factor
     if entry.interval is not None:
         low, high = (scale * bound for bound in entry.interval)
         axes.plot([low, high], [y, y], color=color, linewidth=1.5, solid_capstyle="butt", zorder=3)
@@ -130,7 +132,7 @@ def _method(axes: Axes, entry: Entry, y: int, scale: float, *, percent: bool) ->
     axes.text(
         1.02,
         y,
-        score(entry.mean, percent=percent),
+        number(entry.mean, unit),
         transform=axes.get_yaxis_transform(),
         va="center",
         fontsize=7.5,

@@ -8,8 +8,10 @@ from typing import Any
 from layerfit.methods.base import REBUILD, SKIP
 from layerfit.report import checks, stats
 from layerfit.report.cells import Cell, Store
-from layerfit.report.spec import TableSpec, Tuned
+from layerfit.report.spec import PROFILE, TableSpec, Tuned
 from layerfit.report.table import ColumnData, TableData
+from layerfit.report.units import number
+from layerfit.report.values import is_score, score_of
 from layerfit.schema import RunConfig
 
 
@@ -18,6 +20,8 @@ def footnotes(
 ) -> tuple[str, ...]:
     """Return the notes of a table, in printing order."""
     out = [
+        _profile(spec),
+        *_holes(data),
         _seeds(spec, data),
         _tasks(data, table, store),
         _test(data),
@@ -29,14 +33,39 @@ def footnotes(
         _software(table, store),
         *checks.notes(table, store),
         *_published(spec),
+        *spec.footnotes,
     ]
     return tuple(text for text in out if text)
 
 
+def _profile(spec: TableSpec) -> str:
+    """Return what stands for what in an embedded profile."""
+    if not spec.name.endswith(PROFILE):
+        return ""
+    pairs = "; ".join(f"{text} is {by or 'left out'}" for text, by in spec.stands_for)
+    return (
+        "Embedded profile: a model of about a million parameters stands for each model, an invented world for each "
+        "data set and task; it shows the path and decides nothing about published numbers, which are of other "
+        f"models and tasks and stand beside ours for orientation. Replaced: {pairs}."
+    )
+
+
+def _holes(data: TableData) -> list[str]:
+    """Return why there is no number: of columns, of rows, of single runs. What is missing altogether is a problem."""
+    out = [f"{c.column.label}: no number. {c.column.hole}" for c in data.columns if c.column.hole is not None]
+    rows = checks.by_value({row.label: row.hole for row in data.rows if row.hole is not None})
+    out += [f"{_names(labels)}: {why}." for why, labels in rows.items()]
+    full = {hole for row in data.rows for entry in row.entries for hole in entry.holes if ": oom" in hole}
+    return out + [f"No number for {hole}." for hole in sorted(full)]
+
+
 def _seeds(spec: TableSpec, data: TableData) -> str:
-    single = [row.label for row in data.rows if not row.trains]
-    seeds = f"Mean ± standard deviation over {len(spec.seeds)} seeds ({_range(spec.seeds)})."
-    return seeds + (f" {', '.join(single)}: one run, nothing is drawn." if single else "")
+    single = [row.label for row in data.rows if not row.trains and row.hole is None]
+    what = "seeds" if spec.vary == "seed" else f"values of {spec.vary}, which alone varies,"
+    seeds = f"Mean ± standard deviation over {len(spec.seeds)} {what} ({_range(spec.seeds)})."
+    if len(spec.seeds) == 1:
+        seeds = f"One seed ({spec.seeds[0]}): no spread, and nothing is tested over seeds."
+    return seeds + (f" {_names(single)}: one run, nothing is drawn." if single else "")
 
 
 def _range(values: tuple[int, ...]) -> str:
@@ -49,10 +78,12 @@ def _tasks(data: TableData, table: list[Cell], store: Store) -> str:
     out = []
     for shown in data.columns:
         column, records = shown.column, checks.usable(table, store)
-        score = next((s for _, r in records if (s := checks.score_of(r, column.key))), None)
-        if score is not None:
-            unit = " in percent" if column.percent else ""
-            better = "" if score.higher_is_better else ", lower is better"
+        score = next((s for _, r in records if (s := score_of(r, column.key))), None)
+        better = "" if score is None or score.higher_is_better else ", lower is better"
+        if score is not None and not is_score(str(column.key)):
+            out.append(f"{column.label}: {column.key}{better}")
+        elif score is not None:
+            unit = " in percent" if column.unit == "percent" else ""
             out.append(
                 f"{column.label}: {column.key}{unit}{better}, {score.num_items:,} items, "
                 f"{score.num_fewshot}-shot, task version {score.version}"
@@ -71,15 +102,17 @@ def _test(data: TableData) -> str:
     return (
         f"Bold: not shown worse than the column's best at {stats.LEVEL:.0%} (paired over items and seeds, both counted "
         f"as noise; Student t by Cochran's rule; Holm over the methods of a column). "
+        f"Worse than best, one mark a column: *** p < 0.001, ** p < 0.01, * p < 0.05, n.s. not shown, - not tested. "
         f"Smallest difference found with {stats.POWER:.0%} power (median over a column's comparisons, Holm's first "
         f"level): {seen}."
     )
 
 
 def _amount(shown: ColumnData, value: float) -> str:
-    if shown.column.percent and value > 1:
+    percent = shown.column.unit == "percent"
+    if percent and value > 1:
         return "none that fits the scale"
-    return f"{100 * value:.1f} points" if shown.column.percent else f"{value:.2f}"
+    return number(value, shown.column.unit) + (" points" if percent else "")
 
 
 def _untested(data: TableData) -> list[str]:
@@ -89,19 +122,22 @@ def _untested(data: TableData) -> list[str]:
             result = row.entries[index].against_best
             if isinstance(result, stats.NotTestable):
                 found.setdefault(f"Not tested in {shown.column.label} ({result.reason})", []).append(row.label)
-    return [f"{what}: {', '.join(labels)}." for what, labels in found.items()]
+    return [f"{what}: {_names(labels)}." for what, labels in found.items()]
 
 
 def _tuning(spec: TableSpec, tuned: Tuned | None) -> str:
     if tuned is None:
         return "No tuning: every row runs with the settings of its table file."
-    rows = [row.label for row in spec.rows if tuned.chosen[row.label] or row.label in tuned.searched]
-    fixed = [row.label for row in spec.rows if row.label not in rows]
+    entries = {row.label: spec.tuned_entry(row.label) for row in spec.rows if row.hole is None}
+    rows = list(dict.fromkeys(e for e in entries.values() if tuned.chosen[e] or e in tuned.searched))
+    fixed = [label for label, entry in entries.items() if entry not in rows]
     out = (
         f"Tuning (conf/tuned/{tuned.name}.yaml): {tuned.trials} trials a row, each on the seeds {_range(tuned.seeds)}, "
         f"on items that are not in this table. " + "; ".join(_choice(label, tuned) for label in rows) + "."
     )
-    return out + (f" Not tuned: {', '.join(fixed)}." if fixed else "")
+    taken = [f"{label} as {entry}" for label, entry in entries.items() if label != entry and entry in rows]
+    out += f" Taken over, not tuned again: {_names(taken)}." if taken else ""
+    return out + (f" Not tuned: {_names(fixed)}." if fixed else "")
 
 
 def _choice(label: str, tuned: Tuned) -> str:
@@ -120,7 +156,7 @@ def _shared(table: list[Cell], value: Callable[[RunConfig], Any]) -> str:
     groups = checks.by_value({cell.row: value(cell.run) for cell in table if cell.run.method.trains})
     if len(groups) == 1:
         return next(iter(groups))
-    return ", ".join(f"{text} ({', '.join(labels)})" for text, labels in groups.items())
+    return ", ".join(f"{text} ({_names(labels, 4)})" for text, labels in groups.items())
 
 
 def _training(table: list[Cell]) -> str:
@@ -157,8 +193,10 @@ def _switching(table: list[Cell]) -> str:
     return out
 
 
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(names)
+def _names(names: Iterable[str], limit: int = 8) -> str:
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit + 1 else ""
+    return ", ".join(names[:limit] if more else names) + more
 
 
 def _costs(data: TableData) -> str:

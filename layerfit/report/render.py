@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
+from layerfit.report.matrix import Matrix
 from layerfit.report.table import Costs, Entry, Gate, TableData
+from layerfit.report.units import UNITS, number
 
 NONE = "-"
+MARKS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 GIB, MIB = 2**30, 2**20
 
 
@@ -28,21 +31,25 @@ class Grid:
     scores: int
 
 
-def score(value: float, *, percent: bool) -> str:
-    """Return a score as printed: a share in percent with one decimal, anything else with two."""
-    return f"{100 * value:.1f}" if percent else f"{value:.2f}"
-
-
-def cell(entry: Entry, *, percent: bool, seeds: int) -> Text:
+def cell(entry: Entry, *, unit: str, seeds: int) -> Text:
     """Return `63.1 ± 0.9`; `(3/5)` where seeds are missing; a dash where there is nothing."""
     if entry.mean is None:
         return Text(NONE)
-    text = score(entry.mean, percent=percent)
+    text = number(entry.mean, unit)
     if entry.spread is not None:
-        text += f" ± {score(entry.spread, percent=percent)}"
+        text += f" ± {number(entry.spread, unit)}"
     if entry.holes:
         text += f" ({len(entry.values)}/{seeds})"
     return Text(text, entry.bold)
+
+
+def mark(entry: Entry) -> str:
+    """Return how surely an entry is worse than the best of its group: `***` (p below 0.001), `**`, `*`, `n.s.`."""
+    if entry.best:
+        return "best"
+    if entry.adjusted_p is None:
+        return NONE
+    return next((stars for limit, stars in MARKS if entry.adjusted_p < limit), "n.s.")
 
 
 def count(value: float | None) -> str:
@@ -57,38 +64,61 @@ def count(value: float | None) -> str:
 
 
 def grid(data: TableData) -> Grid:
-    """Lay a table out: label, a column for every score (and beside it the published one), costs."""
-    heads, percent = [""], [shown.column.percent for shown in data.columns]
+    """Lay a table out: label, a column for every score (and beside it the published one), marks, costs.
+
+    A group of rows has a line of its own above it.
+    """
+    heads = [""]
     with_published = [any(row.entries[i].published for row in data.rows) for i in range(len(data.columns))]
     for shown, published in zip(data.columns, with_published, strict=True):
-        heads += [shown.column.label] + ([f"{shown.column.label}, published"] if published else [])
-    costs = [row.costs for row in data.rows]
-    largest = max((c.memory for c in costs if c.memory is not None), default=0.0)
+        symbol = UNITS[shown.column.unit].symbol
+        label = shown.column.label + (f" {symbol}" if symbol not in ("", "%") else "")
+        heads += [label] + ([f"{shown.column.label}, published"] if published else [])
+    scores = len(heads) - 1
+    tested = [i for i, shown in enumerate(data.columns) if shown.comparisons]
+    heads += ["Worse than best"] if tested else []
+    largest = max((r.costs.memory for r in data.rows if r.costs.memory is not None), default=0.0)
     unit, name = (GIB, "GiB") if largest >= GIB or not largest else (MIB, "MiB")
-    cost_heads = [f"Memory {name}", "Tok/s", "Trained", "Tokens", "Seconds"]
-    lines = []
+    heads += [f"Memory {name}", "Tok/s", "Trained", "Tokens", "Seconds"] if data.with_costs else []
+    lines: list[tuple[Text, ...]] = []
+    group = ""
     for row in data.rows:
-        line = [Text(row.label)]
+        if row.group and row.group != group:
+            lines.append((Text(row.group, bold=True), *(Text("") for _ in heads[1:])))
+        group = row.group
+        line = [Text(row.short or row.label)]
         for i, entry in enumerate(row.entries):
-            line.append(cell(entry, percent=percent[i], seeds=len(entry.values) + len(entry.holes)))
+            line.append(cell(entry, unit=data.columns[i].column.unit, seeds=len(entry.values) + len(entry.holes)))
             if with_published[i]:
                 line.append(_published(entry))
-        line += [Text(text) for text in _costs(row.costs, unit)]
+        line += [Text(" ".join(mark(row.entries[i]) for i in tested))] if tested else []
+        line += [Text(text) for text in _costs(row.costs, unit)] if data.with_costs else []
         lines.append(tuple(line))
-    return Grid((*heads, *cost_heads), tuple(lines), len(heads) - 1)
+    return Grid(tuple(heads), tuple(lines), scores)
 
 
 def _published(entry: Entry) -> Text:
-    if entry.published is None:
-        return Text(NONE)
-    spread = "" if entry.published.spread is None else f" ± {entry.published.spread:g}"
-    return Text(f"{entry.published.value:g}{spread}")
+    return Text(NONE) if entry.published is None else Text(entry.published.text, entry.published.bold)
 
 
 def _costs(costs: Costs, unit: int) -> list[str]:
     memory = NONE if costs.memory is None else f"{costs.memory / unit:.1f}"
     seconds = NONE if costs.seconds is None else f"{costs.seconds:,.0f}"
     return [memory, count(costs.tokens_per_s), count(costs.trained), count(costs.tokens), seconds]
+
+
+def matrix_grid(matrix: Matrix) -> Grid:
+    """Lay a matrix out, published numbers in lines of their own under ours."""
+
+    def line(label: str, values: tuple[float | None, ...]) -> tuple[Text, ...]:
+        return (Text(label), *(Text(NONE if v is None else f"{v:.{matrix.decimals}f}") for v in values))
+
+    lines = []
+    for index, label in enumerate(matrix.rows):
+        lines.append(line(label, matrix.values[index]))
+        if matrix.published is not None and any(v is not None for v in matrix.published[index]):
+            lines.append(line(f"{label}, published", matrix.published[index]))
+    return Grid((matrix.row_name, *matrix.columns), tuple(lines), len(matrix.columns))
 
 
 def title(data: TableData) -> str:
@@ -111,24 +141,32 @@ def gate_line(gate: Gate) -> str:
     return f"Gate {gate.name}: {verdict}. {gate.detail}"
 
 
-def markdown(data: TableData) -> str:
-    """Return a GitHub table with its title and notes."""
+def _escaped(text: str) -> str:
+    for char in "\\|*_<`":
+        text = text.replace(char, "\\" + char)
+    return text
 
-    def escaped(text: str) -> str:
-        for mark in "\\|*_<`":
-            text = text.replace(mark, "\\" + mark)
-        return text
 
-    laid = grid(data)
-    out = [f"# {escaped(title(data))}", ""]
-    out += [escaped(data.note), ""] if data.note else []
-    out += [
-        "| " + " | ".join(escaped(head) for head in laid.heads) + " |",
+def _markdown_grid(laid: Grid) -> list[str]:
+    out = [
+        "| " + " | ".join(_escaped(head) for head in laid.heads) + " |",
         "|" + "|".join([":--"] + ["--:"] * (len(laid.heads) - 1)) + "|",
     ]
-    for line in laid.lines:
-        out.append("| " + " | ".join(f"**{escaped(t.text)}**" if t.bold else escaped(t.text) for t in line) + " |")
-    out += ["", *(f"- {escaped(text)}" for text in under(data))]
+    lines = [[f"**{_escaped(t.text)}**" if t.bold else _escaped(t.text) for t in line] for line in laid.lines]
+    return out + ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def markdown(data: TableData) -> str:
+    """Return a GitHub table with its title and notes, then what was computed from findings."""
+    out = [f"# {_escaped(title(data))}", ""]
+    out += [_escaped(data.note), ""] if data.note else []
+    out += _markdown_grid(grid(data)) if data.columns else []
+    for matrix in data.matrices:
+        out += ["", f"## {_escaped(matrix.title)}", ""]
+        out += [_escaped(f"{matrix.value_name}, {matrix.row_name} x {matrix.column_name}."), ""]
+        out += [*_markdown_grid(matrix_grid(matrix)), ""] if matrix.printed else ["Drawn in the figure only.", ""]
+        out += [f"- {_escaped(text)}" for text in matrix.notes]
+    out += ["", *(f"- {_escaped(text)}" for text in under(data))]
     return "\n".join(out) + "\n"
 
 
@@ -148,21 +186,12 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(mark, mark) for mark in text)
 
 
-def latex(data: TableData) -> str:
-    """Return a table environment for booktabs: title and note in the caption, the rest below the rule."""
-    laid = grid(data)
-    caption = " ".join(escape_latex(text) for text in (f"{title(data)}.", data.note) if text)
-    label = f"tab:{data.name}"
+def _tabular(laid: Grid) -> list[str]:
     body = []
     for line in laid.lines:
         texts = (rf"\textbf{{{escape_latex(t.text)}}}" if t.bold else escape_latex(t.text) for t in line)
         body.append(" & ".join(texts) + r" \\")
-    out = [
-        "% Needs booktabs and graphicx.",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{caption}}}",
-        rf"\label{{{label}}}",
+    return [
         r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{l{'r' * (len(laid.heads) - 1)}}}",
         r"\toprule",
@@ -171,8 +200,27 @@ def latex(data: TableData) -> str:
         *body,
         r"\bottomrule",
         r"\end{tabular}}",
+    ]
+
+
+def latex(data: TableData) -> str:
+    """Return a table environment for booktabs: title and note in the caption, the rest below the rule."""
+    caption = " ".join(escape_latex(text) for text in (f"{title(data)}.", data.note) if text)
+    out = [
+        "% Needs booktabs and graphicx.",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{caption}}}",
+        rf"\label{{tab:{data.name}}}",
+        *(_tabular(grid(data)) if data.columns else []),
+    ]
+    for matrix in data.matrices:
+        if matrix.printed:
+            out += [rf"\par\medskip {escape_latex(matrix.title)}\par", *_tabular(matrix_grid(matrix))]
+    notes = [*under(data), *(text for matrix in data.matrices for text in matrix.notes)]
+    out += [
         r"\par\smallskip\footnotesize\raggedright",
-        *(escape_latex(text) for text in under(data)),
+        *(escape_latex(text) for text in notes),
         r"\end{table}",
     ]
     return "\n".join(out) + "\n"
@@ -180,29 +228,39 @@ def latex(data: TableData) -> str:
 
 def console(data: TableData, file: IO[str] | None = None, width: int = 100) -> None:
     """Print a table within `width` characters."""
-    from rich import box
     from rich.console import Console
+    from rich.markup import escape
+
+    out = Console(file=file, width=width, highlight=False)
+    out.print(escape(title(data)), style="bold red" if data.draft else "bold")
+    if data.note:
+        out.print(escape(data.note), style="italic")
+    grids = [("", grid(data))] if data.columns else []
+    grids += [(matrix.title, matrix_grid(matrix)) for matrix in data.matrices if matrix.printed]
+    for heading, laid in grids:
+        if heading:
+            out.print(escape(heading), style="bold")
+        for part in _parts(laid, width):
+            out.print(_rich(laid, part))
+    for text in [*under(data), *(text for matrix in data.matrices for text in matrix.notes)]:
+        red = data.draft and text.startswith("DRAFT")
+        out.print(escape(text.replace("Bold:", "†:", 1)), style="red" if red else "dim")
+
+
+def _rich(laid: Grid, part: list[int]) -> Any:
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    laid = grid(data)
-    out = Console(file=file, width=width, highlight=False)
-    style = "bold red" if data.draft else "bold"
-    out.print(escape(title(data)), style=style)
-    if data.note:
-        out.print(escape(data.note), style="italic")
-    for part in _parts(laid, width):
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        for index in part:
-            table.add_column(escape(laid.heads[index]), justify="right" if index else "left", no_wrap=True)
-        for line in laid.lines:
-            # The terminal of a log knows no bold: a star says the same.
-            shown = [(line[i], " " if 0 < i <= laid.scores else "") for i in part]
-            table.add_row(*(f"[bold]{escape(t.text)}[/]*" if t.bold else escape(t.text) + pad for t, pad in shown))
-        out.print(table)
-    for text in under(data):
-        red = data.draft and text.startswith("DRAFT")
-        out.print(escape(text.replace("Bold:", "*:", 1)), style="red" if red else "dim")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for index in part:
+        table.add_column(escape(laid.heads[index]), justify="right" if index else "left", no_wrap=True)
+    for line in laid.lines:
+        # The terminal of a log knows no bold: a dagger says the same.
+        shown = [(line[i], " " if 0 < i <= laid.scores else "", "†" if i else "") for i in part]
+        cells = (f"[bold]{escape(t.text)}[/]{star}" if t.bold else escape(t.text) + pad for t, pad, star in shown)
+        table.add_row(*cells)
+    return table
 
 
 def _parts(laid: Grid, width: int) -> list[list[int]]:

@@ -12,8 +12,9 @@ from layerfit.config import run_id
 from layerfit.record import Record
 from layerfit.report import stats
 from layerfit.report.cells import Cell, Store, hole, required
-from layerfit.report.checks import score_of
-from layerfit.report.spec import Column, Published, TableSpec
+from layerfit.report.matrix import Matrix
+from layerfit.report.spec import Column, Published, Row, TableSpec
+from layerfit.report.values import peak_bytes, score_of
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,23 @@ class Costs:
 
 @dataclass(frozen=True)
 class RowData:
-    """One line. trains: False for the model as it was, the reference."""
+    """One line. trains: False for the model as it was, the reference. hole: why nothing runs for it, or None."""
 
     label: str
     trains: bool
     entries: tuple[Entry, ...]
     costs: Costs
+    group: str = ""
+    short: str = ""
+    hole: str | None = None
 
 
 @dataclass(frozen=True)
 class ColumnData:
     """One score and what its tests could see.
 
-    comparisons: number of methods tested against the best. detectable: the difference that a comparison of this column
-    finds with 80% power at Holm's strictest level, median over the comparisons; None without any.
+    comparisons: number of methods tested against the best of their group. detectable: the difference that a comparison
+    of this column finds with 80% power at Holm's strictest level, median over the comparisons; None without any.
     """
 
     column: Column
@@ -101,6 +105,8 @@ class TableData:
     problems: tuple[str, ...] = ()
     footnotes: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
+    matrices: tuple[Matrix, ...] = ()
+    with_costs: bool = True
 
 
 @dataclass(frozen=True)
@@ -113,25 +119,46 @@ class _Row:
 
 
 def build(spec: TableSpec, table: list[Cell], store: Store) -> TableData:
-    """Return a table's numbers. Problems, footnotes and gates are for the caller to add (`dataclasses.replace`)."""
+    """Return a table's numbers. Problems, footnotes, gates and views are for the caller to add."""
     by_row = {row.label: [cell for cell in table if cell.row == row.label] for row in spec.rows}
+    groups: dict[str, list[str]] = {}
+    for row in spec.rows:
+        groups.setdefault(row.group, []).append(row.label)
     columns: list[ColumnData] = []
     entries: dict[str, list[Entry]] = {label: [] for label in by_row}
     for column in spec.columns:
         scores = [s for c in table if (r := _usable(store, c)) and (s := score_of(r, column.key))]
-        docs = scores[0].docs if scores else ""
-        rows = {label: _entry(column, cells, store, docs) for label, cells in by_row.items()}
         higher = scores[0].higher_is_better if scores else True
-        tested, detectable, comparisons = _tested(rows, higher)
+        detectable: list[float] = []
+        for labels in groups.values():
+            rows = _entries(column, {label: by_row[label] for label in labels}, store)
+            tested, seen = _tested(rows, higher)
+            detectable += seen
+            for label, entry in tested.items():
+                entries[label].append(replace(entry, published=spec.published.get(label, {}).get(column.label)))
         items = min((s.num_items for s in scores), default=None)
-        columns.append(ColumnData(column, items, higher, comparisons, detectable))
-        for label, entry in tested.items():
-            entries[label].append(replace(entry, published=spec.published.get(label, {}).get(column.label)))
-    lines = tuple(
-        RowData(label, cells[0].run.method.trains, tuple(entries[label]), _costs(cells, store))
+        middle = median(detectable) if detectable else None
+        columns.append(ColumnData(column, items, higher, len(detectable), middle))
+    lines = tuple(_line(row, by_row[row.label], tuple(entries[row.label]), store) for row in spec.rows)
+    return TableData(spec.name, spec.title, spec.note, lines, tuple(columns), draft=False, with_costs=spec.costs)
+
+
+def _line(row: Row, cells: list[Cell], entries: tuple[Entry, ...], store: Store) -> RowData:
+    trains = bool(cells) and cells[0].run.method.trains
+    costs = _costs(cells, store) if trains else Costs()
+    return RowData(row.label, trains, entries, costs, row.group, row.short, row.hole)
+
+
+def _entries(column: Column, by_row: dict[str, list[Cell]], store: Store) -> dict[str, _Row]:
+    """Return the rows of a group in one column; items are compared where the same ones were asked."""
+    if column.hole is not None:
+        return {label: _Row(Entry(holes=(column.hole,)), "no record") for label in by_row}
+    every = (cell for cells in by_row.values() for cell in cells)
+    docs = next((s.docs for c in every if (r := _usable(store, c)) and (s := score_of(r, column.key))), "")
+    return {
+        label: _entry(column, [c for c in cells if column.seed is None or c.seed in (None, column.seed)], store, docs)
         for label, cells in by_row.items()
-    )
-    return TableData(spec.name, spec.title, spec.note, lines, tuple(columns), draft=False)
+    }
 
 
 def _usable(store: Store, cell: Cell) -> Record | None:
@@ -150,7 +177,7 @@ def _entry(column: Column, cells: list[Cell], store: Store, docs: str) -> _Row:
             holes.append(f"{cell.name}: {hole(store, cell.run_id) or f'no score {column.key}'}")
             continue
         values.append((cell.seed, score.value))
-        items = store.items.get(cell.run_id, {}).get(column.key)
+        items = store.items.get(cell.run_id, {}).get(score.key)
         reason = reason or _untestable(score.value, items, score.docs == docs)
         outcomes.append(items or [])
     if not values:
@@ -179,12 +206,12 @@ def _untestable(value: float, items: list[float] | None, same: bool) -> str:
     return ""
 
 
-def _tested(rows: dict[str, _Row], higher: bool) -> tuple[dict[str, Entry], float | None, int]:
-    """Compare every row with the best; return the entries, the detectable difference and the number of comparisons."""
+def _tested(rows: dict[str, _Row], higher: bool) -> tuple[dict[str, Entry], list[float]]:
+    """Compare every row with the best; return the entries, and the difference that each comparison could detect."""
     entries = {label: row.entry for label, row in rows.items()}
     means = {label: e.mean if higher else -e.mean for label, e in entries.items() if e.mean is not None}
     if not means:
-        return entries, None, 0
+        return entries, []
     best = max(means, key=means.__getitem__)
     results = {label: _against(rows[best], rows[label]) for label in means if label != best}
     made = {label: r for label, r in results.items() if isinstance(r, stats.Comparison)}
@@ -196,8 +223,7 @@ def _tested(rows: dict[str, _Row], higher: bool) -> tuple[dict[str, Entry], floa
         )
     # Without one test nothing is shown about anybody, and bold would say that it is.
     entries[best] = replace(entries[best], best=True, bold=bool(made))
-    detectable = median(r.detectable(stats.LEVEL / len(made)) for r in made.values()) if made else None
-    return entries, detectable, len(made)
+    return entries, [result.detectable(stats.LEVEL / len(made)) for result in made.values()]
 
 
 def _against(best: _Row, other: _Row) -> stats.Comparison | stats.NotTestable:
@@ -217,21 +243,9 @@ def _against(best: _Row, other: _Row) -> stats.Comparison | stats.NotTestable:
     return stats.compare(best.outcomes[a], other.outcomes[b])
 
 
-_PARTS = ("weights", "gradients", "optimizer", "activations")
-
-
-def _peak(record: Record) -> float | None:
-    """Return the peak memory of a run in bytes: as the allocator says, else counted from the tensors, else None."""
-    peak = record.measured.peak_memory_bytes
-    if (allocated := peak.get("allocated")) is not None:
-        return allocated
-    parts = [peak.get(part) for part in _PARTS]
-    return None if None in parts else sum(part for part in parts if part is not None)
-
-
 def _costs(cells: list[Cell], store: Store) -> Costs:
     pairs = [(cell, record) for cell in cells if (record := _usable(store, cell))]
-    if not pairs or not cells[0].run.method.trains:
+    if not pairs:
         return Costs()
     unknown: list[str] = []
 
@@ -253,7 +267,7 @@ def _costs(cells: list[Cell], store: Store) -> Costs:
         return sum(found) if (found := parts(cell, of)) else None
 
     return Costs(
-        memory=average("peak memory", "allocated", lambda c, _: max(parts(c, _peak), default=None)),
+        memory=average("peak memory", "allocated", lambda c, _: max(parts(c, peak_bytes), default=None)),
         counted=any(r.measured.peak_memory_bytes.get("allocated") is None for _, r in pairs),
         tokens_per_s=average("tokens/s", "tokens_per_s", lambda _, r: r.measured.tokens_per_s),
         trained=average("trained parameters", "trainable_parameters", lambda _, r: r.result.trainable_parameters),

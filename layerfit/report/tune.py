@@ -14,9 +14,10 @@ from layerfit.config import run_id
 from layerfit.errors import UserError
 from layerfit.record import Record, Score
 from layerfit.report.cells import Cell, Store, expand, hole, merge
-from layerfit.report.checks import listed, of_score, provenance, score_of
+from layerfit.report.checks import listed, of_score, provenance
 from layerfit.report.reading import Value
 from layerfit.report.spec import TableSpec, Tuning
+from layerfit.report.values import score_of
 
 Point = dict[str, Value]
 
@@ -57,9 +58,7 @@ def section(spec: TableSpec) -> Tuning:
         UserError: if it has none.
     """
     if spec.tuning is None:
-        raise UserError(
-            f"conf/table/{spec.name}.yaml has no section `tuning` (seeds, objective, trials, grid); add one"
-        )
+        raise UserError(f"{spec.file} has no section `tuning` (seeds, objective, trials, grid); add one")
     return spec.tuning
 
 
@@ -83,6 +82,8 @@ def trials(spec: TableSpec) -> list[Trial]:
     out: list[Trial] = []
     for row in spec.rows:
         grid = tuning.grid.get(row.label)
+        if row.hole is not None or (grid is None and row.label in spec.tuned_as):
+            continue  # nothing runs, or it takes another row's values
         for point in points(grid) if grid else [Point()]:
             chosen = [override(*item) for item in point.items()]
             overrides = merge(spec.base, row.overrides, tuning.base, chosen)
@@ -92,7 +93,7 @@ def trials(spec: TableSpec) -> list[Trial]:
                 raise UserError(f"tuning {spec.name}, row {row.label}: {error}") from error
             if runs[0][1].method.trains != (grid is not None):
                 what = "trains nothing: take it out" if grid else f"has no trials: give it {tuning.trials}"
-                raise UserError(f"conf/table/{spec.name}.yaml: tuning.grid: row {row.label!r} {what}")
+                raise UserError(f"{spec.file}: tuning.grid: row {row.label!r} {what}")
             if grid:
                 made = tuple(Cell(row.label, seed, overrides, run, run_id(run)) for seed, run in runs)
                 out.append(Trial(row.label, point, made))
@@ -107,7 +108,7 @@ def _check_distinct(spec: TableSpec, made: list[Trial]) -> None:
         twin = seen.setdefault(trial.cells[0].run_id, trial)
         if twin is not trial:
             raise UserError(
-                f"conf/table/{spec.name}.yaml: tuning.grid.{trial.row}: {trial.point} and {twin.row}'s {twin.point} "
+                f"{spec.file}: tuning.grid.{trial.row}: {trial.point} and {twin.row}'s {twin.point} "
                 f"are the same run; every trial must differ"
             )
 
@@ -187,7 +188,9 @@ def tuned_file(spec: TableSpec, choices: list[Choice]) -> str:
 
     tuning = section(spec)
     total = sum(tuning.objective.values())
-    chosen: dict[str, list[str]] = {row.label: [] for row in spec.rows}
+    chosen: dict[str, list[str]] = {
+        row.label: [] for row in spec.rows if row.hole is None and row.label not in spec.tuned_as
+    }
     chosen |= {c.row: [override(*item) for item in c.best.trial.point.items()] for c in choices}
     head = [
         f"# Written by `make tune T={spec.name}`. All trials: {spec.results}/tuning/{spec.name}.json.",

@@ -99,10 +99,12 @@ def _table(name: str, title: str, results: Path) -> Table:
 
 
 def figure_files(name: str, results: Path) -> list[Path]:
-    """Return a table's committed figures: `<name>.png`, then those of its matrices, `<name>-*.png`."""
+    """Return a table's committed figures: `<name>.png`, then those of its matrices, `<name>.1.png`, `<name>.2.png`."""
     folder = results / "figures"
-    first = folder / f"{name}.png"
-    return ([first] if first.is_file() else []) + sorted(folder.glob(f"{name}-*.png"))
+    numbered = [folder / f"{name}.png"]
+    while numbered[-1].is_file() or len(numbered) == 1:
+        numbered.append(folder / f"{name}.{len(numbered)}.png")
+    return [path for path in numbered if path.is_file()]
 
 
 def _stale(data: TableData, results: Path) -> str:

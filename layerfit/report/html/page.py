@@ -12,15 +12,15 @@ from layerfit.record import Record
 from layerfit.report import render
 from layerfit.report.cells import required
 from layerfit.report.html import data as run_json
-from layerfit.report.html import tables
+from layerfit.report.html import markdown, tables
 from layerfit.report.html.gather import NOT_RUN, RENDERED, STATES, Report, Table
-from layerfit.report.html.tags import Markup, join, listing, tag
+from layerfit.report.html.tags import Markup, folded, join, listing, tag
+from layerfit.report.spec import PROFILE
 from layerfit.report.table import TableData
 
 TITLE = "layerfit: results"
+CLAIM = "claim/"
 SCRIPTS = ("charts.js", "run.js", "report.js")
-EMBEDDED = ".nano"
-"""How the name of a table's profile for the embedded world ends."""
 
 
 def page(report: Report) -> str:
@@ -93,7 +93,7 @@ def families(members: Iterable[Table]) -> list[tuple[str, list[Table]]]:
 
 def short(name: str, family: str) -> str:
     """Return a table's name inside its family: `main`, `memory (nano)`."""
-    base = name.removesuffix(EMBEDDED)
+    base = name.removesuffix(PROFILE)
     inside = base.removeprefix(family).lstrip("_").replace("_", " ") or family
     return inside + (" (nano)" if name != base else "")
 
@@ -149,7 +149,7 @@ def key_lines(data: TableData) -> list[str]:
         if best is None:
             continue
         row, entry = best
-        text = render.cell(entry, percent=shown.column.percent, seeds=len(entry.values)).text
+        text = render.cell(entry, unit=shown.column.unit, seeds=len(entry.values)).text
         close = [other.label for other in data.rows if other is not row and other.entries[index].bold]
         count = sum(other.entries[index].mean is not None for other in data.rows)
         also = f"; not shown worse: {tables_listed(close, 3)}" if close else ""
@@ -175,8 +175,12 @@ def _index(members: Iterable[Table]) -> Markup:
 
 
 def _claims(text: str | None) -> Markup | None:
-    """Return the claims as they were written. A slot: `results/claims.md` fills it."""
-    return tag("section", tag("h2", "Claims"), tag("pre", text), id="claims") if text else None
+    """Return the claims of `results/claims.md`: what comes before its second heading, and the rest folded."""
+    if not text:
+        return None
+    first, _, rest = text.partition("\n## ")
+    more = folded("Every claim with its test", markdown.html(f"## {rest}", CLAIM)) if rest else None
+    return tag("section", markdown.html(first, CLAIM), more, id="claims")
 
 
 def _filters(report: Report) -> Markup:

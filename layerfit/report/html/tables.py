@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 from layerfit.report import render, stats
 from layerfit.report.cells import Cell
+from layerfit.report.html import matrices
 from layerfit.report.html.gather import DRAFT, NOT_RUN, Table
 from layerfit.report.html.tags import Markup, folded, join, listing, tag
+from layerfit.report.spec import PROFILE
 from layerfit.report.table import ColumnData, Entry, RowData, TableData
+from layerfit.report.units import UNITS, number
 
-STARS = ((0.001, "***"), (0.01, "**"), (stats.LEVEL, "*"))
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -51,8 +53,11 @@ def _body(table: Table, data: TableData) -> Markup:
     return join(
         tag("p", data.note, class_="note") if data.note else None,
         tag("p", "Draft, not to be quoted: ", data.problems[0], class_="warning") if table.state == DRAFT else None,
-        tag("div", grid(data, cells), class_="scroll", tabindex="0", role="region", aria_label=data.title),
+        tag("div", grid(data, cells), class_="scroll", tabindex="0", role="region", aria_label=data.title)
+        if data.columns
+        else None,
         _legend(data),
+        [matrices.section(matrix) for matrix in data.matrices],
         _gates(data),
         [_figure(data, name, png) for name, png in table.figures],
         _notes(data),
@@ -62,18 +67,24 @@ def _body(table: Table, data: TableData) -> Markup:
 def grid(data: TableData, cells: dict[str, list[Cell]]) -> Markup:
     """Return the table itself. cells: the runs of every row."""
     laid = render.grid(data)
-    costs = laid.heads[laid.scores + 1 :]
+    costs = len(laid.heads) - (5 if data.with_costs else 0)
+    printed = (line for line in laid.lines if any(text.text for text in line[1:]))  # a group's line has its name alone
     published = [any(row.entries[i].published for row in data.rows) for i in range(len(data.columns))]
-    lines = []
-    for number, (row, line) in enumerate(zip(data.rows, laid.lines, strict=True)):
+    compared = not data.name.endswith(PROFILE)
+    lines, group = [], ""
+    for place, (row, line) in enumerate(zip(data.rows, printed, strict=True)):
         runs = cells.get(row.label, [])
-        made = [tag("th", row.label, scope="row")]
+        made = [tag("th", row.short or row.label, scope="row")]
         for i, (shown, entry) in enumerate(zip(data.columns, row.entries, strict=True)):
-            made.append(_ours(f"{data.name}-{number}-{i}", row, shown, entry, runs))
-            made += _beside(shown, entry) if published[i] else []
-        made += [tag("td", text.text, class_="cost") for text in line[laid.scores + 1 :]]
+            made.append(_ours(f"{data.name}-{place}-{i}", row, shown, entry, runs))
+            made += _beside(shown, entry, compared=compared) if published[i] else []
+        made += [tag("td", text.text, class_="cost") for text in line[costs:]]
+        if row.group and row.group != group:
+            lines.append(tag("tr", tag("th", row.group, colspan=len(made), scope="rowgroup"), class_="group"))
+        group = row.group
         lines.append(tag("tr", made, **_facets(runs)))
-    return tag("table", _heads(data, published, costs), tag("tbody", lines), class_="scores")
+    head = _heads(data, published, laid.heads[costs:], compared=compared)
+    return tag("table", head, tag("tbody", lines), class_="scores")
 
 
 def _facets(runs: list[Cell]) -> dict[str, str | int | bool | None]:
@@ -83,93 +94,94 @@ def _facets(runs: list[Cell]) -> dict[str, str | int | bool | None]:
     return {"data_model": " ".join(models), "data_method": " ".join(methods)}
 
 
-def _heads(data: TableData, published: list[bool], costs: tuple[str, ...]) -> Markup:
-    two = any(published)
-    deep = 2 if two else None
+def _heads(data: TableData, published: list[bool], costs: tuple[str, ...], *, compared: bool) -> Markup:
+    deep = 2 if any(published) else None
+    below = ("ours", "published", "difference") if compared else ("ours", "published")
     first = [tag("th", rowspan=deep)]
     second = []
     for shown, beside in zip(data.columns, published, strict=True):
+        symbol = UNITS[shown.column.unit].symbol
+        label = shown.column.label + (f" {symbol}" if symbol not in ("", "%") else "")
         arrow = None if shown.higher_is_better else tag("span", " \N{DOWNWARDS ARROW}", title="lower is better")
         if beside:
-            first.append(tag("th", shown.column.label, arrow, colspan=3, scope="colgroup", class_="pair"))
-            second += [tag("th", text, scope="col") for text in ("ours", "published", "difference")]
+            first.append(tag("th", label, arrow, colspan=len(below), scope="colgroup", class_="pair"))
+            second += [tag("th", text, scope="col") for text in below]
         else:
-            first.append(tag("th", shown.column.label, arrow, scope="col", rowspan=deep))
+            first.append(tag("th", label, arrow, scope="col", rowspan=deep))
     first += [tag("th", head, scope="col", rowspan=deep, class_="cost") for head in costs]
-    return tag("thead", tag("tr", first), tag("tr", second) if two else None)
+    return tag("thead", tag("tr", first), tag("tr", second) if second else None)
 
 
 def _ours(name: str, row: RowData, shown: ColumnData, entry: Entry, runs: list[Cell]) -> Markup:
     """Return our number as a button that opens what it is made of, or a dash that says why there is none."""
-    text = render.cell(entry, percent=shown.column.percent, seeds=len(entry.values) + len(entry.holes))
+    text = render.cell(entry, unit=shown.column.unit, seeds=len(entry.values) + len(entry.holes))
     if entry.mean is None:
-        reason = "; ".join(reasons(entry)) or "no value"
+        reason = "; ".join(reasons(row, entry)) or "no value"
         return tag(
             "td", tag("span", render.NONE, title=reason, tabindex="0", aria_label=f"none: {reason}"), class_="hole"
         )
-    stars = mark(entry)
-    number = tag("b" if text.bold else "span", text.text)
+    stars = star(entry)
+    printed = tag("b" if text.bold else "span", text.text)
     # Room for stars in every line of a column, so that its numbers stay below each other.
     button = tag(
-        "button", number, tag("sup", stars), type="button", popovertarget=f"cell-{name}", title="its runs and its test"
+        "button", printed, tag("sup", stars), type="button", popovertarget=f"cell-{name}", title="its runs and its test"
     )
     card = tag("div", _card(row, shown, entry, runs), id=f"cell-{name}", popover="auto", class_="card")
     return tag("td", button, card, class_="best" if entry.best else None)
 
 
-def mark(entry: Entry) -> str:
-    """Return stars where an entry was shown worse than its column's best: at 5, 1 or 0.1%, adjusted (Holm)."""
-    p = entry.adjusted_p
-    return next((stars for level, stars in STARS if p is not None and p <= level), "")
+def star(entry: Entry) -> str:
+    """Return stars where an entry was shown worse than the best of its group, '' anywhere else."""
+    mark = render.mark(entry)
+    return mark if mark.startswith("*") else ""
 
 
 def _card(row: RowData, shown: ColumnData, entry: Entry, runs: list[Cell]) -> Iterator[Markup]:
-    percent = shown.column.percent
+    unit = shown.column.unit
     yield tag("p", tag("strong", row.label), f", {shown.column.label}")
     links = []
     for seed, value in entry.values:
-        text = ("one run: " if seed is None else f"seed {seed}: ") + render.score(value, percent=percent)
+        text = ("one run: " if seed is None else f"seed {seed}: ") + number(value, unit)
         run = next((cell.run_id for cell in runs if cell.seed == seed), None)
         links.append(tag("a", text, href=f"#run/{run}") if run else text)
     yield listing(links, class_="seeds")
     if entry.interval is not None:
-        low, high = (render.score(bound, percent=percent) for bound in entry.interval)
+        low, high = (number(bound, unit) for bound in entry.interval)
         yield tag("p", f"95% interval over seeds and items: {low} to {high}")
     result = entry.against_best
     if isinstance(result, stats.Comparison) and entry.adjusted_p is not None:
-        gap = render.score(abs(result.difference), percent=percent)
-        verdict = "shown worse" if mark(entry) else "not shown worse"
+        gap = number(abs(result.difference), unit)
+        verdict = "shown worse" if star(entry) else "not shown worse"
         yield tag("p", f"{gap} from the best, p = {entry.adjusted_p:.2g} (Holm): {verdict}")
     elif isinstance(result, stats.NotTestable):
         yield tag("p", f"Not tested against the best: {result.reason}")
     elif entry.best:
-        yield tag("p", "The column's best mean")
+        yield tag("p", "The best mean of its group" if row.group else "The column's best mean")
     if entry.published is not None:
         yield tag("p", f"Published: {entry.published.source}")
     if entry.holes:
-        yield listing(reasons(entry), class_="holes")
+        yield listing(reasons(row, entry), class_="holes")
 
 
-def reasons(entry: Entry) -> list[str]:
+def reasons(row: RowData, entry: Entry) -> list[str]:
     """Return why an entry has no number, or lacks seeds."""
-    return list(entry.holes)
+    return list(entry.holes) or ([] if row.hole is None else [row.hole])
 
 
-def _beside(shown: ColumnData, entry: Entry) -> list[Markup]:
-    """Return the published number and ours minus it, in the column's unit."""
-    if entry.published is None:
-        return [tag("td", render.NONE, class_="published"), tag("td", render.NONE, class_="difference")]
-    text = f"{entry.published.value:g}"
-    text += "" if entry.published.spread is None else f" ± {entry.published.spread:g}"
+def _beside(shown: ColumnData, entry: Entry, *, compared: bool) -> list[Markup]:
+    """Return the published number, as printed there, and ours minus it in the column's unit.
+
+    compared: False in the embedded world, whose numbers are of another model and task: their difference means nothing.
+    """
+    out = [tag("td", render.NONE, class_="published")]
     gap = render.NONE
-    if entry.mean is not None:
-        gap = signed(
-            (100 if shown.column.percent else 1) * entry.mean - entry.published.value, 1 if shown.column.percent else 2
-        )
-    return [
-        tag("td", text, class_="published", title=entry.published.source),
-        tag("td", gap, class_="difference"),
-    ]
+    if entry.published is not None:
+        text = tag("b", entry.published.text) if entry.published.bold else entry.published.text
+        out = [tag("td", text, class_="published", title=entry.published.source)]
+        if entry.mean is not None:
+            unit = UNITS[shown.column.unit]
+            gap = signed(unit.factor * entry.mean - entry.published.value, unit.decimals)
+    return [*out, tag("td", gap, class_="difference")] if compared else out
 
 
 def signed(value: float, decimals: int) -> str:
@@ -182,14 +194,24 @@ def _legend(data: TableData) -> Markup | None:
     entries = [entry for row in data.rows for entry in row.entries]
     words = []
     if any(entry.bold for entry in entries):
-        words.append("Bold: not shown worse than the column's best.")
-    if any(mark(entry) for entry in entries):
-        words.append("* ** ***: worse than the best at 5, 1, 0.1% (paired test, Holm).")
+        group = "its group's" if any(row.group for row in data.rows) else "the column's"
+        words.append(f"Bold: not shown worse than {group} best.")
+    if any(star(entry) for entry in entries):
+        limits = ", ".join(f"{stars} p < {limit}" for limit, stars in reversed(render.MARKS))
+        words.append(f"Shown worse than it: {limits} (paired test, Holm).")
     if any(entry.values for entry in entries):
         words.append("A number opens its runs.")
-    holes = sorted({reason for entry in entries if entry.mean is None for reason in reasons(entry)})
-    why = folded(f"{render.NONE} has a reason ({len(holes)})", listing(holes), class_="holes") if holes else None
-    return join(tag("p", " ".join(words), class_="legend") if words else None, why)
+    return join(tag("p", " ".join(words), class_="legend") if words else None, _holes(data))
+
+
+def _holes(data: TableData) -> Markup | None:
+    """Return why there are dashes, each reason once."""
+    found: dict[str, None] = {}
+    for row in data.rows:
+        for entry in row.entries:
+            if entry.mean is None:
+                found |= dict.fromkeys(reasons(row, entry))
+    return folded(f"{render.NONE} has a reason ({len(found)})", listing(found), class_="holes") if found else None
 
 
 def _gates(data: TableData) -> Markup | None:

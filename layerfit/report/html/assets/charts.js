@@ -14,6 +14,11 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
+/** Replace what an element holds. */
+function fill(element, ...children) {
+  element.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+}
+
 /** About `count` round numbers that cover low to high. */
 function ticks(low, high, count = 5) {
   const rough = (high - low || Math.abs(high) || 1) / count;
@@ -58,12 +63,13 @@ function lossChart(run, siblings) {
   const values = [...run.loss.points, ...run.validation.map((v) => v[1]), ...siblings.flatMap((s) => smooth(s.loss.points))];
   const known = values.filter((v) => v !== null);
   if (!known.length) return null;
-  const low = Math.min(0, ...known), high = Math.max(...known);
+  const scale = ticks(Math.min(0, ...known), Math.max(...known));
+  const low = scale[0], high = Math.max(scale.at(-1), ...known);
   const last = Math.max(1, run.steps - 1, ...siblings.map((s) => s.steps - 1), ...run.validation.map((v) => v[0]));
   const x = (step) => left + ((width - left - right) * step) / last;
   const y = (loss) => top + ((height - top - bottom) * (high - loss)) / (high - low || 1);
   const svg = make("svg:svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img", class: "loss", "aria-label": "Training loss by step" });
-  for (const value of ticks(low, high)) {
+  for (const value of scale) {
     svg.append(make("svg:line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
     svg.append(make("svg:text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, String(value)));
   }
@@ -162,4 +168,39 @@ function memoryBar(memory) {
   }
   const keys = parts.map(([name, value, part]) => make("span", {}, make("span", { class: `swatch ${part}` }), `${name} ${bytes(value)} (${((100 * value) / total).toFixed(0)}%)`));
   return make("div", {}, svg, make("p", { class: "key-line" }, keys, make("span", {}, `sum ${bytes(total)}`)));
+}
+
+/** One bar a layer, up or down from zero. */
+function layerBars(values) {
+  const width = 720, height = 150, left = 76, right = 12, top = 8, bottom = 22;
+  const scale = ticks(Math.min(0, ...values), Math.max(0, ...values), 4);
+  const low = Math.min(scale[0], ...values), high = Math.max(scale.at(-1), ...values);
+  const y = (value) => top + ((height - top - bottom) * (high - value)) / (high - low || 1);
+  const slot = (width - left - right) / values.length;
+  const svg = make("svg:svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img", class: "bars", "aria-label": "A number for every layer" });
+  for (const value of scale) {
+    svg.append(make("svg:line", { class: value ? "grid" : "axis", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
+    svg.append(make("svg:text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, String(value)));
+  }
+  values.forEach((value, i) => {
+    const bar = { class: "plan", x: left + slot * (i + 0.15), width: slot * 0.7, y: Math.min(y(0), y(value)), height: Math.abs(y(value) - y(0)) };
+    svg.append(make("svg:rect", bar, make("svg:title", {}, `layer ${i}: ${value}`)));
+    if (values.length <= 40 || i % 4 === 0) svg.append(make("svg:text", { x: left + slot * (i + 0.5), y: height - 6, "text-anchor": "middle" }, String(i)));
+  });
+  return svg;
+}
+
+/** Scores of single modules, [layer, module, score]: a column a layer, a line a module, darker is larger. */
+function moduleGrid(scores) {
+  const modules = [...new Set(scores.map((one) => one[1]))].sort(), layers = 1 + Math.max(...scores.map((one) => one[0]));
+  const values = scores.map((one) => one[2]), low = Math.min(...values), high = Math.max(...values);
+  const width = 720, left = 120, size = 16, slot = (width - left - 12) / layers, height = size * modules.length + 20;
+  const svg = make("svg:svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img", class: "modules", "aria-label": "Scores of modules by layer" });
+  modules.forEach((name, i) => svg.append(make("svg:text", { x: left - 6, y: size * i + 12, "text-anchor": "end" }, name)));
+  for (const [layer, module, value] of scores) {
+    const cell = { class: "plan", x: left + slot * layer, y: size * modules.indexOf(module), width: slot - 1, height: size - 1, opacity: 0.06 + (0.94 * (value - low)) / (high - low || 1) };
+    svg.append(make("svg:rect", cell, make("svg:title", {}, `layers.${layer}.${module}: ${value}`)));
+  }
+  for (let i = 0; i < layers; i += layers > 40 ? 4 : 1) svg.append(make("svg:text", { x: left + slot * (i + 0.5), y: height - 6, "text-anchor": "middle" }, String(i)));
+  return make("div", {}, svg, make("p", { class: "key-line" }, `${low} (pale) to ${high} (dark)`));
 }

@@ -51,7 +51,13 @@ function route() {
   main.hidden = filters.hidden = isRun;
   document.title = isRun ? `${hash.slice(4)} \u00b7 layerfit` : "layerfit: results";
   if (isRun) window.scrollTo(0, 0);
-  else document.getElementById(hash)?.scrollIntoView();
+  else reveal(document.getElementById(hash));
+}
+
+/** Go to a part of the page, and open what hides it. */
+function reveal(part) {
+  for (let outer = part?.parentElement; outer; outer = outer.parentElement) if (outer.tagName === "DETAILS") outer.open = true;
+  part?.scrollIntoView();
 }
 
 /** Put an opened card beside its number, inside the window. */

@@ -12,6 +12,7 @@ function settings(common, own) {
 function plain(value) {
   if (value === null || value === undefined || value === "") return "-";
   if (Array.isArray(value)) return value.map((one) => (typeof one === "object" ? JSON.stringify(one) : one)).join(", ") || "none";
+  if (typeof value === "object" && !Object.keys(value).length) return "none";
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
@@ -106,29 +107,48 @@ function configPart(common, own) {
   return facts(all, new Set(Object.keys(own.set)));
 }
 
+/** What a method found: numbers by layer as a chart, the rest as it is. */
+function findingsPart(data, run, config) {
+  const found = Object.entries(run.findings);
+  if (!found.length) return [];
+  const scores = /^(.*scores)\.layers\.(\d+)\.(.+)$/;
+  const grids = new Map(), charts = [], rest = [];
+  for (const [name, value] of found) {
+    const part = scores.exec(name);
+    if (part && typeof value === "number") grids.set(part[1], [...(grids.get(part[1]) ?? []), [Number(part[2]), part[3], value]]);
+    else if (Array.isArray(value) && value.length === config["model.num_layers"] && value.every(Number.isFinite)) charts.push([name, value]);
+    else rest.push([name, plain(value)]);
+  }
+  return [
+    make("h2", {}, "Findings"),
+    charts.map(([name, values]) => [make("h3", {}, `${name}, by layer`), layerBars(values)]),
+    [...grids].map(([name, values]) => [make("h3", {}, `${name}, layer by module`), moduleGrid(values)]),
+    facts(rest),
+  ];
+}
+
 /** Fill the page of a run; false if the file has no such run. */
 function showRun(page, data, id) {
   const run = data.runs[id];
   if (!run) {
-    page.replaceChildren(make("p", {}, make("a", { href: "#overview" }, "Back to the tables")), make("h1", {}, `No run ${id}`), make("p", {}, "This report has no record of that name."));
+    fill(page, make("p", {}, make("a", { href: "#overview" }, "Back to the tables")), make("h1", {}, `No run ${id}`), make("p", {}, "This report has no record of that name."));
     return false;
   }
   const config = settings(data.config, run.config);
   const heading = [run.label || run.method, config["model.name"], config["dataset.name"], `seed ${config.seed}`].filter(Boolean).join(" \u00b7 ");
-  page.replaceChildren(
+  fill(page,
     make("p", {}, make("a", { href: "#overview" }, "Back to the tables")),
     make("h1", {}, heading),
     make("p", { class: "meta" }, make("code", {}, id), " ", make("span", { class: `badge ${run.status}` }, run.status), ` ${run.message ?? ""} `, `method ${run.method}; record ${data.folder}/runs/${id}.json`),
     make("h2", {}, "Used in"), usedBy(data, id),
     make("h2", {}, "Scores"), scoresTable(run),
-    make("h2", {}, "Loss"), ...[lossPart(data, id, run)].flat(),
-    make("h2", {}, "What trained when"), ...[planPart(run)].flat(),
-    make("h2", {}, "Memory at the peak"), ...[memoryPart(run)].flat(),
+    make("h2", {}, "Loss"), lossPart(data, id, run),
+    make("h2", {}, "What trained when"), planPart(run),
+    make("h2", {}, "Memory at the peak"), memoryPart(run),
     make("div", { class: "columns" },
       make("div", {}, make("h2", {}, "Costs"), costs(run)),
       make("div", {}, make("h2", {}, "Data"), run.data ? facts(Object.entries(run.data).map(([k, v]) => [k, plain(v)])) : make("p", { class: "note" }, "No training data."))),
-    Object.keys(run.findings).length ? make("h2", {}, "Findings") : null,
-    Object.keys(run.findings).length ? facts(Object.entries(run.findings).map(([k, v]) => [k, plain(v)])) : null,
+    findingsPart(data, run, config),
     make("div", { class: "columns" },
       make("div", {}, make("h2", {}, "Configuration"), make("p", { class: "key-line" }, "Bold: other than in most runs of this report."), configPart(data.config, run.config)),
       make("div", {}, make("h2", {}, "Manifest"), make("p", { class: "key-line" }, "Where and with what it ran."), configPart(data.manifest, run.manifest))),

@@ -1,0 +1,84 @@
+"""Committed tables run from nothing in another folder, and whether the same numbers come out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from layerfit.config import run_id
+from layerfit.record import Record, read
+from layerfit.report.build import Loaded
+from layerfit.report.cells import required
+from layerfit.schema import PathsConfig, RunConfig
+
+TOLERANCE = 0.02
+"""Largest difference of a score that passes. The same machine and versions give 0: every result is equal to the bit.
+Another CPU rounds otherwise and training amplifies it, as another seed would; a spread of seeds is about this much."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One run, committed and again. gap: largest difference of a score, None if there is nothing to compare."""
+
+    run_id: str
+    name: str
+    identical: bool
+    gap: float | None
+    problem: str | None
+
+    def passes(self, tolerance: float = TOLERANCE) -> bool:
+        """Return whether the same numbers came out."""
+        return self.problem is None and (self.identical or (self.gap is not None and self.gap <= tolerance))
+
+
+def elsewhere(tables: Iterable[Loaded], folder: Path) -> dict[str, tuple[str, RunConfig]]:
+    """Return the runs of some tables, and what they require, by id: name and the run with its records in `folder`."""
+    out: dict[str, tuple[str, RunConfig]] = {}
+    paths = PathsConfig(outputs=str(folder / "outputs"), results=str(folder / "results"))
+    for table in tables:
+        for cell in table.cells:
+            for run in (*required(cell.run), cell.run):
+                name = cell.name if run is cell.run else f"{run.method_name()} for {cell.name}"
+                out.setdefault(run_id(run), (f"{table.spec.name}, {name}", replace(run, paths=paths)))
+    return out
+
+
+def compare(name: str, before: Record | None, again: Record | None) -> Compared:
+    """Compare a committed record with one made again."""
+    found = before or again
+    number = found.run_id if found else ""
+    if before is None or again is None:
+        return Compared(number, name, False, None, "no committed record" if before is None else "no record again")
+    if before.result == again.result:
+        return Compared(number, name, True, 0.0, None)
+    if before.result.status != again.result.status:
+        return Compared(number, name, False, None, f"status {again.result.status}, committed {before.result.status}")
+    scores = {score.key: score.value for score in again.result.scores}
+    if scores.keys() != {score.key for score in before.result.scores}:
+        return Compared(number, name, False, None, "other scores")
+    gaps = [abs(scores[score.key] - score.value) for score in before.result.scores]
+    if not gaps:  # a ranking, a measurement: what can be compared is the loss of its last step
+        gaps = [abs(a - b) for a, b in zip(again.result.losses[-1:], before.result.losses[-1:], strict=True)]
+    return Compared(number, name, False, max(gaps, default=None), None)
+
+
+def compare_all(runs: dict[str, tuple[str, RunConfig]], committed: dict[str, str], folder: Path) -> list[Compared]:
+    """Compare every run. committed: run id -> folder of its committed record."""
+    return [
+        compare(name, read(committed[number], number), read(folder / "results", number))
+        for number, (name, _) in runs.items()
+    ]
+
+
+def lines(found: list[Compared], tolerance: float = TOLERANCE) -> list[str]:
+    """Return what to say: every run that does not pass, then the sum of it."""
+    bad = [one for one in found if not one.passes(tolerance)]
+    out = [f"{one.run_id}  {one.name}: {one.problem or f'a score differs by {one.gap:.4f}'}" for one in bad]
+    same = sum(one.identical for one in found)
+    gap = max((one.gap for one in found if one.gap is not None), default=0.0)
+    return [
+        *out,
+        f"{len(found)} runs: {same} equal to the bit, {len(found) - same - len(bad)} within {tolerance:g}, "
+        f"{len(bad)} not; largest difference of a score {gap:.4f}",
+    ]

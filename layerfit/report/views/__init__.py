@@ -1,0 +1,28 @@
+"""What a table shows beside its columns: numbers computed from the findings of its runs, one file a kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from layerfit.errors import check_one_of
+from layerfit.report.cells import Cell, Store
+from layerfit.report.matrix import Matrix
+from layerfit.report.spec import TableSpec
+
+View = Callable[[TableSpec, list[Cell], Store, dict[str, Any]], list[Matrix]]
+VIEWS: dict[str, View] = {}
+"""Kind, as a table's `views` names it -> what computes it. Pure: no files, no torch."""
+
+
+def matrices(spec: TableSpec, cells: list[Cell], store: Store) -> list[Matrix]:
+    """Return the matrices of all views of a table, in order.
+
+    Raises:
+        UserError: if a view's kind is not known.
+    """
+    out: list[Matrix] = []
+    for options in spec.views:
+        check_one_of(f"{spec.file}: views.kind", options["kind"], tuple(VIEWS))
+        out += VIEWS[options["kind"]](spec, cells, store, options)
+    return out
