@@ -6,11 +6,16 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+ON_3_AND_4 = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+)
 
 
 def find() -> str | None:
@@ -26,8 +31,8 @@ class Browser:
         up_read, up_write = os.pipe()
         words = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
         command = [executable, *words, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
-        shell = ["sh", "-c", f'exec 3<&{down_read} 4>&{up_write}; exec "$@"', "sh", *command]
-        self._process = subprocess.Popen(shell, pass_fds=(down_read, up_write), stderr=subprocess.DEVNULL)
+        started = [sys.executable, "-c", ON_3_AND_4, str(down_read), str(up_write), *command]
+        self._process = subprocess.Popen(started, pass_fds=(down_read, up_write), stderr=subprocess.DEVNULL)
         os.close(down_read)
         os.close(up_write)
         self._write, self._read = os.fdopen(down_write, "wb", buffering=0), os.fdopen(up_read, "rb")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from layerfit.errors import UserError
 from layerfit.record import Record, read
-from layerfit.report import build, render, spec
-from layerfit.report.build import Loaded
-from layerfit.report.cells import hole
+from layerfit.report import build, render, spec, table
+from layerfit.report.cells import Cell, Store, hole
+from layerfit.report.spec import Row, TableSpec
 from layerfit.report.table import TableData
 
 RENDERED, DRAFT, NOT_RUN = "rendered", "draft", "not run"
@@ -20,15 +20,16 @@ STATES = (RENDERED, DRAFT, NOT_RUN)
 class Table:
     """A table and how far it is. detail: what is missing or out of date, empty if nothing is.
 
-    loaded, data: None where the table cannot be composed yet; `detail` says why. figures: (file name, PNG).
+    cells: its runs, none where the table was not composed: no run of its models is recorded, or something that it needs
+    is missing (`detail` says what). figures: (file name, PNG).
     """
 
     name: str
-    title: str
     state: str
     detail: str
-    loaded: Loaded | None = None
-    data: TableData | None = None
+    spec: TableSpec
+    data: TableData
+    cells: tuple[Cell, ...] = ()
     figures: tuple[tuple[str, bytes], ...] = ()
 
 
@@ -51,16 +52,15 @@ def gather(results: str = "results") -> Report:
     Raises:
         UserError: if a table's file or a record is broken.
     """
-    tables, elsewhere = [], []
-    for name in spec.known():
-        one = spec.load(name)
-        if Path(one.results) == Path(results):
-            tables.append(_table(name, one.title, Path(results)))
-        else:
-            elsewhere.append((name, one.results))
+    records = read_records(results)
+    models = {model_of(record) for record in records.values()}
+    read = [spec.load(name) for name in spec.known()]
+    tables = [_table(one, Path(results), models) for one in read if Path(one.results) == Path(results)]
+    elsewhere = [(one.name, one.results) for one in read if Path(one.results) != Path(results)]
     claims = Path(results) / "claims.md"
+    tables.sort(key=lambda one: (STATES.index(one.state), one.name))
     text = claims.read_text() if claims.is_file() else None
-    return Report(results, tuple(tables), tuple(elsewhere), read_records(results), text)
+    return Report(results, tuple(tables), tuple(elsewhere), records, text)
 
 
 def read_records(results: str | Path) -> dict[str, Record]:
@@ -80,22 +80,43 @@ def read_records(results: str | Path) -> dict[str, Record]:
     return out
 
 
-def _table(name: str, title: str, results: Path) -> Table:
-    """Return a table with its state. What keeps it from being run does not keep the page from being made."""
+def model_of(record: Record) -> str | None:
+    """Return the name of a run's model, as its configuration says."""
+    return record.result.config.get("model", {}).get("name")
+
+
+def named(one: TableSpec, row: Row, group: str) -> str | None:
+    """Return what a row chooses of a configuration group (`model`, `method`), None if its table leaves it to others."""
+    choices = [text.partition("=")[2] for text in (*one.base, *row.overrides) if text.startswith(f"{group}=")]
+    return choices[-1] if choices else None
+
+
+def _table(one: TableSpec, results: Path, models: set[str | None]) -> Table:
+    """Return a table with its state. What keeps it from being run does not keep the page from being made.
+
+    models: those of all records. Hydra takes 0.1 s for a choice of groups, so a table of other models alone, of which
+    there can be no record, is not composed.
+    """
+    empty = replace(table.build(one, [], Store({}, {})), footnotes=one.footnotes)
+    own = {named(one, row, "model") for row in one.rows if row.hole is None}
+    if None not in own and not own & models:
+        return Table(one.name, NOT_RUN, "no run of its models is recorded", one, empty)
     try:
-        loaded = build.load(name)
+        loaded = build.load(one.name)
         data = build.assemble(loaded, draft=True)
     except UserError as error:
-        return Table(name, title, NOT_RUN, str(error))
+        why = str(error).partition(" Config search path")[0]  # no folder of this machine
+        return Table(one.name, NOT_RUN, why, one, empty)
     runs = {cell.run_id for cell in loaded.cells}
     done = sum(hole(loaded.store, run) is None for run in runs)
-    figures = tuple((path.name, path.read_bytes()) for path in figure_files(name, results))
+    made = tuple(loaded.cells)
     if not any(run in loaded.store.records for run in runs):
-        return Table(name, title, NOT_RUN, f"0 of {len(runs)} runs", loaded, data)
-    if data.problems:
+        return Table(one.name, NOT_RUN, f"0 of {len(runs)} runs", one, data, made)
+    if data.problems:  # without figures: those of an earlier rendering would show other numbers
         detail = f"{done} of {len(runs)} runs" if done < len(runs) else data.problems[0]
-        return Table(name, title, DRAFT, detail, loaded, data)  # a figure from before would show other numbers
-    return Table(name, title, RENDERED, _stale(data, results), loaded, data, figures)
+        return Table(one.name, DRAFT, detail, one, data, made)
+    figures = tuple((path.name, path.read_bytes()) for path in figure_files(one.name, results))
+    return Table(one.name, RENDERED, _stale(data, results), one, data, made, figures)
 
 
 def figure_files(name: str, results: Path) -> list[Path]:

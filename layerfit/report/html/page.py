@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib.resources import files
 from itertools import groupby
 from typing import Any
@@ -13,13 +13,16 @@ from layerfit.report import render
 from layerfit.report.cells import required
 from layerfit.report.html import data as run_json
 from layerfit.report.html import markdown, tables
-from layerfit.report.html.gather import NOT_RUN, RENDERED, STATES, Report, Table
+from layerfit.report.html.gather import DRAFT, NOT_RUN, RENDERED, STATES, Report, Table, model_of, named
 from layerfit.report.html.tags import Markup, folded, join, listing, tag
 from layerfit.report.spec import PROFILE
 from layerfit.report.table import TableData
 
 TITLE = "layerfit: results"
 CLAIM = "claim/"
+"""What the anchors of claims begin with."""
+MOST_LINES = 6
+"""Columns of a table that the front names."""
 SCRIPTS = ("charts.js", "run.js", "report.js")
 
 
@@ -36,7 +39,7 @@ def page(report: Report) -> str:
     main = tag(
         "main",
         _front(report),
-        _claims(report.claims),
+        _claims(report),
         [tables.section(table) for table in report.tables],
         _runs(report),
         id="main",
@@ -63,13 +66,13 @@ def embedded(report: Report) -> dict[str, Any]:
     needs: dict[str, list[str]] = {}
     for table in report.tables:
         rows: dict[str, list[list[Any]]] = {}
-        for cell in table.loaded.cells if table.loaded else ():
+        for cell in table.cells:
             if cell.run_id in report.records:
                 rows.setdefault(cell.row, []).append([cell.seed, cell.run_id])
                 if before := [run_id(run) for run in required(cell.run)]:
                     needs[cell.run_id] = before
         if rows:
-            used[table.name] = {"title": table.title, "rows": list(rows.items())}
+            used[table.name] = {"title": table.data.title, "rows": list(rows.items())}
     return {**run_json.runs_data(report.records), "tables": used, "needs": needs, "folder": report.results}
 
 
@@ -79,7 +82,9 @@ def _navigation(report: Report) -> Markup:
         parts.append(tag("a", "Claims", href="#claims"))
     shown = [table for table in report.tables if table.state != NOT_RUN]
     for family, members in families(shown):
-        links = [tag("li", tag("a", short(t.name, family), href=f"#table/{t.name}", title=t.title)) for t in members]
+        links = [
+            tag("li", tag("a", short(t.name, family), href=f"#table/{t.name}", title=t.data.title)) for t in members
+        ]
         parts += [tag("p", family.replace("_", " "), class_="family"), tag("ul", links)]
     parts.append(tag("a", f"Runs ({len(report.records)})", href="#runs"))
     return tag("nav", parts, aria_label="Contents")
@@ -132,83 +137,96 @@ def tables_listed(names: list[str], limit: int = 4) -> str:
 
 
 def _key_results(report: Report) -> Markup | None:
-    done = [table for table in report.tables if table.state == RENDERED and table.data is not None]
-    lines = [
-        tag("div", tag("h3", tag("a", t.title, href=f"#table/{t.name}")), listing(key_lines(t.data)), class_="key")
-        for t in done
-        if t.data is not None and key_lines(t.data)
+    done = [(table, key_lines(table.data)) for table in report.tables if table.state == RENDERED]
+    boxes = [
+        tag("div", tag("h3", tag("a", t.data.title, href=f"#table/{t.name}")), listing(lines), class_="key")
+        for t, lines in done
+        if lines
     ]
-    return join(tag("h2", "Key results"), tag("div", lines, class_="keys")) if lines else None
+    return join(tag("h2", "Best in each column"), tag("div", boxes, class_="keys")) if boxes else None
 
 
 def key_lines(data: TableData) -> list[str]:
-    """Return a line a column: the best mean, and which rows were not shown worse."""
+    """Return a line a column: the best mean of each group, and how many rows were not shown worse."""
+    groups = list(dict.fromkeys(row.group for row in data.rows))
     out = []
     for index, shown in enumerate(data.columns):
-        best = next(((row, row.entries[index]) for row in data.rows if row.entries[index].best), None)
-        if best is None:
-            continue
-        row, entry = best
-        text = render.cell(entry, unit=shown.column.unit, seeds=len(entry.values)).text
-        close = [other.label for other in data.rows if other is not row and other.entries[index].bold]
-        count = sum(other.entries[index].mean is not None for other in data.rows)
-        also = f"; not shown worse: {tables_listed(close, 3)}" if close else ""
-        out.append(f"{shown.column.label}: {row.label} is best of {count}, {text}{also}")
-    if any(gate.passed is not True for gate in data.gates):
+        parts = []
+        for group in groups:
+            rows = [row for row in data.rows if row.group == group]
+            best = next((row for row in rows if row.entries[index].best), None)
+            if best is not None:
+                entry = best.entries[index]
+                text = render.cell(entry, unit=shown.column.unit, seeds=len(entry.values) + len(entry.holes)).text
+                close = sum(row.entries[index].bold for row in rows if row is not best)
+                count = sum(row.entries[index].mean is not None for row in rows)
+                also = f" ({count} rows, {close} not shown worse)" if close else f" ({count} rows)"
+                parts.append(f"{best.label} {text}{also}")
+        out += [f"{shown.column.label}: {'; '.join(parts)}"] if parts else []
+    if len(out) > MOST_LINES:
+        out[MOST_LINES:] = [f"and {len(out) - MOST_LINES} more columns"]
+    if out and any(gate.passed is not True for gate in data.gates):
         out.append("A gate did not pass: this table cannot rank methods")
     return out
 
 
 def _index(members: Iterable[Table]) -> Markup:
-    head = tag("tr", [tag("th", text, scope="col") for text in ("Table", "", "State", "")])
-    lines = [
-        tag(
-            "tr",
-            tag("td", tag("a", table.title, href=f"#table/{table.name}")),
-            tag("td", tag("code", table.name)),
-            tag("td", tables.badge(table.state)),
-            tag("td", table.detail, class_="meta"),
-        )
-        for table in sorted(members, key=lambda table: (STATES.index(table.state), table.name))
-    ]
+    """Return the list of tables: each with its state, and that of its profile in the embedded world."""
+    by_name = {table.name: table for table in members}
+    head = tag("tr", [tag("th", text, scope="col") for text in ("Table", "", "State", "In the embedded world")])
+    lines = []
+    for name in sorted({name.removesuffix(PROFILE) for name in by_name}):
+        whole, profile = by_name.get(name), by_name.get(name + PROFILE)
+        first = whole or profile
+        assert first is not None
+        title = first.data.title if whole else name
+        link = tag("a", title, href=f"#table/{first.name}")
+        states = [_state(whole), _state(profile)]
+        lines.append(tag("tr", tag("td", link), tag("td", tag("code", name)), [tag("td", state) for state in states]))
     return tag("table", tag("thead", head), tag("tbody", lines), class_="index")
 
 
-def _claims(text: str | None) -> Markup | None:
+def _state(table: Table | None) -> Markup:
+    if table is None:
+        return tag("span", render.NONE, class_="meta")
+    progress = tag("span", f" {table.detail}", class_="meta") if table.state == DRAFT else None
+    return join(tag("a", tables.badge(table.state), href=f"#table/{table.name}", title=table.detail or None), progress)
+
+
+def _claims(report: Report) -> Markup | None:
     """Return the claims of `results/claims.md`: what comes before its second heading, and the rest folded."""
-    if not text:
+    if not report.claims:
         return None
-    first, _, rest = text.partition("\n## ")
-    more = folded("Every claim with its test", markdown.html(f"## {rest}", CLAIM)) if rest else None
-    return tag("section", markdown.html(first, CLAIM), more, id="claims")
+    writer = markdown.Writer(CLAIM, frozenset(table.name for table in report.tables))
+    first, _, rest = report.claims.partition("\n## ")
+    more = folded("Every claim with its test", writer.html(f"## {rest}")) if rest else None
+    return tag("section", writer.html(first), more, id="claims")
 
 
 def _filters(report: Report) -> Markup:
     """Return the switches by model and method; without scripts they stay hidden, and every row shows."""
-    cells = [cell for table in report.tables if table.loaded for cell in table.loaded.cells]
+    cells = [cell for table in report.tables for cell in table.cells]
     records = report.records.values()
-    models = {cell.run.model.name for cell in cells} | {str(model_of(record)) for record in records}
-    methods = {cell.run.method_name() for cell in cells} | {record.method for record in records}
+    rows = [(table.spec, row) for table in report.tables for row in table.spec.rows if not table.cells]
+    models = [model_of(record) for record in records] + [named(spec, row, "model") for spec, row in rows]
+    models += [cell.run.model.name for cell in cells]
+    methods = [named(spec, row, "method") for spec, row in rows] + [record.method for record in records]
+    methods += [cell.run.method_name() for cell in cells]
+    values = {"model": sorted({*filter(None, models)}), "method": sorted({*filter(None, methods)})}
     groups = [
         tag(
             "fieldset",
             tag("legend", name.capitalize()),
             [
                 tag("button", text, type="button", data_filter=name, data_value=text, aria_pressed="false")
-                for text in sorted(v)
+                for text in texts
             ],
         )
-        for name, v in (("model", models), ("method", methods))
-        if len(v) > 1
+        for name, texts in values.items()
+        if len(texts) > 1
     ]
     tail = [tag("button", "Show all", type="button", id="clear"), tag("output", id="shown")]
     return tag("form", groups, tag("p", tail), id="filters", hidden=True, aria_label="Filter every table")
-
-
-def model_of(record: Record) -> str | None:
-    """Return the name of a run's model, as its configuration says."""
-    model: Mapping[str, Any] = record.result.config.get("model", {})
-    return model.get("name")
 
 
 def _runs(report: Report) -> Markup:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterator
 
-from layerfit.report import render, stats
+from layerfit.report import checks, render, stats
 from layerfit.report.cells import Cell
 from layerfit.report.html import matrices
-from layerfit.report.html.gather import DRAFT, NOT_RUN, Table
+from layerfit.report.html.gather import DRAFT, NOT_RUN, Table, named
 from layerfit.report.html.tags import Markup, folded, join, listing, tag
-from layerfit.report.spec import PROFILE
+from layerfit.report.spec import PROFILE, Row, TableSpec
 from layerfit.report.table import ColumnData, Entry, RowData, TableData
 from layerfit.report.units import UNITS, number
 
@@ -19,24 +19,13 @@ MINUS = "\N{MINUS SIGN}"
 
 def section(table: Table) -> Markup:
     """Return a table's part of the page."""
-    head = tag(
-        "header",
-        tag("h2", table.title),
-        tag(
-            "p",
-            tag("code", table.name),
-            " ",
-            badge(table.state),
-            f" {table.detail}" if table.detail else "",
-            class_="meta",
-        ),
-    )
-    if table.loaded is None or table.data is None:
-        body = tag("p", "This table cannot be composed yet: ", table.detail, class_="note")
-    elif table.state == NOT_RUN:
-        body = folded("Show the empty table", _body(table, table.data))
-    else:
-        body = _body(table, table.data)
+    where = f"slide: {table.spec.slide}" if table.spec.slide else None
+    words = [text for text in (table.detail, where) if text]
+    name = tag("p", tag("code", table.name), " ", badge(table.state), " ", "; ".join(words), class_="meta")
+    body = _body(table)
+    if table.state == NOT_RUN:
+        body = folded("Its rows, and what was published", body)
+    head = tag("header", tag("h2", table.data.title), name)
     return tag("section", head, body, class_=f"table {table.state.replace(' ', '-')}", id=f"table/{table.name}")
 
 
@@ -45,15 +34,12 @@ def badge(state: str) -> Markup:
     return tag("span", state, class_=f"badge {state.replace(' ', '-')}")
 
 
-def _body(table: Table, data: TableData) -> Markup:
-    assert table.loaded is not None
-    cells: dict[str, list[Cell]] = {}
-    for cell in table.loaded.cells:
-        cells.setdefault(cell.row, []).append(cell)
+def _body(table: Table) -> Markup:
+    data = table.data
     return join(
         tag("p", data.note, class_="note") if data.note else None,
         tag("p", "Draft, not to be quoted: ", data.problems[0], class_="warning") if table.state == DRAFT else None,
-        tag("div", grid(data, cells), class_="scroll", tabindex="0", role="region", aria_label=data.title)
+        tag("div", grid(table), class_="scroll", tabindex="0", role="region", aria_label=data.title)
         if data.columns
         else None,
         _legend(data),
@@ -64,8 +50,10 @@ def _body(table: Table, data: TableData) -> Markup:
     )
 
 
-def grid(data: TableData, cells: dict[str, list[Cell]]) -> Markup:
-    """Return the table itself. cells: the runs of every row."""
+def grid(table: Table) -> Markup:
+    """Return the table itself."""
+    data = table.data
+    rows = {row.label: row for row in table.spec.rows}
     laid = render.grid(data)
     costs = len(laid.heads) - (5 if data.with_costs else 0)
     printed = (line for line in laid.lines if any(text.text for text in line[1:]))  # a group's line has its name alone
@@ -73,7 +61,7 @@ def grid(data: TableData, cells: dict[str, list[Cell]]) -> Markup:
     compared = not data.name.endswith(PROFILE)
     lines, group = [], ""
     for place, (row, line) in enumerate(zip(data.rows, printed, strict=True)):
-        runs = cells.get(row.label, [])
+        runs = [cell for cell in table.cells if cell.row == row.label]
         made = [tag("th", row.short or row.label, scope="row")]
         for i, (shown, entry) in enumerate(zip(data.columns, row.entries, strict=True)):
             made.append(_ours(f"{data.name}-{place}-{i}", row, shown, entry, runs))
@@ -82,16 +70,16 @@ def grid(data: TableData, cells: dict[str, list[Cell]]) -> Markup:
         if row.group and row.group != group:
             lines.append(tag("tr", tag("th", row.group, colspan=len(made), scope="rowgroup"), class_="group"))
         group = row.group
-        lines.append(tag("tr", made, **_facets(runs)))
+        lines.append(tag("tr", made, **_facets(table.spec, rows[row.label], runs)))
     head = _heads(data, published, laid.heads[costs:], compared=compared)
     return tag("table", head, tag("tbody", lines), class_="scores")
 
 
-def _facets(runs: list[Cell]) -> dict[str, str | int | bool | None]:
-    """Return what a row is filtered by."""
-    models = sorted({cell.run.model.name for cell in runs})
-    methods = sorted({cell.run.method_name() for cell in runs})
-    return {"data_model": " ".join(models), "data_method": " ".join(methods)}
+def _facets(spec: TableSpec, row: Row, runs: list[Cell]) -> dict[str, str | int | bool | None]:
+    """Return what a row is filtered by; a row that is published only has neither model nor method."""
+    models = {cell.run.model.name for cell in runs} or {named(spec, row, "model") or ""}
+    methods = {cell.run.method_name() for cell in runs} or {named(spec, row, "method") or ""}
+    return {"data_model": " ".join(sorted(models)), "data_method": " ".join(sorted(methods))}
 
 
 def _heads(data: TableData, published: list[bool], costs: tuple[str, ...], *, compared: bool) -> Markup:
@@ -116,7 +104,7 @@ def _ours(name: str, row: RowData, shown: ColumnData, entry: Entry, runs: list[C
     """Return our number as a button that opens what it is made of, or a dash that says why there is none."""
     text = render.cell(entry, unit=shown.column.unit, seeds=len(entry.values) + len(entry.holes))
     if entry.mean is None:
-        reason = "; ".join(reasons(row, entry)) or "no value"
+        reason = "; ".join(reasons(row, entry))
         return tag(
             "td", tag("span", render.NONE, title=reason, tabindex="0", aria_label=f"none: {reason}"), class_="hole"
         )
@@ -165,7 +153,7 @@ def _card(row: RowData, shown: ColumnData, entry: Entry, runs: list[Cell]) -> It
 
 def reasons(row: RowData, entry: Entry) -> list[str]:
     """Return why an entry has no number, or lacks seeds."""
-    return list(entry.holes) or ([] if row.hole is None else [row.hole])
+    return list(entry.holes) or [row.hole or "not run"]
 
 
 def _beside(shown: ColumnData, entry: Entry, *, compared: bool) -> list[Markup]:
@@ -205,13 +193,16 @@ def _legend(data: TableData) -> Markup | None:
 
 
 def _holes(data: TableData) -> Markup | None:
-    """Return why there are dashes, each reason once."""
-    found: dict[str, None] = {}
+    """Return why there are dashes: each reason once, with the runs that it is of."""
+    found: dict[str, dict[str, None]] = {}
     for row in data.rows:
         for entry in row.entries:
-            if entry.mean is None:
-                found |= dict.fromkeys(reasons(row, entry))
-    return folded(f"{render.NONE} has a reason ({len(found)})", listing(found), class_="holes") if found else None
+            for reason in reasons(row, entry) if entry.mean is None else ():
+                name, _, why = reason.partition(": ")  # `<row>, seed 3: no record`
+                mine = name == row.label or name.startswith(f"{row.label}, ")
+                found.setdefault(why if mine else reason, {})[name if mine else row.label] = None
+    lines = [f"{why}: {checks.listed(names)}" for why, names in found.items()]
+    return folded(f"Why there is a dash ({len(lines)})", listing(lines), class_="holes") if lines else None
 
 
 def _gates(data: TableData) -> Markup | None:

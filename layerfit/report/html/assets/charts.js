@@ -29,6 +29,14 @@ function ticks(low, high, count = 5) {
   return out;
 }
 
+/** Round numbers of which the first and the last lie outside low and high, or on them. */
+function covering(low, high) {
+  const inside = ticks(low, high, 4);
+  const step = inside.length > 1 ? inside[1] - inside[0] : high - low || 1;
+  const first = inside[0] > low ? [inside[0] - step] : [], last = inside.at(-1) < high ? [inside.at(-1) + step] : [];
+  return [...first, ...inside, ...last].map((value) => Number(value.toPrecision(12)));
+}
+
 /** The mean of the points around each, over a fortieth of the curve. Points that are no number are left out. */
 function smooth(points) {
   const reach = Math.floor(points.length / 80);
@@ -63,8 +71,8 @@ function lossChart(run, siblings) {
   const values = [...run.loss.points, ...run.validation.map((v) => v[1]), ...siblings.flatMap((s) => smooth(s.loss.points))];
   const known = values.filter((v) => v !== null);
   if (!known.length) return null;
-  const scale = ticks(Math.min(0, ...known), Math.max(...known));
-  const low = scale[0], high = Math.max(scale.at(-1), ...known);
+  const scale = covering(Math.min(0, ...known), Math.max(...known));
+  const low = scale[0], high = scale.at(-1);
   const last = Math.max(1, run.steps - 1, ...siblings.map((s) => s.steps - 1), ...run.validation.map((v) => v[0]));
   const x = (step) => left + ((width - left - right) * step) / last;
   const y = (loss) => top + ((height - top - bottom) * (high - loss)) / (high - low || 1);
@@ -173,8 +181,8 @@ function memoryBar(memory) {
 /** One bar a layer, up or down from zero. */
 function layerBars(values) {
   const width = 720, height = 150, left = 76, right = 12, top = 8, bottom = 22;
-  const scale = ticks(Math.min(0, ...values), Math.max(0, ...values), 4);
-  const low = Math.min(scale[0], ...values), high = Math.max(scale.at(-1), ...values);
+  const scale = covering(Math.min(0, ...values), Math.max(0, ...values));
+  const low = scale[0], high = scale.at(-1);
   const y = (value) => top + ((height - top - bottom) * (high - value)) / (high - low || 1);
   const slot = (width - left - right) / values.length;
   const svg = make("svg:svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img", class: "bars", "aria-label": "A number for every layer" });

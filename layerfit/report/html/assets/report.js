@@ -30,7 +30,7 @@ function applyFilters() {
   const active = models.size + methods.size > 0;
   filters.classList.toggle("idle", !active);
   const sticks = getComputedStyle(filters).position === "sticky";
-  document.documentElement.style.scrollPaddingTop = sticks ? `${filters.offsetHeight}px` : "";
+  document.documentElement.style.scrollPaddingTop = sticks ? `${filters.offsetHeight + 12}px` : "";
   document.getElementById("shown").textContent = active ? `${shown} of ${all} rows; figures show every row` : "";
 }
 

@@ -11,9 +11,10 @@ function settings(common, own) {
 /** A value for reading: lists joined, nothing as a dash. */
 function plain(value) {
   if (value === null || value === undefined || value === "") return "-";
-  if (Array.isArray(value)) return value.map((one) => (typeof one === "object" ? JSON.stringify(one) : one)).join(", ") || "none";
-  if (typeof value === "object" && !Object.keys(value).length) return "none";
-  return typeof value === "object" ? JSON.stringify(value) : String(value);
+  if (Array.isArray(value)) return value.map(plain).join(", ") || "none";
+  if (typeof value !== "object") return String(value);
+  const known = Object.entries(value).filter(([, one]) => one !== null);
+  return known.map(([name, one]) => `${name} ${plain(one)}`).join(" ") || "none";
 }
 
 /** Names and values in two columns. changed: names that differ from most runs. */
