@@ -9,7 +9,7 @@ G ?=
 O ?=
 need-T = $(if $(T),,$(error name a table: make $@ T=nano_main; tables: $(basename $(notdir $(wildcard conf/table/*.yaml)))))
 
-.PHONY: help install demo test test-all check table todo rerun tune prefetch tables figures bench clean
+.PHONY: help install demo test test-all check table todo rerun tune prefetch tables figures report bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -59,6 +59,9 @@ tables: install  ## render every table from the committed records (about two sec
 
 figures: install  ## tables, and their figures
 	@$(REPORT) render --all
+
+report: install  ## every table, figure and run as one HTML file: outputs/report/index.html
+	@$(REPORT) html
 
 bench: install  ## measure something as a ratio: make bench B=switching, or B=evaluation MIRROR=...
 	$(if $(wildcard scripts/bench_$(B).py),,$(error name a benchmark, make bench B=switching; there are: $(patsubst scripts/bench_%.py,%,$(wildcard scripts/bench_*.py))))

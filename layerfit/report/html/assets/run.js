@@ -75,13 +75,13 @@ function lossPart(data, id, run) {
   const every = run.loss.every > 1 ? `Each point is the mean of ${run.loss.every} steps. ` : "";
   const grey = siblings.length ? " Grey: other seeds of the same row." : "";
   const validation = run.validation.length ? " Orange: validation loss." : "";
-  return [chart, make("p", { class: "key-line" }, `${every}Thin: training loss in nats per target token. Thick: its running mean.${validation}${grey}`)];
+  return [wide(chart), make("p", { class: "key-line" }, `${every}Thin: training loss in nats per target token. Thick: its running mean.${validation}${grey}`)];
 }
 
 function planPart(run) {
   if (!run.steps || run.plan.runs.every((row) => !row.length)) return make("p", { class: "note" }, "No plan: nothing was trained.");
   const changes = run.plan.changes === 1 ? "1 change" : `${run.plan.changes} changes`;
-  return [planRaster(run), make("p", { class: "key-line" }, `Coloured: in the plan at that step (${changes} of plan). Paler: only some of a layer's modules. Layer 0 is nearest the embedding.`)];
+  return [wide(planRaster(run)), make("p", { class: "key-line" }, `Coloured: in the plan at that step (${changes} of plan). Paler: only some of a layer's modules. Layer 0 is nearest the embedding.`)];
 }
 
 function memoryPart(run) {
@@ -122,10 +122,15 @@ function findingsPart(data, run, config) {
   }
   return [
     make("h2", {}, "Findings"),
-    charts.map(([name, values]) => [make("h3", {}, `${name}, by layer`), layerBars(values)]),
-    [...grids].map(([name, values]) => [make("h3", {}, `${name}, layer by module`), moduleGrid(values)]),
+    charts.map(([name, values]) => [make("h3", {}, `${name}, by layer`), wide(layerBars(values))]),
+    [...grids].map(([name, values]) => [make("h3", {}, `${name}, layer by module`), wide(moduleGrid(values))]),
     facts(rest),
   ];
+}
+
+/** A chart that keeps its size on a narrow screen and scrolls there. */
+function wide(chart) {
+  return make("div", { class: "scroll" }, chart);
 }
 
 /** Fill the page of a run; false if the file has no such run. */
@@ -140,7 +145,8 @@ function showRun(page, data, id) {
   fill(page,
     make("p", {}, make("a", { href: "#overview" }, "Back to the tables")),
     make("h1", {}, heading),
-    make("p", { class: "meta" }, make("code", {}, id), " ", make("span", { class: `badge ${run.status}` }, run.status), ` ${run.message ?? ""} `, `method ${run.method}; record ${data.folder}/runs/${id}.json`),
+    make("p", { class: "meta" }, make("code", {}, id), " ", make("span", { class: `badge ${run.status}` }, run.status), ` method ${run.method}; record ${data.folder}/runs/${id}.json`),
+    run.message ? make("p", { class: "warning" }, run.message) : null,
     make("h2", {}, "Used in"), usedBy(data, id),
     make("h2", {}, "Scores"), scoresTable(run),
     make("h2", {}, "Loss"), lossPart(data, id, run),
