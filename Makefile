@@ -9,7 +9,7 @@ G ?=
 O ?=
 need-T = $(if $(T),,$(error name a table: make $@ T=nano_main; tables: $(basename $(notdir $(wildcard conf/table/*.yaml)))))
 
-.PHONY: help install demo test test-all check table todo rerun tune prefetch tables figures report bench clean
+.PHONY: help install demo test test-all check table todo estimate rerun tune prefetch tables figures report bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -45,6 +45,9 @@ todo: install  ## list the runs a table still needs: make todo T=nano_main
 
 rerun: install  ## run tables from nothing in outputs/rerun and compare: make rerun T=lisa_main.nano (none: all embedded ones)
 	$(REPORT) rerun $(T)
+
+estimate: install  ## memory, fit, FLOPs and hours of a table's rows before they run: make estimate T=nano_main [O="--gpu a100"]
+	$(need-T)@$(BIN)/python -m layerfit.report.estimate $(T) $(O)
 
 tune: install  ## run a table's tuning grid and commit to a choice: make tune T=nano_main
 	$(need-T)$(REPORT) tune $(T)

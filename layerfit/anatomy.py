@@ -112,14 +112,16 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 """By `model_type` of a config.json. tied: whether head and embedding are one matrix where the file does not say."""
 
-_LAYERS = ("num_hidden_layers", "n_layer")
-_WIDTH = ("hidden_size", "n_embed", "n_embd")
-_HEADS = ("num_attention_heads", "n_head")
-_INNER = ("intermediate_size", "ffn_dim", "n_inner")
-_POSITIONS = ("max_position_embeddings", "n_positions", "seq_length")
+LAYERS = ("num_hidden_layers", "n_layer")
+WIDTH = ("hidden_size", "n_embed", "n_embd")
+HEADS = ("num_attention_heads", "n_head")
+INNER = ("intermediate_size", "ffn_dim", "n_inner")
+POSITIONS = ("max_position_embeddings", "n_positions", "seq_length")
+"""The names in use in a config.json."""
 
 
-def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
+def first(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
+    """Return the first of `keys` that a config.json says."""
     return next((config[key] for key in keys if config.get(key) is not None), None)
 
 
@@ -135,7 +137,7 @@ def read_parts(config: Mapping[str, Any]) -> dict[str, Any]:
     Sizes under any of the names in use; the paths only where `model_type` is one of ARCHITECTURES. What it does not
     say is left out.
     """
-    layers, positions = _first(config, _LAYERS), _first(config, _POSITIONS)
+    layers, positions = first(config, LAYERS), first(config, POSITIONS)
     found: dict[str, Any] = {"num_layers": layers, "max_positions": positions}
     if (parts := ARCHITECTURES.get(config.get("model_type", ""))) is not None:
         found |= {key: value for key, value in parts.items() if key != "tied"}
@@ -146,20 +148,20 @@ def read_parts(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _smallest_side(config: Mapping[str, Any]) -> int | None:
     """Return the shorter side of the smallest linear module of a block."""
-    width, heads = _first(config, _WIDTH), _first(config, _HEADS)
+    width, heads = first(config, WIDTH), first(config, HEADS)
     if width is None or heads is None:
         return None
     size = config.get("head_dim") or width // heads
     shared = config.get("num_key_value_heads") or heads
-    return min(width, shared * size, _first(config, _INNER) or 4 * width)
+    return min(width, shared * size, first(config, INNER) or 4 * width)
 
 
 def num_parameters(config: Mapping[str, Any]) -> int | None:
     """Return about how many parameters a decoder of this `config.json` has; None if it does not say its sizes."""
-    width, layers, vocabulary = _first(config, _WIDTH), _first(config, _LAYERS), config.get("vocab_size")
+    width, layers, vocabulary = first(config, WIDTH), first(config, LAYERS), config.get("vocab_size")
     if width is None or layers is None or vocabulary is None:
         return None
-    inner, heads = _first(config, _INNER) or 4 * width, _first(config, _HEADS)
+    inner, heads = first(config, INNER) or 4 * width, first(config, HEADS)
     shared = config["num_key_value_heads"] / heads if heads and "num_key_value_heads" in config else 1
     attention, dense = (2 + 2 * shared) * width**2, (3 if "intermediate_size" in config else 2) * width * inner
     return int(layers * (attention + dense) + (1 if is_tied(config) else 2) * vocabulary * width)

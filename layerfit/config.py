@@ -65,6 +65,11 @@ def check(run: RunConfig) -> None:
             f"method={method} probes validation rows and dataset={run.dataset.name} holds none out; "
             "set dataset.num_validation, or probe train rows"
         )
+    if training.norms and engine.stage == 3:
+        raise UserError(
+            f"training.norms=true reads whole weights after every step and engine={engine.name} shards them; "
+            "use engine=zero2, zero1, zero0 or torch"
+        )
     if run.optim.precision == "pure_bf16" and training.dtype != "bf16":
         raise UserError("optim.precision=pure_bf16 needs training.dtype=bf16")
     if not run.model.open_parts():
@@ -263,4 +268,5 @@ def required_run(run: RunConfig) -> RunConfig | None:
     if method is None:
         return None
     no_eval = EvalConfig(name="none", tasks=[])
-    return dataclasses.replace(run, method=method, eval=no_eval, save=SaveConfig(), label="")
+    training = dataclasses.replace(run.training, norms=False)  # one ranking serves, whatever else is looked at
+    return dataclasses.replace(run, method=method, training=training, eval=no_eval, save=SaveConfig(), label="")

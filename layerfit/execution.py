@@ -7,8 +7,9 @@ import json
 import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,15 +24,18 @@ from layerfit.hub import MODELS, origin
 from layerfit.loading import Loaded, fresh_model, load
 from layerfit.loop import Clock, History, history_dict, restore, train
 from layerfit.manifest import manifest
-from layerfit.measure import Memory, memory_of, watch_activations
+from layerfit.measure import Memory, memory_of, phases_of, watch_activations
 from layerfit.methods.adapters import is_adapted, save_trained
+from layerfit.norms import Norms
 from layerfit.record import Items, Measured, Result, Score
 from layerfit.schema import RunConfig
 from layerfit.track import Tracker
 
 
-def train_or_resume(loaded: Loaded, engine: Engine, folder: Path, tracker: Tracker, history: History) -> Clock:
-    """Train from the last checkpoint, or from the start, to the end; `history` is filled in place.
+def train_or_resume(
+    loaded: Loaded, engine: Engine, folder: Path, tracker: Tracker, history: History, norms: Norms | None
+) -> Clock:
+    """Train from the last checkpoint, or from the start, to the end; `history` and `norms` are filled in place.
 
     Raises:
         UserError: if the ranks do not find the same checkpoint.
@@ -49,16 +53,28 @@ def train_or_resume(loaded: Loaded, engine: Engine, folder: Path, tracker: Track
         restore(history, saved["history"])
         run.method.load_state_dict(saved["method"])
         engine.load_state_dict(saved["engine"])
+        if norms is not None:
+            norms.load_state_dict(saved["norms"])
     tracker.phase("train", loaded.num_steps)
 
     def save(history: History) -> None:
-        content = {"history": history_dict(history), "method": run.method.state_dict(), "engine": engine.state_dict()}
+        content: dict[str, Any] = {
+            "history": history_dict(history),
+            "method": run.method.state_dict(),
+            "engine": engine.state_dict(),
+        }
+        content["norms"] = None if norms is None else norms.state_dict()
         if engine.rank == 0:
             checkpoint.save(path, content)
 
+    def watch(step: int, values: dict[str, float]) -> None:
+        if norms is not None:
+            norms.add()
+        tracker.log(step, values)
+
     peers = process.peers()
     with nullcontext() if peers is None else peers.together():
-        return train(run, loaded.data, engine, loaded.num_steps, history, save, tracker.log)
+        return train(run, loaded.data, engine, loaded.num_steps, history, save, watch)
 
 
 def trained_model(loaded: Loaded, engine: Engine) -> nn.Module | None:
@@ -87,7 +103,7 @@ def save_weights(loaded: Loaded, model: nn.Module, folder: Path, result: Result)
         UserError: if the run has a record with another result: the weights would not be those that it speaks of.
     """
     recorded = record.read(loaded.run.paths.results, loaded.run_id)
-    if recorded is not None and recorded.result.status == "ok" and _plain(recorded.result) != _plain(result):
+    if recorded is not None and recorded.result.status == "ok" and _differs(recorded.result, result):
         raise UserError(
             f"run again for its weights, {loaded.run_id} gave another result than its record (other hardware or "
             f"versions?); to replace it move {record.record_path(loaded.run.paths.results, loaded.run_id)} away"
@@ -102,8 +118,11 @@ def save_weights(loaded: Loaded, model: nn.Module, folder: Path, result: Result)
     writing.rename(target)
 
 
-def _plain(result: Result) -> str:
-    return json.dumps(asdict(result), sort_keys=True)
+def _differs(recorded: Result, result: Result) -> bool:
+    """Return whether a run gave another result; what this version finds out beside is no difference."""
+    known = {key: value for key, value in result.findings.items() if key in recorded.findings}
+    plain = [json.dumps(asdict(r), sort_keys=True) for r in (recorded, replace(result, findings=known))]
+    return plain[0] != plain[1]
 
 
 def execute(
@@ -122,13 +141,18 @@ def execute(
         loaded = load(run, run_id)
     per_rank = run.training.batch_size // run.engine.ranks
     engine = make_engine(loaded.model, run, per_rank // (run.training.micro_batch_size or per_rank))
+    engine.phases.on = run.training.time_phases
+    norms = Norms(engine) if run.training.norms else None
     start = time.perf_counter()
     clock, memory = Clock(), Memory()
     if loaded.num_steps:
         with watch_activations(engine, memory):
-            clock = train_or_resume(loaded, engine, folder, tracker, history)
+            clock = train_or_resume(loaded, engine, folder, tracker, history, norms)
         memory_of(engine, memory)
+    phases_of(engine, memory)
     train_seconds = time.perf_counter() - start
+    found = {} if norms is None or engine.rank != 0 else {"norms": norms.findings()}
+    del norms
     switches, num_trained = list(engine.switch_seconds), engine.num_trained()
     model = trained_model(loaded, engine)
     del engine
@@ -140,14 +164,13 @@ def execute(
     with interrupt.at_once():
         scores, items = _scores(loaded, model, folder)
     eval_seconds = time.perf_counter() - start
-    result = _result(loaded, history, num_trained, scores)
+    result = _result(loaded, history, num_trained, scores, found)
     if run.save.weights == "final":
         save_weights(loaded, model, folder, result)
     device = process.describe_device(run.engine.device)
-    found = {
-        run.model.id or run.model.name: origin(MODELS, run.model.id or "", run.hub, run.model.path, run.model.revision)
-    }
-    sources = found | loaded.data.sources
+    model_id = run.model.id or run.model.name
+    sources = {model_id: origin(MODELS, run.model.id or "", run.hub, run.model.path, run.model.revision)}
+    sources |= loaded.data.sources
     measured = memory.measured(clock, train_seconds, eval_seconds, switches, manifest(device, sources))
     return result, items, measured
 
@@ -161,7 +184,8 @@ def _scores(loaded: Loaded, model: nn.Module, folder: Path) -> tuple[list[Score]
     return scores + more, items | outcomes
 
 
-def _result(loaded: Loaded, history: History, num_trained: int, scores: list[Score]) -> Result:
+def _result(loaded: Loaded, history: History, num_trained: int, scores: list[Score], found: dict[str, Any]) -> Result:
+    """Return the result of a run that came to its end; `found`: findings that are not the method's."""
     return Result(
         config=config.identity(loaded.run),
         status="ok",
@@ -173,5 +197,5 @@ def _result(loaded: Loaded, history: History, num_trained: int, scores: list[Sco
         total_parameters=loaded.num_parameters,
         tokens=history.tokens,
         data=loaded.data.card,
-        findings=loaded.run.method.findings(),
+        findings=loaded.run.method.findings() | found,
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from layerfit.engines.base import Engine
+from layerfit.engines.phases import BACKWARD, FORWARD, PHASES, UPDATE
 from layerfit.loop import Clock
 from layerfit.record import Measured
 
@@ -24,6 +25,7 @@ class Memory:
     unknown: dict[str, str] = field(default_factory=dict)
     energy_start: float | None = None
     energy_joules: float | None = None
+    phase_seconds: dict[str, float] = field(default_factory=dict)
 
     def measured(
         self, clock: Clock, train_seconds: float, eval_seconds: float, switches: list[float], manifest: dict[str, Any]
@@ -45,6 +47,9 @@ class Memory:
             peak_memory_bytes=self.peak,
             gpu_seconds=train_seconds + eval_seconds if on_gpu else None,
             energy_joules=self.energy_joules,
+            forward_seconds=self.phase_seconds.get(FORWARD),
+            backward_seconds=self.phase_seconds.get(BACKWARD),
+            update_seconds=self.phase_seconds.get(UPDATE),
             unknown=unknown,
             manifest=manifest,
         )
@@ -97,6 +102,23 @@ def watch_activations(engine: Engine, memory: Memory) -> Iterator[None]:
         yield
     finally:
         engine.take_step = original  # type: ignore[method-assign]
+
+
+def phases_of(engine: Engine, memory: Memory) -> None:
+    """Fill in the median seconds of forward, backward and update, or why there are none.
+
+    The first step of this process is left out: it allocates, compiles, and is watched for activations.
+    """
+    counted = engine.phases.steps[1:]
+    if counted:
+        memory.phase_seconds = {phase: statistics.median(step[phase] for step in counted) for phase in PHASES}
+        return
+    why = (
+        "fewer than two steps were taken in this process"
+        if engine.phases.on
+        else "training.time_phases=true measures it"
+    )
+    memory.unknown |= {f"{phase}_seconds": why for phase in PHASES}
 
 
 def optimizer_bytes(engine: Engine) -> int:

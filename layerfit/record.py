@@ -110,6 +110,10 @@ class Measured:
     """weights, gradients, optimizer, activations, allocated, reserved."""
     gpu_seconds: float | None = None
     energy_joules: float | None = None
+    forward_seconds: float | None = None
+    """Medians over steps, as the next two: `layerfit.engines.phases` says what is in them."""
+    backward_seconds: float | None = None
+    update_seconds: float | None = None
     unknown: dict[str, str] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
 

@@ -168,6 +168,10 @@ class TrainingConfig:
     """Steps between checkpoints; 0 = at the end only."""
     eval_every: int = field(default=0, metadata=LABEL)
     """Steps between validation losses; 0 = never."""
+    norms: bool = field(default=False, metadata={"since": "weight norms"})
+    """Find out the norms of weights, adapters and updates, by block (layerfit/norms.py)."""
+    time_phases: bool = field(default=False, metadata=LABEL)
+    """Measure forward, backward and update apart; a GPU is waited for between them."""
 
     def __post_init__(self) -> None:
         check_one_of("training.dtype", self.dtype, ("fp32", "bf16"))

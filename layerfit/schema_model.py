@@ -43,6 +43,8 @@ class ModelConfig:
     max_positions: int | None = MISSING
     smallest_side: int | None = field(default=None, metadata=LABEL)
     """Rows or columns, whichever is fewer, of the smallest linear module: the largest rank of a projection."""
+    sizes: dict[str, Any] = field(default_factory=dict, metadata=LABEL)
+    """What its `config.json` says of its sizes, for estimates on a machine that has no copy of it."""
     _read: dict[str, Any] = field(default_factory=dict, init=False, repr=False, metadata={"identity": False})
 
     def __post_init__(self) -> None:

@@ -1,11 +1,15 @@
 """The one place that turns a plan into `requires_grad`."""
 
-from collections.abc import Iterable
+from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from layerfit.anatomy import Anatomy
 from layerfit.methods.base import Plan
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def _inside(path: str, units: Iterable[str]) -> set[str]:

@@ -260,6 +260,9 @@ RUNS = {
     "dora": ["method=dora", "method.rank=2"],
     "adalora": ["method=adalora", "method.rank=1", "method.init_rank=2", "method.warmup=2", "method.final=0.25"],
     "series": ["method=series", "method.size=4"],
+    "norms": ["method=lora", "method.rank=2", "method.embeddings=true", "training.norms=true"],
+    "norms where the set switches": ["method=lisa", "method.switch_every=4", "training.norms=true"],
+    "greedy removal": ["method=greedy_ranking", "method.rank=2", "method.removal_batches=1"],
     "ist over parallel": ["method=ist", "method.base=parallel", "method.size=4", "method.update_every=3"],
 }
 

@@ -61,6 +61,8 @@ CASES = {
     "rank over the matrix": ("method=galore method.rank=65", "rank <= 64"),
     "impossible pair": ("method=galore engine=zero2", "engine=zero0"),
     "triplets in flat shards": ("method=adalora engine=zero3", "engine=zero0"),
+    "norms of sharded weights": ("training.norms=true engine=zero3", "use engine=zero2"),
+    "removes on what is not there": ("method=greedy_ranking dataset.validation_split=null", "none out"),
     "reference on two ranks": ("engine=torch engine.ranks=2", "zero0"),
     "batch does not divide": ("engine.ranks=3", "engine.ranks=3"),
     "micro-batch does not divide": ("training.micro_batch_size=7", "micro_batch_size=7"),

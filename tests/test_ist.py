@@ -69,3 +69,22 @@ def test_ist_finds_the_blocks_whose_adapters_matter():
     scores = run.method.findings()["importance"]
     assert max(range(4), key=scores.__getitem__) == 2
     assert run.method.findings()["log_odds_ratio"] > math.log(1.5)
+
+
+def test_the_history_is_every_update():
+    """Steps 4, 8, ... with the scores that the next draw used; a resumed run has them all."""
+    run = composed("method=ist", "engine=torch", *SETTINGS["ist"])
+    ctx = context_for(run, engine_for(run), 13)
+    harm = {"layers.0": 0.0, "layers.1": 0.1, "layers.2": 0.3, "layers.3": 0.7}
+    probe = lambda scales, _: 2.0 + sum(harm[unit] for unit in scales)  # noqa: E731
+    ctx = type(ctx)(ctx.shape, ctx.seed, probe, ctx.response_gradient)
+    seen = []
+    for step in range(13):
+        run.method.plan(step, ctx)
+        if step in (4, 8, 12):
+            seen.append([step, [round(s, 6) for s in run.method.findings()["importance"]]])
+        if step == 9:
+            state, run = run.method.state_dict(), composed("method=ist", "engine=torch", *SETTINGS["ist"])
+            run.method.load_state_dict(state)
+    assert run.method.findings()["importance_history"] == seen
+    assert len({tuple(scores) for _, scores in seen}) == 3

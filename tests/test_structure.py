@@ -16,7 +16,7 @@ FLOORS = [
     {"config", "manifest", "receipt", "schedule", "track", "world"},
     {"hub", "data", "evaluation", "preflight"},
     {"engines"},
-    {"loop", "checkpoint", "loading"},
+    {"loop", "checkpoint", "loading", "norms"},
     {"measure"},
     {"execution"},
     {"worker"},

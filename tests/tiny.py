@@ -30,6 +30,7 @@ SETTINGS = {
     "static": ["method.units=[layers.1,layers.3]", "method.always=[norm]"],
     "lift": ["method.switch_every=2"],
     "random_mask": ["method.share=0.1"],
+    "greedy_ranking": ["method.rank=2", "method.probe_batch_size=4", "method.removal_batches=2"],
     "ist": ["method.rank=2", "method.update_every=4", "method.probe_batch_size=4", "method.mu=50"],
 }
 """Canonical small settings of every method that trains; a method missing here is an error of the contract test."""

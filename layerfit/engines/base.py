@@ -19,6 +19,7 @@ from layerfit.anatomy import Anatomy
 from layerfit.data.batches import Batch
 from layerfit.engines.groups import full_shape, group_key, optimizer_groups
 from layerfit.engines.loss import loss_sum
+from layerfit.engines.phases import Phases
 from layerfit.methods.adapters import scaled_responses
 from layerfit.methods.base import REBUILD, SKIP, STATIC, Method, Plan
 from layerfit.schema import OptimConfig
@@ -69,6 +70,7 @@ class Engine(ABC):
         self.parked: dict[str, Tensor] = {}
         """fp32 masters, in host memory, of parameters outside the plan (masters=carry)."""
         self.switch_seconds: list[float] = []
+        self.phases = Phases(self.device)
 
     # What an engine is.
 
@@ -197,6 +199,7 @@ class Engine(ABC):
         do one rank and two, packed and padded, and any micro-batch size agree.
         """
         targets, tokens = self.all_sum([sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)])
+        self.phases.begin()
         total, norm = self.take_step(batches, int(targets), lr)
         return StepStats(self.all_sum([total])[0] / targets, norm, int(tokens))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from layerfit.data.batches import Batch
 from layerfit.engines.base import Engine, State
 from layerfit.engines.loss import loss_sum
+from layerfit.engines.phases import BACKWARD, FORWARD, UPDATE
 
 
 class TorchEngine(Engine):
@@ -30,15 +31,19 @@ class TorchEngine(Engine):
     def take_step(self, batches: list[Batch], num_targets: int, lr: float) -> tuple[float, float]:
         """Accumulate, clip, step."""
         total = 0.0
-        for i, batch in enumerate(batches):
-            loss = loss_sum(self.module, batch.to(self.device))
-            (loss / num_targets + self.penalty(i)).backward()
+        for i, batch in enumerate(b.to(self.device) for b in batches):
+            with self.phases(FORWARD):
+                loss = loss_sum(self.module, batch)
+                objective = loss / num_targets + self.penalty(i)
+            with self.phases(BACKWARD):
+                objective.backward()
             total += float(loss.detach())
-        norm = clip_gradients(self, self.optimizer, self.optim.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        with self.phases(UPDATE):
+            norm = clip_gradients(self, self.optimizer, self.optim.clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         return total, norm
 
     def read_state(self, name: str) -> State:

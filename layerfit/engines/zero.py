@@ -27,6 +27,7 @@ from layerfit.anatomy import Anatomy
 from layerfit.data.batches import Batch
 from layerfit.engines.base import Engine, State
 from layerfit.engines.loss import loss_sum
+from layerfit.engines.phases import BACKWARD, FORWARD, UPDATE
 from layerfit.engines.torch import allocate_all, clip_gradients, copy_state, new_optimizer, set_state
 from layerfit.methods.base import Method
 from layerfit.schema import EngineConfig, OptimConfig
@@ -108,13 +109,17 @@ class ZeroEngine(Engine):
         for group in self.optimizer_object().param_groups:
             group["lr"] = lr
         total, norm = 0.0, 0.0
-        for i, batch in enumerate(batches):
-            loss = loss_sum(self.deepspeed, batch.to(self.device))
-            self.deepspeed.backward(loss * (self.world / num_targets) + self.penalty(i), scale_wrt_gas=False)
+        for i, batch in enumerate(b.to(self.device) for b in batches):
+            with self.phases(FORWARD):
+                loss = loss_sum(self.deepspeed, batch)
+                objective = loss * (self.world / num_targets) + self.penalty(i)
+            with self.phases(BACKWARD):
+                self.deepspeed.backward(objective, scale_wrt_gas=False)
             total += float(loss.detach())
-            if self.stage == 0 and self.deepspeed.is_gradient_accumulation_boundary():
-                norm = clip_gradients(self, self.optimizer_object(), self.optim.clip)
-            self.deepspeed.step()
+            with self.phases(UPDATE):
+                if self.stage == 0 and self.deepspeed.is_gradient_accumulation_boundary():
+                    norm = clip_gradients(self, self.optimizer_object(), self.optim.clip)
+                self.deepspeed.step()
         return total, norm if self.stage == 0 else float(self.deepspeed.get_global_grad_norm())
 
     def read_state(self, name: str) -> State:

@@ -6,6 +6,7 @@ from layerfit.methods.bottleneck import Parallel, Series
 from layerfit.methods.dora import DoRA
 from layerfit.methods.full import Full, Vanilla
 from layerfit.methods.galore import GaLore
+from layerfit.methods.greedy import GreedyRanking
 from layerfit.methods.ila import ILA, ILARanking
 from layerfit.methods.ist import IST
 from layerfit.methods.lift import Lift
@@ -27,6 +28,7 @@ METHODS: dict[str, type[Method]] = {
     "ila": ILA,
     "ila_ranking": ILARanking,
     "ist": IST,
+    "greedy_ranking": GreedyRanking,
     "static": Static,
     "lift": Lift,
     "random_mask": RandomMask,

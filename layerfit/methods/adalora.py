@@ -6,12 +6,13 @@ at hand and every checkpoint reaches. It must see whole matrices, so engines tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.errors import UserError, check_range
-from layerfit.methods.base import Context, Plan, Shape
-from layerfit.methods.lora import LoRA
+from layerfit.methods.base import Context, Insert, Plan, Shape
+from layerfit.methods.lora import LowRank
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,7 +30,7 @@ def _steps(name: str, value: float, num_steps: int) -> int:
 
 
 @dataclass
-class AdaLoRA(LoRA):
+class AdaLoRA(LowRank):
     """See the module's docstring; `conf/method/adalora.yaml` says where each default comes from."""
 
     rank: int = 8
@@ -93,6 +94,19 @@ class AdaLoRA(LoRA):
         )
         self._values = singular_values(adapted, anatomy)
         return adapted
+
+    def _insert(self, num_out: int, num_in: int) -> Insert:
+        sides = {"lora_A": (self.init_rank, num_in), "lora_E": (self.init_rank, 1), "lora_B": (num_out, self.init_rank)}
+        return replace(
+            super()._insert(num_out, num_in),
+            parameters={f"{side}.default": shape for side, shape in sides.items()},
+            kept=self.init_rank + (num_in if self.dropout else 0),
+        )
+
+    def state_bytes(self, name: str, shape: tuple[int, ...], width: int) -> int:
+        """Beside the moments, two running means in fp32, and of the values which are kept."""
+        number = math.prod(shape)
+        return super().state_bytes(name, shape, width) + 8 * number + (number if "lora_E" in name else 0)
 
     def penalty(self, model: nn.Module) -> Tensor | None:
         """Return R of Eq. 4, a mean over matrices as in PEFT, times `orthogonality`."""

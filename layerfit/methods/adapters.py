@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +78,47 @@ def distance_to_orthogonal(model: nn.Module) -> torch.Tensor:
 
 
 def adapted_layers(model: nn.Module, anatomy: Anatomy) -> dict[str, LoraLayer | BottleneckLinear]:
-    """Return the adapted layers by unit name, in the model's order.
+    """Return the adapted layers by unit name, in the model's order; outside the blocks by the part's name.
 
     By type, never by attribute name: since transformers 4.48 attention modules carry a `scaling` of their own.
     """
     found: dict[str, LoraLayer | BottleneckLinear] = {}
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer | BottleneckLinear):
-            unit = anatomy.unit(name)
-            assert unit is not None, f"adapter outside the blocks: {name}"
+            unit = anatomy.unit(name) or min(anatomy.parts(f"{name}."), default=None)
+            assert unit is not None, f"adapter in no part of the model: {name}"
             found[unit] = module
     return found
+
+
+def adapter_parameters(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that came with adapters: all others are the model's own."""
+    kinds = LoraLayer | BottleneckLinear
+    layers: list[tuple[str, Any]] = [(path, m) for path, m in model.named_modules() if isinstance(m, kinds)]
+    return {
+        f"{path}.{name}" for path, m in layers for name, _ in m.named_parameters() if not name.startswith("base_layer.")
+    }
+
+
+def weight_updates(model: nn.Module) -> dict[str, Callable[[], torch.Tensor]] | None:
+    """Return what makes W' - W of every adapted weight, by its name; None for bottlenecks, which add to no weight.
+
+    (alpha / rank) B A; of an embedding, its transpose; with a magnitude m (DoRA), m (W + s B A) / ||W + s B A|| - W.
+    """
+    if bottlenecks(model):
+        return None
+    layers = [(path, m) for path, m in model.named_modules() if isinstance(m, LoraLayer)]
+    return {f"{path}.weight": partial(_weight_update, layer) for path, layer in layers}
+
+
+def _weight_update(layer: Any) -> torch.Tensor:
+    update: torch.Tensor = layer.get_delta_weight(ADAPTER)
+    if ADAPTER not in layer.lora_magnitude_vector:
+        return update
+    weight = layer.get_base_layer().weight.float()
+    moved = weight + update.float()
+    lengths = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
+    return layer.lora_magnitude_vector[ADAPTER].weight[:, None] * moved / lengths - weight
 
 
 def _factor(scales: Mapping[str, Any], unit: str) -> Any:
@@ -129,5 +160,7 @@ def save_trained(model: nn.Module, folder: Path) -> None:
     """Write a trained model: adapters if it has some (PEFT's files where PEFT knows the kind), all weights if not."""
     if bottlenecks(model):
         save_bottlenecks(model, folder)
+    elif is_adapted(model):  # by default PEFT saves the frozen matrix too where an embedding has an adapter
+        model.save_pretrained(folder, save_embedding_layers=False)  # type: ignore[operator]
     else:
         model.save_pretrained(folder)  # type: ignore[operator]

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from layerfit.methods.lora import LoRA
+from layerfit.methods.lora import LowRank
 
 
 @dataclass
-class DoRA(LoRA):
+class DoRA(LowRank):
     """LoRA's adapters, with a magnitude for each output of each adapted module."""
 
     decomposed: ClassVar[bool] = True

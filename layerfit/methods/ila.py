@@ -8,13 +8,14 @@ What the paper leaves open (s_0, optimizer, penalty) is configuration: `conf/met
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.importance.mask import MaskSettings, learn_ranking
-from layerfit.methods.base import EMBEDDING, HEAD, NORM, Context, Method, Plan, Shape, layer_units
-from layerfit.methods.lora import LoRA
+from layerfit.methods.base import EMBEDDING, HEAD, NORM, Context, Insert, Method, Plan, Shape, layer_units
+from layerfit.methods.lora import LowRank
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class ILARanking(LoRA):
+class ILARanking(LowRank):
     """Stages 1 and 2: LoRA until stable, then a mask over the linear modules."""
 
     epsilon: float = 1e-3
@@ -170,6 +171,10 @@ class ILA(ILARanking):
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
         """Insert adapters over LoRA; leave the model as it is over full fine-tuning."""
         return super().adapt(model, anatomy) if self.base == "lora" else model
+
+    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
+        """As `adapt` does."""
+        return super().inserts(anatomy, shapes) if self.base == "lora" else {}
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """Everything but the frozen modules; over `full`, embedding, norms and head train too."""

@@ -12,20 +12,21 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.errors import UserError, check_one_of, check_range
-from layerfit.methods.base import SKIP, Context, Method, Plan, Shape, layer_units
+from layerfit.methods.base import SKIP, Context, Insert, Method, Plan, Shape, layer_units
 from layerfit.methods.bottleneck import Parallel, Series
-from layerfit.methods.lora import LoRA
+from layerfit.methods.lora import LowRank
 
 if TYPE_CHECKING:
     from torch import nn
 
     from layerfit.anatomy import Anatomy
 
-BASES: dict[str, type[Method]] = {"lora": LoRA, "series": Series, "parallel": Parallel}
+BASES: dict[str, type[Method]] = {"lora": LowRank, "series": Series, "parallel": Parallel}
 _SINCE = {"since": "series and parallel bases"}
 UNIFORM_BELOW = 1.5
 """Odds ratio of the likeliest to the least likely block under which a run sampled uniformly in effect."""
@@ -86,7 +87,7 @@ def _count(name: str, value: float, num_layers: int) -> int:
 
 
 @dataclass
-class IST(LoRA):
+class IST(LowRank):
     """See the module's docstring; `conf/method/ist.yaml` says where each default comes from."""
 
     base: str = "lora"
@@ -105,6 +106,7 @@ class IST(LoRA):
     scale: float = field(default=1.0, metadata=_SINCE)
     init: str = field(default="zero", metadata=_SINCE)
     _scores: list[float] = field(default_factory=list, init=False, repr=False, metadata={"identity": False})  # I
+    _history: list[list[Any]] = field(default_factory=list, init=False, repr=False, metadata={"identity": False})
 
     switching: ClassVar[str] = SKIP
 
@@ -142,6 +144,10 @@ class IST(LoRA):
         """Insert the base's adapters."""
         return self._over(self.base).adapt(model, anatomy)
 
+    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
+        """The base's."""
+        return self._over(self.base).inserts(anatomy, shapes)
+
     def check(self, shape: Shape) -> None:
         """Raise UserError unless the fractions give whole layers and enough distinct subsets exist."""
         self._over(self.base).check(shape)
@@ -163,6 +169,7 @@ class IST(LoRA):
         self._scores = self._scores or [0.0] * depth
         if self.policy == "ist" and step > 0 and step % self.update_every == 0:
             self._update_scores(step // self.update_every, ctx)
+            self._history.append([step, [round(score, 6) for score in self._scores]])
         drawn = 0 if self.policy == "fixed" else step
         weights = [log_sigmoid(score) for score in self._scores]
         rng = random.Random(f"ist/{ctx.seed}/{drawn}")
@@ -190,7 +197,10 @@ class IST(LoRA):
         )
 
     def findings(self) -> dict[str, Any]:
-        """Scores I, the log odds ratio of the extremes, and whether the run left uniform sampling at all."""
+        """Scores I, the log odds ratio of the extremes, and whether the run left uniform sampling at all.
+
+        `importance_history`: [step, I] at every importance update, to 6 decimals.
+        """
         if not self._scores:
             return {}
         log_odds = max(self._scores) - min(self._scores)
@@ -198,12 +208,15 @@ class IST(LoRA):
             "importance": list(self._scores),
             "log_odds_ratio": log_odds,
             "uniform_in_effect": log_odds < math.log(UNIFORM_BELOW),
+            "importance_history": [[step, list(scores)] for step, scores in self._history],
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The scores I."""
-        return {"scores": list(self._scores)}
+        """The scores I, now and at every update."""
+        return {"scores": list(self._scores), "history": [[step, list(scores)] for step, scores in self._history]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the scores."""
         self._scores = list(state["scores"])
+        # A checkpoint from before there was a history has none: it then begins with the first update after it.
+        self._history = [[step, list(scores)] for step, scores in state.get("history", [])]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from layerfit.errors import UserError, check_range
-from layerfit.methods.base import Context, Method, Plan, Shape, layer_units
+from layerfit.methods.base import EMBEDDING, HEAD, Context, Insert, Method, Plan, Shape, layer_units
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class LoRA(Method):
-    """Low-rank adapters; the base model, embedding, norms and head are frozen."""
+class LowRank(Method):
+    """Low-rank adapters in the blocks: what LoRA shares with methods that are built over it. All else is frozen."""
 
     rank: int = 8
     alpha: float = 16.0
@@ -44,15 +45,50 @@ class LoRA(Method):
         units = anatomy.shape(num_steps=0).modules()
         return [u for u in units if not self.targets or u.rpartition(".")[2] in self.targets]
 
+    def outside(self, anatomy: Anatomy) -> list[str]:
+        """Return the module paths outside the blocks that get an adapter as well."""
+        return []
+
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
         """Freeze the model and insert adapters, in the model's own dtype."""
         from layerfit.methods.adapters import add_lora
 
-        names = [anatomy.module_path(unit) for unit in self.adapted_modules(anatomy)]
+        names = [anatomy.module_path(unit) for unit in self.adapted_modules(anatomy)] + self.outside(anatomy)
         return add_lora(
             model, names, rank=self.rank, alpha=self.alpha, dropout=self.dropout, decomposed=self.decomposed
+        )
+
+    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
+        """Two matrices beside every adapted module; with dropout, a copy of its input and a mask."""
+        return {unit: self._insert(*shapes[unit]) for unit in self.adapted_modules(anatomy)}
+
+    def _insert(self, num_out: int, num_in: int) -> Insert:
+        magnitude = {"lora_magnitude_vector.default.weight": (num_out,)} if self.decomposed else {}
+        copied = num_in if self.dropout else 0
+        return Insert(
+            {"lora_A.default.weight": (self.rank, num_in), "lora_B.default.weight": (num_out, self.rank), **magnitude},
+            reads="" if self.dropout else "input",
+            # A magnitude's gradient needs what it multiplies: the outputs of module and adapter.
+            kept=self.rank + copied + (2 * num_out if self.decomposed else 0),
+            masks=copied,
         )
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """All adapters, always."""
         return Plan(layer_units(range(ctx.shape.num_layers)))
+
+
+@dataclass
+class LoRA(LowRank):
+    """The method by itself; with `embeddings` the token embedding and the head get adapters too."""
+
+    embeddings: bool = field(default=False, metadata={"since": "LoRA on embedding and head"})
+    """As in the LISA paper's figure of weight norms. A tied pair is one matrix: its adapter sits at the embedding."""
+
+    def outside(self, anatomy: Anatomy) -> list[str]:
+        """The embedding and the head, if asked for."""
+        return list(dict.fromkeys([anatomy.embedding, anatomy.head])) if self.embeddings else []
+
+    def plan(self, step: int, ctx: Context) -> Plan:
+        """All adapters, always."""
+        return Plan(layer_units(range(ctx.shape.num_layers)), (EMBEDDING, HEAD) if self.embeddings else ())

@@ -102,3 +102,8 @@ def mask_modules(model: nn.Module, anatomy: Anatomy, units: list[str], *, share:
             setattr(holder, last, MaskedLinear(plain, places))
         total += len(places)
     return total
+
+
+def entry_parameters(model: nn.Module) -> set[str]:
+    """Return the names of the parameters whose entries stand in the place of some of a frozen matrix."""
+    return {f"{path}.entries" for path, module in model.named_modules() if isinstance(module, MaskedLinear)}

@@ -7,11 +7,13 @@ puts them into its frozen matrix when it runs (`layerfit.methods.masked`). Embed
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from layerfit.errors import UserError, check_range
-from layerfit.methods.base import Context, Method, Plan, Shape, layer_units
+from layerfit.methods.base import Context, Insert, Method, Plan, Shape, layer_units
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,10 +48,17 @@ class RandomMask(Method):
         """
         from layerfit.methods.masked import mask_modules
 
-        units = [u for u in anatomy.shape(0).modules() if not self.targets or u.rpartition(".")[2] in self.targets]
-        if not mask_modules(model, anatomy, units, share=self.share, seed=self.seed or 0):
+        if not mask_modules(model, anatomy, self._units(anatomy), share=self.share, seed=self.seed or 0):
             raise UserError(f"method.share={self.share:g} drew none of this model's weights; raise it")
         return model
+
+    def _units(self, anatomy: Anatomy) -> list[str]:
+        return [u for u in anatomy.shape(0).modules() if not self.targets or u.rpartition(".")[2] in self.targets]
+
+    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
+        """The entries, as many as the coins draw on average, and their places."""
+        counts = {unit: round(self.share * math.prod(shapes[unit])) for unit in self._units(anatomy)}
+        return {u: Insert({"entries": (n, 1)}, dense=True, buffer_bytes=4 * n) for u, n in counts.items()}
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """All drawn entries, always."""

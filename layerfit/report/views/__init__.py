@@ -9,9 +9,32 @@ from layerfit.errors import check_one_of
 from layerfit.report.cells import Cell, Store
 from layerfit.report.matrix import Matrix
 from layerfit.report.spec import TableSpec
+from layerfit.report.views import (
+    ablation,
+    greedy,
+    importance,
+    jaccard,
+    location,
+    memory,
+    milestones,
+    norms,
+    speed,
+    subset,
+)
 
 View = Callable[[TableSpec, list[Cell], Store, dict[str, Any]], list[Matrix]]
-VIEWS: dict[str, View] = {}
+VIEWS: dict[str, View] = {
+    "ablation": ablation.matrices,
+    "greedy": greedy.matrices,
+    "importance": importance.matrices,
+    "jaccard": jaccard.matrices,
+    "location": location.matrices,
+    "memory": memory.matrices,
+    "milestones": milestones.matrices,
+    "norms": norms.matrices,
+    "speed": speed.matrices,
+    "subset": subset.matrices,
+}
 """Kind, as a table's `views` names it -> what computes it. Pure: no files, no torch."""
 
 

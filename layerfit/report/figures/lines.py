@@ -1,0 +1,138 @@
+"""Lines: one a row over the columns, told apart by colour, marker and dash."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from layerfit.report.figures import style
+from layerfit.report.figures.sheets import Sheet
+from layerfit.report.matrix import Matrix
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HEIGHT, TOP, BOTTOM, LEFT = 1.9, 0.32, 0.42, 0.62  # inches of a panel
+ENTRY = 0.17
+
+
+def draw(sheet: Sheet) -> Figure:
+    """Return one figure for panels that share their lines."""
+    names = sheet[0].rows
+    crowded = len(sheet[0].columns) > 20 and not all(column.isdigit() for column in sheet[0].columns)
+    across = 1 if crowded or len(sheet) == 1 else min(len(sheet), 2 if len(sheet) != 3 else 3)
+    down = -(-len(sheet) // across)
+    width = style.PAGE if crowded or across > 1 else 4.4
+    legend_across = max(1, int(width / (0.55 + max(style.text_width(n, style.NORMAL) for n in names))))
+    legend = 0.12 + ENTRY * -(-(len(names) + _published(sheet)) // legend_across)
+    below = BOTTOM + max(_drop(m.columns) for m in sheet)
+    height = down * (TOP + HEIGHT + below) + legend
+    figure = style.new_figure(width, height)
+    panel = width / across
+    for index, matrix in enumerate(sheet):
+        line, place = divmod(index, across)
+        x, y = place * panel + LEFT, height - line * (TOP + HEIGHT + below) - TOP - HEIGHT
+        axes = figure.add_axes((x / width, y / height, (panel - LEFT - 0.12) / width, HEIGHT / height))
+        _panel(axes, matrix)
+        axes.set_ylabel(matrix.value_name if place == 0 else "")
+    figure.legend(
+        handles=_legend(sheet),
+        loc="lower left",
+        bbox_to_anchor=(0.06 / width, 0.02 / height),
+        ncols=legend_across,
+        columnspacing=1.4,
+        handlelength=2.4,
+        handletextpad=0.5,
+        borderaxespad=0.0,
+    )
+    return figure
+
+
+def _published(sheet: Sheet) -> bool:
+    return any(m.published and any(v is not None for row in m.published for v in row) for m in sheet)
+
+
+def look(index: int) -> dict[str, Any]:
+    """Return the colour, marker and dash of a line by its number; no two of 35 are alike."""
+    return {
+        "color": style.COLORS[index % len(style.COLORS)],
+        "marker": style.MARKERS[index % len(style.MARKERS)],
+        "linestyle": style.DASHES[(index + index // len(style.COLORS)) % len(style.DASHES)],
+        "linewidth": 1.15,
+        "markersize": 3.2,
+    }
+
+
+def _panel(axes: Axes, matrix: Matrix) -> None:
+    places = positions(matrix.columns)
+    every = max(1, len(places) // 12)
+    for index, row in enumerate(matrix.values):
+        known = [(x, v) for x, v in zip(places, row, strict=True) if v is not None and not (matrix.log and v <= 0)]
+        # Markers of different lines stand at different places, so that lines which coincide are both seen.
+        axes.plot(*_split(known), **look(index), markevery=(index % every, every), zorder=3)
+    for index, row in enumerate(matrix.published or ()):
+        known = [(x, v) for x, v in zip(places, row, strict=True) if v is not None and not (matrix.log and v <= 0)]
+        hollow = {**look(index), "linestyle": "none", "markersize": 5, "markerfacecolor": "none"}
+        axes.plot(*_split(known), **hollow, zorder=4)
+    if matrix.log:
+        axes.set_yscale("log")
+    axes.set_title(matrix.title)
+    axes.set_xlabel(matrix.column_name)
+    axes.grid(axis="y", color=style.GRID, linewidth=0.6)
+    shown = _labelled(matrix.columns, places)
+    axes.set_xticks([places[i] for i in shown], [matrix.columns[i] for i in shown])
+    if _drop(matrix.columns):
+        for label in axes.get_xticklabels():
+            label.set_rotation(0 if label.get_text().isdigit() else 90)
+
+
+def _drop(columns: tuple[str, ...]) -> float:
+    """Return how many inches upright names of columns need; 0 where all names are short and few."""
+    names = [column for column in columns if not column.rstrip("%").isdigit()]
+    return 0.0 if not names or len(columns) <= 6 else max(0.0, max(map(style.text_width, names)) - 0.1)
+
+
+def _labelled(columns: tuple[str, ...], places: list[float]) -> list[int]:
+    """Return which columns are named: every name, and of the numbers those that do not run into each other."""
+    numbers = [i for i, column in enumerate(columns) if column.rstrip("%").isdigit()]
+    if len(numbers) < len(columns):
+        step = next(s for s in (1, 2, 4, 5, 8, 10, 20, 50, 1000) if len(numbers) <= 17 * s)
+        return [i for i in range(len(columns)) if i not in numbers or int(columns[i].rstrip("%")) % step == 0]
+    if places == [float(column.rstrip("%")) for column in columns] and len({b - a for a, b in pairwise(places)}) == 1:
+        step = next(s for s in (1, 2, 4, 5, 8, 10, 20, 50, 100, 1000) if len(places) <= 13 * s)
+        return list(range(0, len(places), step))
+    return _apart(places, longest=max(len(column) for column in columns))
+
+
+def _split(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def positions(columns: tuple[str, ...]) -> list[float]:
+    """Return where columns stand: at their number (`25%`, `8`) where all are different numbers, else one by one."""
+    try:
+        places = [float(column.rstrip("%")) for column in columns]
+    except ValueError:
+        return [float(i) for i in range(len(columns))]
+    rising = all(a < b for a, b in pairwise(places))
+    return places if rising else [float(i) for i in range(len(columns))]
+
+
+def _apart(places: list[float], longest: int) -> list[int]:
+    """Return which of unevenly placed columns can be labelled without running into each other."""
+    least, shown = (places[-1] - places[0]) * longest / 46, [len(places) - 1]
+    for index in range(len(places) - 2, -1, -1):
+        if places[shown[-1]] - places[index] >= least:
+            shown.append(index)
+    return shown[::-1]
+
+
+def _legend(sheet: Sheet) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    out = [Line2D([], [], **look(index), label=name) for index, name in enumerate(sheet[0].rows)]
+    if _published(sheet):
+        mark: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor": "none", "linestyle": "none"}
+        out.append(Line2D([], [], color=style.SOFT, label="hollow: published", **mark))
+    return out

@@ -1,0 +1,186 @@
+"""What views share: the runs of a row, what they found, what is missing and why, and the parts of a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from layerfit.config import run_id
+from layerfit.errors import UserError
+from layerfit.record import Record
+from layerfit.report.cells import Cell, Store, hole, required
+from layerfit.report.checks import by_value, listed
+from layerfit.report.matrix import Matrix
+from layerfit.report.spec import Row, TableSpec
+
+T = TypeVar("T")
+Values = tuple[tuple[float | None, ...], ...]
+
+
+def option(spec: TableSpec, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a view's options with defaults for those that are not given.
+
+    Raises:
+        UserError: naming one that the view does not have.
+    """
+    if unknown := [key for key in options if key not in allowed and key != "kind"]:
+        names = ", ".join(allowed) or "none"
+        raise UserError(f"{spec.file}: views.{options.get('kind')} has no option {unknown[0]!r}; allowed: {names}")
+    return {key: options.get(key, default) for key, default in allowed.items()}
+
+
+def groups(spec: TableSpec) -> dict[str, list[Row]]:
+    """Return the rows of a table by group, in order; rows that are published only are left out."""
+    out: dict[str, list[Row]] = {}
+    for row in spec.rows:
+        if row.hole is None:
+            out.setdefault(row.group, []).append(row)
+    return out
+
+
+def named(group: str, title: str) -> str:
+    """Return a title with its group in front, if there is one."""
+    return f"{group}: {title}" if group else title[:1].upper() + title[1:]
+
+
+def of_row(cells: Sequence[Cell], row: Row) -> list[Cell]:
+    """Return the runs of a row."""
+    return [cell for cell in cells if cell.row == row.label]
+
+
+@dataclass(frozen=True)
+class Found(Generic[T]):
+    """What runs hold, by row label and seed, and what is not known of the others.
+
+    about: labels of the rows that have it, or might once they have run.
+    """
+
+    by_row: dict[str, dict[int | None, T]]
+    notes: tuple[str, ...]
+    about: tuple[str, ...] = ()
+
+    def rows(self, rows: Iterable[Row]) -> list[Row]:
+        """Return the rows of which anything is known."""
+        return [row for row in rows if self.by_row.get(row.label)]
+
+    def first(self, row: Row) -> tuple[int | None, T] | None:
+        """Return the lowest seed of a row with what it holds, None if nothing is known."""
+        found = self.by_row.get(row.label, {})
+        return min(found.items(), key=lambda item: -1 if item[0] is None else item[0]) if found else None
+
+
+def collect(
+    rows: Sequence[Row],
+    cells: Sequence[Cell],
+    store: Store,
+    of: Callable[[Record], T | None],
+    what: str,
+    *,
+    every: bool = False,
+) -> Found[T]:
+    """Ask every run of the rows, and the runs that it requires, for something.
+
+    what: what it is called where a run has none. every: every row that trains should have it; else a row without it is
+    one that the view is not about, and is only named where its runs are missing.
+    """
+    found: dict[str, dict[int | None, T]] = {}
+    holes: dict[str, str] = {}
+    about: list[str] = []
+    for row in rows:
+        found[row.label] = {}
+        mine: dict[str, str] = {}
+        runs = [cell for cell in of_row(cells, row) if cell.run.method.trains]
+        for cell in runs:
+            value, why = _ask(cell, store, of, what)
+            if value is None:
+                mine[cell.name] = why
+            else:
+                found[row.label][cell.seed] = value
+        other = not found[row.label] and any(hole(store, cell.run_id) is None for cell in runs)
+        if runs and (every or not other):
+            about.append(row.label)
+            holes |= mine
+    notes = not_known(holes) if holes or any(found.values()) else (f"No run of this table has {what}.",)
+    return Found(found, notes, tuple(about))
+
+
+def _ask(cell: Cell, store: Store, of: Callable[[Record], T | None], what: str) -> tuple[T | None, str]:
+    """Return what a run holds, or one that it requires; else None and why."""
+    reason = hole(store, cell.run_id)
+    for name in (cell.run_id, *(run_id(run) for run in reversed(required(cell.run)))):
+        if hole(store, name) is None and (value := of(store.records[name])) is not None:
+            return value, ""
+    return None, reason or f"no {what} in its record"
+
+
+def not_known(holes: Mapping[str, str]) -> tuple[str, ...]:
+    """Return one line a reason: `Not known (no record): LoRA, seed 1; LoRA, seed 2.`, as many as there are reasons."""
+    return tuple(f"Not known ({reason}): {listed(names)}." for reason, names in by_value(holes).items())
+
+
+def finding(name: str) -> Callable[[Record], Any]:
+    """Return a function that reads one finding of a record, None if it has none."""
+    return lambda record: record.result.findings.get(name) or None
+
+
+def average(lists: Iterable[Sequence[float | None]]) -> list[float | None]:
+    """Return the mean of lists of one length, place by place; None where any of them is not known."""
+    out: list[float | None] = []
+    for values in zip(*lists, strict=True):
+        known = [value for value in values if value is not None]
+        out.append(sum(known) / len(known) if known and len(known) == len(values) else None)
+    return out
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of what is known, None if nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def table(rows: Iterable[Iterable[float | None]]) -> Values:
+    """Return the values of a matrix."""
+    return tuple(tuple(row) for row in rows)
+
+
+def nothing(title: str, rows: Sequence[Row], drawing: str, notes: Sequence[str]) -> Matrix:
+    """Return a matrix that says that nothing is known yet, and why. It is printed, with dashes, and not drawn."""
+    labels = tuple(row.label for row in rows) or ("-",)
+    values: Values = ((None,),) * len(labels)
+    return Matrix(title, "run", "what", "number", labels, ("not known yet",), values, drawing, notes=tuple(notes))
+
+
+def place(unit: str) -> tuple[int, str]:
+    """Return layer and module of a unit: `layers.3.self_attn.q_proj` -> (3, `self_attn.q_proj`), `layers.3` -> (3, '').
+
+    Raises:
+        ValueError: if it is no unit of a block.
+    """
+    head, _, rest = unit.partition(".")
+    number, _, module = rest.partition(".")
+    if head != "layers" or not number.isdigit():
+        raise ValueError(f"{unit!r} is no unit of a block")
+    return int(number), module
+
+
+def kinds(units: Iterable[str], order: Sequence[str]) -> list[str]:
+    """Return the modules that units are of, in the model's order; '' (whole blocks) first."""
+    found = {place(unit)[1] for unit in units}
+    return sorted(found, key=lambda kind: (order.index(kind) if kind in order else -1 if not kind else 99, kind))
+
+
+def layer_map(
+    scores: Mapping[str, float | None], order: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...], Values]:
+    """Lay scores by unit out as modules x layers: row names, column names, values."""
+    modules = kinds(scores, order)
+    layers = range(1 + max(place(unit)[0] for unit in scores))
+    by_place = {place(unit): score for unit, score in scores.items()}
+    names = tuple(module.rpartition(".")[2] or "whole block" for module in modules)
+    return names, tuple(map(str, layers)), table([by_place.get((i, m)) for i in layers] for m in modules)
+
+
+def order_of(cells: Sequence[Cell]) -> list[str]:
+    """Return the linear modules of a block in the model's order."""
+    return list(cells[0].run.model.linear or ()) if cells else []

@@ -1,0 +1,169 @@
+"""How much the most important units of data sets have in common, and what chance alone gives.
+
+A row is a data set (or whatever a ranking was made from), a group is a model. Two sets of three quarters of the units
+overlap by 0.60 (Jaccard) when drawn blindly, so a number says nothing without its chance level; and a ranking that
+tells module types apart but not layers overlaps by more, so there is a second level, with types kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations, product
+from typing import Any
+
+from layerfit.errors import UserError
+from layerfit.importance.ranking import spearman
+from layerfit.importance.sets import Chance, chance, jaccard, kept
+from layerfit.record import Record
+from layerfit.report.cells import Cell, Store
+from layerfit.report.matrix import Matrix
+from layerfit.report.spec import Row, TableSpec
+from layerfit.report.views import common
+from layerfit.report.views.common import Found
+
+Scores = dict[str, float]
+COLUMNS = ("kept", "chance", "chance within types", "same data, other seed", "frozen", "frozen, chance", "Spearman")
+
+
+def ranking(record: Record) -> Scores | None:
+    """Return the scores by unit of a run that ranked."""
+    return (record.result.findings.get("ranking") or {}).get("scores") or None
+
+
+def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
+    """Return two matrices a model: data x data, and every pair beside its chance levels and its ceiling.
+
+    options: `fraction` of units kept (0.75); `published`: group -> row -> row -> the paper's Jaccard.
+
+    Raises:
+        UserError: if an option is wrong.
+    """
+    chosen = common.option(spec, options, {"fraction": 0.75, "published": {}})
+    if not 0 < chosen["fraction"] < 1:
+        raise UserError(f"{spec.file}: views.jaccard.fraction={chosen['fraction']!r} is no share between 0 and 1")
+    out: list[Matrix] = []
+    for group, rows in common.groups(spec).items():
+        found = common.collect(rows, cells, store, ranking, "ranking")
+        rows = [row for row in rows if row.label in found.about]
+        published = _published(spec, group, rows, chosen["published"])
+        if not rows:
+            out.append(common.nothing(common.named(group, "overlap of rankings"), rows, "heatmap", found.notes))
+            continue
+        out += [
+            _square(group, rows, found, chosen["fraction"], published),
+            _pairs(group, rows, found, chosen["fraction"], published),
+        ]
+    return sorted(out, key=lambda matrix: matrix.drawing == "bars")
+
+
+def _of_pairs(found: Found[Scores], a: Row, b: Row) -> list[tuple[Scores, Scores]]:
+    """Return the pairs of rankings that are compared: of different seeds, unless there is one seed only."""
+    first, second = found.by_row.get(a.label, {}), found.by_row.get(b.label, {})
+    if a is b:
+        return list(combinations(first.values(), 2))
+    pairs = [(s, t) for s, t in product(first, second) if s != t] or list(product(first, second))
+    return [(first[s], second[t]) for s, t in pairs if set(first[s]) == set(second[t])]
+
+
+def _overlap(pairs: list[tuple[Scores, Scores]], fraction: float) -> float | None:
+    return common.mean(jaccard(kept(a, fraction), kept(b, fraction)) for a, b in pairs)
+
+
+def _square(
+    group: str, rows: list[Row], found: Found[Scores], fraction: float, published: Mapping[tuple[str, str], float]
+) -> Matrix:
+    labels = tuple(row.short for row in rows)
+    notes = [
+        f"Sets: the top {fraction:.0%} of the units. Diagonal: the same data with another seed, the most that other "
+        "data can be expected to reach. Pairs are of different seeds where there are several."
+    ]
+    example = next((scores for seeds in found.by_row.values() for scores in seeds.values()), None)
+    if example:
+        level = _chance(example, example, fraction, typed=False)
+        notes.append(f"Chance: {level.mean:.3f}, 95% of blind draws from {level.low:.3f} to {level.high:.3f}.")
+    return Matrix(
+        title=common.named(group, f"Jaccard of the top {fraction:.0%}"),
+        row_name="data",
+        column_name="data",
+        value_name="Jaccard",
+        rows=labels,
+        columns=labels,
+        values=common.table([_overlap(_of_pairs(found, a, b), fraction) for b in rows] for a in rows),
+        drawing="heatmap",
+        published=common.table([published.get((a, b)) for b in labels] for a in labels) if published else None,
+        notes=(*notes, *found.notes),
+    )
+
+
+def _chance(a: Scores, b: Scores, fraction: float, *, typed: bool) -> Chance:
+    of = {unit: common.place(unit)[1] if typed else "" for unit in a}
+    level = chance(kept(a, fraction), kept(b, fraction), of)
+    assert level is not None
+    return level
+
+
+def _pair(found: Found[Scores], a: Row, b: Row, fraction: float) -> tuple[list[float | None], float | None]:
+    """Return one line of the comparison with chance, and how many draws with types kept overlap as much: p."""
+    pairs = _of_pairs(found, a, b)
+    rest = [(frozenset(x) - kept(x, fraction), frozenset(y) - kept(y, fraction)) for x, y in pairs]
+    levels = [(_chance(x, y, fraction, typed=False), _chance(x, y, fraction, typed=True)) for x, y in pairs]
+    ceilings = [_overlap(_of_pairs(found, row, row), fraction) for row in (a, b)]
+    frozen = [chance(x, y, dict.fromkeys(pairs[0][0], "")) for x, y in rest]
+    line = [
+        _overlap(pairs, fraction),
+        common.mean(level.mean for level, _ in levels),
+        common.mean(level.mean for _, level in levels),
+        common.mean(ceilings) if None not in ceilings else None,
+        common.mean(jaccard(x, y) for x, y in rest),
+        common.mean(level.mean if level else None for level in frozen),
+        common.mean(spearman(x, y) for x, y in pairs),
+    ]
+    return line, max((level.p for _, level in levels), default=None)
+
+
+def _pairs(
+    group: str, rows: list[Row], found: Found[Scores], fraction: float, published: Mapping[tuple[str, str], float]
+) -> Matrix:
+    pairs = list(combinations(rows, 2))
+    lines = [_pair(found, a, b, fraction) for a, b in pairs]
+    notes = [
+        "Chance: two blind sets of these sizes (hypergeometric, exact). Chance within types: each set keeps how many "
+        "units of each module type it holds, and which layers they are in is drawn (hypergeometric by type, exact): a "
+        "ranking of module types alone reaches it. Frozen: the sets left out. Spearman: of all scores."
+    ]
+    for (a, b), (_, p) in zip(pairs, lines, strict=True):
+        if p is not None:
+            size = "below 0.001" if p < 0.001 else f"{p:.3f}"
+            notes.append(
+                f"{a.short} and {b.short}: p {size} against chance within types (largest over pairs of seeds)."
+            )
+    theirs = [published.get((a.short, b.short), published.get((b.short, a.short))) for a, b in pairs]
+    known = [(value, *(None,) * (len(COLUMNS) - 1)) for value in theirs]
+    return Matrix(
+        title=common.named(group, "overlap beside chance"),
+        row_name="pair",
+        column_name="measure",
+        value_name="Jaccard; Spearman's correlation",
+        rows=tuple(f"{a.short}, {b.short}" for a, b in pairs) or ("one row only",),
+        columns=(f"kept {fraction:.0%}", *COLUMNS[1:]),
+        values=common.table(line for line, _ in lines) or ((None,) * len(COLUMNS),),
+        drawing="bars",
+        published=common.table(known) if published else None,
+        notes=(*notes, *found.notes),
+    )
+
+
+def _published(
+    spec: TableSpec, group: str, rows: list[Row], given: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> dict[tuple[str, str], float]:
+    """Return the paper's numbers by pair of rows: as the view's option says, else from columns named like the rows."""
+    out = {(a, b): float(v) for a, line in given.get(group, {}).items() for b, v in line.items() if v is not None}
+    if given:
+        return out
+    shorts = [row.short for row in rows]
+    for row in rows:
+        for column, value in spec.published.get(row.label, {}).items():
+            name = column.removeprefix(group).strip()
+            if name in shorts:
+                out[row.short, name] = value.value
+    return out

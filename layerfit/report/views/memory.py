@@ -1,0 +1,112 @@
+"""Memory at its peak by component, and the peak of every method on every model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from layerfit.errors import check_one_of
+from layerfit.record import Record
+from layerfit.report.cells import Cell, Store
+from layerfit.report.matrix import Matrix
+from layerfit.report.spec import Row, TableSpec
+from layerfit.report.units import UNITS
+from layerfit.report.values import PARTS, peak_bytes
+from layerfit.report.views import common
+from layerfit.report.views.common import Found
+
+GIB = 2**30
+SIZES = ("gib", "gb", "mib")
+Parts = dict[str, int | None]
+
+
+def parts(record: Record) -> Parts | None:
+    """Return bytes by component, None where no component is known."""
+    found = {part: record.measured.peak_memory_bytes.get(part) for part in PARTS}
+    return found if any(value is not None for value in found.values()) else None
+
+
+def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
+    """Return stacked bars for every group, and a grid of peaks: methods x groups.
+
+    options: `unit` (gib, gb, mib; default by size); `published`: row label -> [weights, gradients, optimizer,
+    activations] of the paper, in that unit; `published_peak`: row label -> peak.
+
+    Raises:
+        UserError: if an option is wrong.
+    """
+    chosen = common.option(spec, options, {"unit": None, "published": {}, "published_peak": {}})
+    rows = [row for group in common.groups(spec).values() for row in group]
+    what = "account of its memory"
+    found = common.collect(rows, cells, store, parts, what, every=True)
+    peaks = common.collect(rows, cells, store, peak_bytes, "peak of its memory", every=True)
+    largest = max((peak for seeds in peaks.by_row.values() for peak in seeds.values()), default=GIB)
+    size = chosen["unit"] or ("gib" if largest >= GIB else "mib")
+    check_one_of(f"{spec.file}: views.memory.unit", size, SIZES)
+    out = [
+        _stack(group, _trained(rows, cells), found, size, chosen["published"])
+        for group, rows in common.groups(spec).items()
+    ]
+    return [*out, _grid(spec, cells, peaks, size, chosen["published_peak"])]
+
+
+def _trained(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
+    """Return the rows that train: the model as it was has no memory of training."""
+    return [row for row in rows if (runs := common.of_row(cells, row)) and runs[0].run.method.trains]
+
+
+def _stack(
+    group: str, rows: list[Row], found: Found[Parts], size: str, published: Mapping[str, Sequence[float]]
+) -> Matrix:
+    factor = UNITS[size].factor
+    values = []
+    for row in rows:
+        runs = list(found.by_row.get(row.label, {}).values())
+        means = common.average([[run[part] for part in PARTS] for run in runs]) if runs else [None] * len(PARTS)
+        values.append([None if value is None else factor * value for value in means])
+    theirs = common.table(published.get(row.label, (None,) * len(PARTS)) for row in rows)
+    note = (
+        "Bytes of weights, gradients and optimizer state as held, activations at the first step, each at its own "
+        "largest; mean over seeds. They need not all be largest at once: the sum may be above the allocator's peak."
+    )
+    return Matrix(
+        title=common.named(group, "memory by component"),
+        row_name="method",
+        column_name="component",
+        value_name=UNITS[size].symbol,
+        rows=tuple(row.short for row in rows),
+        columns=PARTS,
+        values=common.table(values),
+        drawing="stacked",
+        published=theirs if any(row.label in published for row in rows) else None,
+        decimals=UNITS[size].decimals,
+        notes=(note, *found.notes),
+    )
+
+
+def _grid(
+    spec: TableSpec, cells: Sequence[Cell], peaks: Found[float], size: str, published: Mapping[str, float]
+) -> Matrix:
+    groups = common.groups(spec)
+    by_name = {(row.short, row.group): row.label for rows in groups.values() for row in _trained(rows, cells)}
+    shorts = tuple(dict.fromkeys(short for short, _ in by_name))
+    factor = UNITS[size].factor
+
+    def peak(short: str, group: str) -> float | None:
+        value = common.mean(peaks.by_row.get(by_name.get((short, group), ""), {}).values())
+        return None if value is None else factor * value
+
+    known = common.table([published.get(by_name.get((s, g), "")) for g in groups] for s in shorts)
+    return Matrix(
+        title="Peak memory",
+        row_name="method",
+        column_name="model",
+        value_name=UNITS[size].symbol,
+        rows=shorts,
+        columns=tuple(group or "peak" for group in groups),
+        values=common.table([peak(short, group) for group in groups] for short in shorts),
+        drawing="heatmap",
+        published=known if published else None,
+        decimals=UNITS[size].decimals,
+        notes=("As the allocator says; where it does not, the sum of the components. Mean over seeds.", *peaks.notes),
+    )

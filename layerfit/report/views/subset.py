@@ -1,0 +1,82 @@
+"""Score against the number of layers that train, one line a way of choosing them.
+
+A row's label says both: `Most important 4`, `Random 4, draw 2` (draws of one number are averaged). Rows without a
+number are references, the same for every number.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from layerfit.errors import UserError
+from layerfit.report.cells import Cell, Store
+from layerfit.report.matrix import Matrix
+from layerfit.report.spec import Row, TableSpec
+from layerfit.report.units import UNITS
+from layerfit.report.views import common
+from layerfit.report.views.scores import Scores, columns, merged
+
+PATTERN = r"(?P<arm>.*?\D)[ ,:]*\b(?P<k>\d+)\b.*"
+Arms = dict[str, dict[int, list[Row]]]
+
+
+def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
+    """Return a matrix a group and column: ways of choosing x number of layers.
+
+    options: `pattern`, a regular expression with groups `arm` and `k`, for labels written in another way.
+
+    Raises:
+        UserError: if the pattern is none, or no row's label has a number.
+    """
+    pattern = common.option(spec, options, {"pattern": PATTERN})["pattern"]
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{spec.file}: views.subset.pattern={pattern!r} is no regular expression: {error}") from error
+    if not {"arm", "k"} <= set(expression.groupindex):
+        raise UserError(f"{spec.file}: views.subset.pattern={pattern!r} lacks the groups (?P<arm>...) and (?P<k>...)")
+    out = []
+    for group, rows in common.groups(spec).items():
+        arms, references = _arms(rows, expression)
+        if not arms:
+            raise UserError(f"{spec.file}: views.subset: no label of a row says a number of layers: {rows[0].label!r}")
+        every = columns(spec, cells, store, rows)
+        out += [_matrix(group, arms, references, scores, merged([scores])) for scores in every]
+    return out
+
+
+def _arms(rows: list[Row], expression: re.Pattern[str]) -> tuple[Arms, list[Row]]:
+    arms: Arms = {}
+    references: list[Row] = []
+    for row in rows:
+        match = expression.fullmatch(row.short)
+        if match is None:
+            references.append(row)
+        else:
+            arms.setdefault(match["arm"].strip(" ,:"), {}).setdefault(int(match["k"]), []).append(row)
+    return arms, references
+
+
+def _matrix(group: str, arms: Arms, references: list[Row], scores: Scores, notes: tuple[str, ...]) -> Matrix:
+    numbers = sorted({k for by_number in arms.values() for k in by_number})
+    lines = [
+        [common.mean(scores.mean(row) for row in by_number.get(k, [])) for k in numbers] for by_number in arms.values()
+    ]
+    lines += [[scores.mean(row)] * len(numbers) for row in references]
+    several = [arm for arm, by_number in arms.items() if any(len(rows) > 1 for rows in by_number.values())]
+    said = [f"{', '.join(several)}: mean over draws."] if several else []
+    if references:
+        said.append(f"{', '.join(row.short for row in references)}: the same for every number of layers.")
+    return Matrix(
+        title=common.named(group, scores.column.label),
+        row_name="layers chosen",
+        column_name="layers trained",
+        value_name=scores.name,
+        rows=(*arms, *(row.short for row in references)),
+        columns=tuple(map(str, numbers)),
+        values=common.table(lines),
+        drawing="lines",
+        decimals=UNITS[scores.column.unit].decimals,
+        notes=(*said, *notes),
+    )
