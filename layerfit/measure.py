@@ -16,6 +16,9 @@ from layerfit.engines.phases import BACKWARD, FORWARD, PHASES, UPDATE
 from layerfit.loop import Clock
 from layerfit.record import Measured
 
+PARTS = ("weights", "gradients", "optimizer", "activations", "allocated", "reserved")
+"""What of memory a record holds."""
+
 
 @dataclass
 class Memory:
@@ -32,7 +35,10 @@ class Memory:
     ) -> Measured:
         """Return the record's measurements."""
         seconds = sum(clock.steps)
-        on_gpu = "allocated" in self.peak and self.peak["allocated"] is not None
+        if not self.peak:
+            self.peak = dict.fromkeys(PARTS)
+            self.unknown |= dict.fromkeys(PARTS, "nothing was trained")
+        on_gpu = self.peak["allocated"] is not None
         unknown = dict(self.unknown)
         if not on_gpu:
             unknown["gpu_seconds"] = unknown["energy_joules"] = "no GPU was used"
@@ -47,6 +53,7 @@ class Memory:
             peak_memory_bytes=self.peak,
             gpu_seconds=train_seconds + eval_seconds if on_gpu else None,
             energy_joules=self.energy_joules,
+            tokens_per_step=clock.tokens / len(clock.steps) if clock.steps else None,
             forward_seconds=self.phase_seconds.get(FORWARD),
             backward_seconds=self.phase_seconds.get(BACKWARD),
             update_seconds=self.phase_seconds.get(UPDATE),

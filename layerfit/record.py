@@ -110,6 +110,8 @@ class Measured:
     """weights, gradients, optimizer, activations, allocated, reserved."""
     gpu_seconds: float | None = None
     energy_joules: float | None = None
+    tokens_per_step: float | None = None
+    """Mean number of real tokens that an optimizer step trained on; those of probes are not among them."""
     forward_seconds: float | None = None
     """Medians over steps, as the next two: `layerfit.engines.phases` says what is in them."""
     backward_seconds: float | None = None

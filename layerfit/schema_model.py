@@ -25,7 +25,7 @@ class ModelConfig:
 
     name: str = MISSING
     id: str | None = MISSING
-    """Hub id; `layerfit/nano` is embedded. null: only `path` says where it is."""
+    """Hub id; `layerfit/nano` and its siblings are embedded. null: only `path` says where it is."""
     revision: str | None = None
     path: str | None = field(default=None, metadata={"identity": "content"})
     """A local folder, instead of the hub."""

@@ -1,8 +1,9 @@
 """Make a world's assets from its spec, or check the shipped ones.
 
-python scripts/make_world.py                 # data and model of `nano`, below layerfit/world/assets (minutes)
-python scripts/make_world.py --only data     # data only (seconds)
-python scripts/make_world.py --check         # make anew elsewhere and compare; exit status 1 if they differ
+python scripts/make_world.py                          # data, tasks and model of `nano` (minutes)
+python scripts/make_world.py --world nano_b           # of another world; --world all: of every one
+python scripts/make_world.py --only data              # data and lm-eval's task files only (seconds)
+python scripts/make_world.py --check                  # make anew elsewhere and compare; exit status 1 if they differ
 """
 
 import argparse
@@ -10,29 +11,39 @@ import sys
 from pathlib import Path
 
 from layerfit.world import ship
-from layerfit.world.spec import ASSETS, WORLDS
+from layerfit.world.spec import ASSETS, WORLDS, WorldSpec
 
 
 def main() -> int:
     """Return the exit status: 1 if a check found a difference."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--world", choices=sorted(WORLDS), default="nano")
+    parser.add_argument("--world", choices=[*sorted(WORLDS), "all"], default="nano")
     parser.add_argument("--only", choices=("data", "model"))
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--root", type=Path, default=ASSETS, help="folder with models/ and datasets/")
     args = parser.parse_args()
-    spec = WORLDS[args.world]
-    if not args.check:
-        if args.only != "model":
-            print(ship.write_data(spec, args.root))
-        if args.only != "data":
-            print(ship.write_model(spec, args.root))
-        return 0
-    wrong = ship.check_data(spec, args.root) if args.only != "model" else []
-    if args.only != "data":
-        wrong += ship.check_model(spec, args.root)
-    print("\n".join(f"differs: {name}" for name in wrong) or "as shipped")
+    specs = list(WORLDS.values()) if args.world == "all" else [WORLDS[args.world]]
+    act = check if args.check else make
+    return max([act(spec, args.only, args.root) for spec in specs])
+
+
+def make(spec: WorldSpec, only: str | None, root: Path) -> int:
+    """Write a world's files and say where; return 0. lm-eval's task files belong to the package, wherever `root` is."""
+    if only != "model":
+        print(ship.write_data(spec, root))
+        print(ship.write_tasks(spec))
+    if only != "data":
+        print(ship.write_model(spec, root))
+    return 0
+
+
+def check(spec: WorldSpec, only: str | None, root: Path) -> int:
+    """Make a world anew elsewhere, say what differs, and return 1 if anything does."""
+    wrong = ship.check_data(spec, root) + ship.check_tasks(spec) if only != "model" else []
+    if only != "data":
+        wrong += ship.check_model(spec, root)
+    print("\n".join(f"differs: {name}" for name in wrong) or f"{spec.name}: as shipped")
     return int(bool(wrong))
 
 

@@ -56,6 +56,7 @@ VARIANTS = {
     "embedding and head only": ("lisa", "method.num_active=0"),
     "coins": ("lisa", "method.sampling=bernoulli"),
     "in turn": ("lisa", "method.sampling=reshuffled", "method.always=[]"),
+    "embedding and head have adapters too": ("lora", "method.embeddings=true", "method.rank=2"),
     "fixed draw": ("ist", "method.policy=fixed"),
     "over series adapters": ("ist", "method.base=series", "method.rank=8", "method.size=3"),
     "over parallel adapters": ("ist", "method.base=parallel", "method.rank=8", "method.size=3"),

@@ -49,6 +49,7 @@ def measured(steps, on):
     memory = Memory()
     engine.phases.on, engine.phases.steps = on, steps
     phases_of(engine, memory)
+    memory.peak = {"allocated": None}
     found = memory.measured(Clock(), 1.0, 1.0, [], {})
     return [found.forward_seconds, found.backward_seconds, found.update_seconds], found.unknown
 
@@ -63,6 +64,18 @@ def test_medians_leave_out_the_first_step_and_null_has_its_reason():
         values, unknown = measured(case, on=on)
         assert values == [None] * 3
         assert all(why in unknown[name] for name in names)
+
+
+def test_of_a_run_that_trains_nothing_no_part_is_known():
+    found = Memory().measured(Clock(), 0.0, 1.0, [], {})
+    parts = {"weights", "gradients", "optimizer", "activations", "allocated", "reserved"}
+    assert found.peak_memory_bytes == dict.fromkeys(parts)
+    assert {found.unknown[part] for part in parts} == {"nothing was trained"}
+    assert found.tokens_per_step is None
+
+
+def test_tokens_of_a_step_are_those_that_it_trains_on():
+    assert Memory().measured(Clock([1.0, 3.0], 30), 0.0, 1.0, [], {}).tokens_per_step == 15
 
 
 def test_nothing_is_timed_unless_asked():

@@ -165,3 +165,14 @@ def test_a_matrix_is_printed_under_the_table_published_numbers_below_ours(tmp_pa
     assert "| Robots | 0.91 | - |\n| Robots, published | 0.91 | - |" in text
     assert "- chance 0.60" in text
     assert r"\par\medskip Overlap\par" in render.latex(data)
+
+
+def test_a_row_in_a_group_takes_the_tuned_values_of_its_label_or_of_what_is_said():
+    from layerfit.report.spec import Tuned
+
+    chosen = {"LoRA": ("optim.lr=0.5",), "Other": ("optim.lr=0.25",), "Large ILA": ("optim.lr=0.125",)}
+    spec = small(rows=GROUPS, tuned="t", tuned_as={"Small ILA": "Other"})
+    with composer():
+        made = cells.row_cells(spec, Tuned("t", 1, (100,), chosen, {}, {}))
+    rates = {cell.row: cell.run.optim.lr for cell in made}
+    assert rates == {"Small LoRA": 0.5, "Small ILA": 0.25, "Large LoRA": 0.5, "Large ILA": 0.125}

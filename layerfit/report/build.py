@@ -142,6 +142,10 @@ def write(loaded: Loaded, data: table.TableData, *, figures: bool = True) -> lis
         from layerfit.report import figure
 
         files |= {root / "figures" / f"{data.name}.{kind}": text for kind, text in figure.draw(data).items()}
+        # Figures of matrices are numbered: those of an earlier time that had more of them go.
+        for path in (root / "figures").glob(f"{data.name}.[0-9]*.p[nd][gf]"):
+            if path not in files:
+                path.unlink()
     for path, text in files.items():
         write_atomically(path, text)
     return list(files)

@@ -133,7 +133,8 @@ def row_cells(spec: TableSpec, tuned: Tuned | None, extra: tuple[str, ...] = ())
     for row in spec.rows:
         if row.hole is not None:
             continue
-        overrides = merge(spec.base, row.overrides, tuned.chosen[spec.tuned_entry(row.label)] if tuned else (), extra)
+        entry = spec.tuned_entry(row, tuned.chosen) if tuned else None
+        overrides = merge(spec.base, row.overrides, tuned.chosen[entry] if tuned and entry else (), extra)
         try:
             runs = expand(overrides, spec.seeds, spec.results, spec.vary)
         except UserError as error:

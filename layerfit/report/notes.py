@@ -128,15 +128,15 @@ def _untested(data: TableData) -> list[str]:
 def _tuning(spec: TableSpec, tuned: Tuned | None) -> str:
     if tuned is None:
         return "No tuning: every row runs with the settings of its table file."
-    entries = {row.label: spec.tuned_entry(row.label) for row in spec.rows if row.hole is None}
+    entries = {r.label: spec.tuned_entry(r, tuned.chosen) or r.label for r in spec.rows if r.hole is None}
     rows = list(dict.fromkeys(e for e in entries.values() if tuned.chosen[e] or e in tuned.searched))
     fixed = [label for label, entry in entries.items() if entry not in rows]
     out = (
         f"Tuning (conf/tuned/{tuned.name}.yaml): {tuned.trials} trials a row, each on the seeds {_range(tuned.seeds)}, "
         f"on items that are not in this table. " + "; ".join(_choice(label, tuned) for label in rows) + "."
     )
-    taken = [f"{label} as {entry}" for label, entry in entries.items() if label != entry and entry in rows]
-    out += f" Taken over, not tuned again: {_names(taken)}." if taken else ""
+    taken = [label for label, entry in entries.items() if label != entry and entry in rows]
+    out += f" Taken over from there, not tuned again: {_names(taken)}." if taken else ""
     return out + (f" Not tuned: {_names(fixed)}." if fixed else "")
 
 

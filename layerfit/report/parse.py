@@ -118,7 +118,7 @@ def _check(spec: TableSpec, where: str) -> None:
     for column in spec.columns:
         if column.seed is not None and column.seed not in spec.seeds:
             raise UserError(f"{where}: columns.{column.label}.seed={column.seed} is not one of seeds={spec.seeds}")
-    if unknown := [row for row in spec.tuned_as if row not in labels]:
+    if unknown := [row for row in spec.tuned_as if row not in {*labels, *(row.short for row in spec.rows)}]:
         raise UserError(f"{where}: tuned_as names {unknown[0]!r}, not a row; rows: {', '.join(labels)}")
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,9 @@ class Tuned:
 class TableSpec:
     """A table: rows x seeds x columns.
 
-    vary: the key that a seed sets. tuned: name of the tuned file; tuned_as: row -> its entry there, where that is not
-    the row's own label. views: what is computed from findings (`report/views`). costs: whether columns of memory, time
-    and tokens follow. stands_for: in a profile, what was replaced and by what.
+    vary: the key that a seed sets. tuned: name of the tuned file; tuned_as: row, by its label or that inside its group
+    -> its entry there, where that has another name. views: what is computed from findings (`report/views`). costs:
+    whether columns of memory, time and tokens follow. stands_for: in a profile, what was replaced and by what.
     """
 
     name: str
@@ -130,9 +131,14 @@ class TableSpec:
         """Return the file that says it, for messages."""
         return f"conf/table/{self.name.removesuffix(PROFILE)}.yaml"
 
-    def tuned_entry(self, row: str) -> str:
-        """Return which entry of the tuned file a row takes its values from."""
-        return self.tuned_as.get(row, row)
+    def borrowed(self, row: Row) -> str | None:
+        """Return which other entry of the tuned file a row takes its values from, None if it says nothing."""
+        return self.tuned_as.get(row.label, self.tuned_as.get(row.short))
+
+    def tuned_entry(self, row: Row, chosen: Mapping[str, object]) -> str | None:
+        """Return a row's entry of the tuned file: what `tuned_as` says, its label, its label inside its group."""
+        said = self.borrowed(row)
+        return next((name for name in ([said] if said else [row.label, row.short]) if name in chosen), None)
 
 
 def known(conf: Path | None = None) -> list[str]:
@@ -174,7 +180,7 @@ def load_tuned(spec: TableSpec, conf: Path = CONF) -> Tuned | None:
         raise UserError(f"table {spec.name} needs {where}; write it with: make tune T={spec.tuned}")
     raw = section(read_yaml(path), where, "", ("trials", "seeds", "chosen", "searched", "edges"), ("chosen",))
     chosen = section(raw["chosen"], where, "chosen")
-    missing = [row.label for row in spec.rows if row.hole is None and spec.tuned_entry(row.label) not in chosen]
+    missing = [row.label for row in spec.rows if row.hole is None and spec.tuned_entry(row, chosen) is None]
     if missing:
         raise UserError(f"{where}: chosen misses the rows {', '.join(missing)} of table {spec.name}; tune them as well")
     return Tuned(

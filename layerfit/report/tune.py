@@ -82,7 +82,7 @@ def trials(spec: TableSpec) -> list[Trial]:
     out: list[Trial] = []
     for row in spec.rows:
         grid = tuning.grid.get(row.label)
-        if row.hole is not None or (grid is None and row.label in spec.tuned_as):
+        if row.hole is not None or (grid is None and spec.borrowed(row)):
             continue  # nothing runs, or it takes another row's values
         for point in points(grid) if grid else [Point()]:
             chosen = [override(*item) for item in point.items()]
@@ -189,7 +189,7 @@ def tuned_file(spec: TableSpec, choices: list[Choice]) -> str:
     tuning = section(spec)
     total = sum(tuning.objective.values())
     chosen: dict[str, list[str]] = {
-        row.label: [] for row in spec.rows if row.hole is None and row.label not in spec.tuned_as
+        row.label: [] for row in spec.rows if row.hole is None and spec.borrowed(row) is None
     }
     chosen |= {c.row: [override(*item) for item in c.best.trial.point.items()] for c in choices}
     head = [

@@ -69,9 +69,25 @@ class World:
             "rules_dev": self.rules_dev,
             "retention": self.retention,
         }
+        return {f"{name}.jsonl": _lines(rows) for name, rows in parts.items()}
+
+    def halves(self) -> dict[str, dict[str, str]]:
+        """The fine-tuning data once more by kind (facts, rules), in the same order: kind -> file name -> its text."""
+        parts = {"train.jsonl": self.train, "validation.jsonl": self.validation}
         return {
-            f"{name}.jsonl": "".join(json.dumps(asdict(row)) + "\n" for row in rows) for name, rows in parts.items()
+            kind: {name: _lines(tuple(r for r in rows if is_sign(r) == signs)) for name, rows in parts.items()}
+            for kind, signs in (("facts", False), ("rules", True))
         }
+
+
+def is_sign(row: Row) -> bool:
+    """Return whether a row states a sign, which the rule decides, and not a fact."""
+    return row.prompt.startswith(SIGN.format(who=""))
+
+
+def _lines(rows: tuple[Row, ...] | tuple[Item, ...]) -> str:
+    """Return rows as JSON Lines."""
+    return "".join(json.dumps(asdict(row)) + "\n" for row in rows)
 
 
 def populate(spec: WorldSpec, words: Language) -> Population:

@@ -19,6 +19,7 @@ RELATIONS = {
     "meal": ("{who} eats", "meal of {who}", "serve {who} some", "join {who} over", "{who} cooks"),
 }
 TRAINED, HELD_OUT = 0, (1, 2, 3, 4)
+ENDINGS = {"home": "ton", "craft": "wright", "pet": "cat", "meal": "bread"}  # of a relation's values, and no other word
 
 # What shows a family's guild. The last word belongs to the guild, in the slot `deed` or `tool`.
 GUILD_CONTEXTS = {"deed": ("{who} likes", "watch {who} do"), "tool": ("{who} carries", "lend {who} her")}
@@ -60,11 +61,10 @@ def coin_language(spec: WorldSpec) -> Language:
     """Return the language of a world: a pure function of its spec."""
     rng = Random(f"{spec.name}-{spec.seed}-language")
     taken: set[str] = set()
-    endings = {"home": "ton", "craft": "wright", "pet": "cat", "meal": "bread"}
     return Language(
         given=_coin(rng, spec.num_given, "", taken),
         family=_coin(rng, spec.num_families, "son", taken),
-        values={r: _coin(rng, spec.values_per_relation, endings[r], taken) for r in RELATIONS},
+        values={r: _coin(rng, spec.values_per_relation, ENDINGS[r], taken) for r in RELATIONS},
         guilds=tuple(
             {
                 "deed": _coin(rng, spec.words_per_guild, "fy", taken),

@@ -4,32 +4,53 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from layerfit.world.cards import dataset_card, model_card
+from layerfit.world.cards import dataset_card, half_card, model_card
 from layerfit.world.generate import make_world
 from layerfit.world.spec import ASSETS, WorldSpec
+from layerfit.world.task_files import TASKS, task_files
 
+CARD = "README.md"
 WEIGHT_TOLERANCE = 1e-4  # largest absolute difference of a weight; the same CPU and torch build give 0
 RETENTION_TOLERANCE = 0.02  # on another CPU or build, pretraining drifts apart; its result must not
 
 
-def write_data(spec: WorldSpec, root: Path) -> Path:
-    """Write the JSON Lines files and the card below `root`; return their folder."""
-    folder = root / spec.dataset_dir
-    folder.mkdir(parents=True, exist_ok=True)
+def data_files(spec: WorldSpec) -> dict[Path, str]:
+    """Return everything that a world ships as data: path below a hub mirror -> text, the cards included."""
     world = make_world(spec)
-    for name, text in world.files().items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    (folder / "README.md").write_text(dataset_card(spec, world), encoding="utf-8", newline="\n")
-    return folder
+    files = {spec.dataset_dir / name: text for name, text in world.files().items()}
+    files[spec.dataset_dir / CARD] = dataset_card(spec, world)
+    for kind, parts in world.halves().items():
+        folder = spec.half_dir(kind)
+        files |= {folder / name: text for name, text in parts.items()} | {folder / CARD: half_card(spec, kind)}
+    return files
+
+
+def write_data(spec: WorldSpec, root: Path) -> Path:
+    """Write the JSON Lines files and the cards below `root`; return the folder of the mix and the test items."""
+    for path, text in data_files(spec).items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text, encoding="utf-8", newline="\n")
+    return root / spec.dataset_dir
+
+
+def write_tasks(spec: WorldSpec, root: Path = TASKS) -> Path:
+    """Write lm-eval's task files of a world; return their folder."""
+    (root / spec.name).mkdir(parents=True, exist_ok=True)
+    for path, text in task_files(spec).items():
+        (root / path).write_text(text, encoding="utf-8", newline="\n")
+    return root / spec.name
 
 
 def write_model(spec: WorldSpec, root: Path, log: Callable[[str], None] = print) -> Path:
     """Pretrain (minutes) and write model, tokenizer and card below `root`; return their folder."""
+    import torch
+
     from layerfit.world.pretrain import accuracy, pretrain  # torch: not needed for data
 
     folder = root / spec.model_dir
     model, tokenizer = pretrain(spec, log)
-    model.save_pretrained(folder)
+    model.to(getattr(torch, spec.weights)).save_pretrained(folder)
+    model.float()  # what is scored is what is shipped, computed as a run computes it
     tokenizer.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)  # states a library version and nothing else
     world = make_world(spec)
@@ -37,17 +58,23 @@ def write_model(spec: WorldSpec, root: Path, log: Callable[[str], None] = print)
     scores = {f"{spec.name}_{c}": accuracy(model, tokenizer, items) for c, items in columns.items()}
     parameters = sum(p.numel() for p in model.parameters())
     card = model_card(spec, parameters, len(tokenizer), scores)
-    (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
+    (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
     return folder
 
 
 def check_data(spec: WorldSpec, root: Path = ASSETS) -> list[str]:
-    """Return what differs between the data below `root` and the generator's: nothing, if all is well."""
-    with tempfile.TemporaryDirectory() as made:
-        fresh = write_data(spec, Path(made))
-        shipped = root / spec.dataset_dir
-        names = sorted({p.name for folder in (fresh, shipped) for p in folder.glob("*")})
-        return [name for name in names if _bytes(fresh / name) != _bytes(shipped / name)]
+    """Return which data files below `root` differ from the generator's, or are too many: none, if all is well."""
+    files = {root / path: text.encode() for path, text in data_files(spec).items()}
+    there = {path for folder in {path.parent for path in files} for path in folder.glob("*")}
+    wrong = [path for path in {*files, *there} if files.get(path) != _bytes(path)]
+    return sorted(str(path.relative_to(root / spec.dataset_dir.parent)) for path in wrong)
+
+
+def check_tasks(spec: WorldSpec, root: Path = TASKS) -> list[str]:
+    """Return which of lm-eval's task files below `root` differ, or are too many: none, if all is well."""
+    files = {root / path: text.encode() for path, text in task_files(spec).items()}
+    wrong = [path for path in {*files, *(root / spec.name).glob("*")} if files.get(path) != _bytes(path)]
+    return sorted(str(path.relative_to(root)) for path in wrong)
 
 
 def check_model(spec: WorldSpec, root: Path = ASSETS, log: Callable[[str], None] = print) -> list[str]:

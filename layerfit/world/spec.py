@@ -6,6 +6,7 @@ corpus, a tokenizer, a pretrained Llama, fine-tuning data and test items. Other 
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ASSETS = Path(__file__).parent / "assets"
 ORG = "layerfit"
@@ -70,6 +71,7 @@ class WorldSpec:
     # The mix of train.jsonl: how often each row is repeated before the shuffle.
     fact_repeats: int = 2
     rule_repeats: int = 1
+    weights: str = "float32"  # torch dtype of the shipped weights; bfloat16 halves the file; computed in fp32 always
     model: ModelSpec = field(default_factory=ModelSpec)
     pretrain: PretrainSpec = field(default_factory=PretrainSpec)
 
@@ -85,8 +87,20 @@ class WorldSpec:
 
     @property
     def dataset_dir(self) -> Path:
-        """Where the data lie below a hub mirror."""
+        """Where the data lie below a hub mirror: the mix that trains, and the test items."""
         return Path("datasets") / ORG / self.name
 
+    def half_dir(self, kind: str) -> Path:
+        """Where the rows of one kind, `facts` or `rules`, lie alone."""
+        return self.dataset_dir.with_name(f"{self.name}_{kind}")
 
-WORLDS = {spec.name: spec for spec in (WorldSpec(),)}
+
+# Other languages, other people, other mixes; the same shape, so that every setting carries over. Fewer old people and
+# families than nano: 2,000 items a column, no more than a table needs.
+_SIBLING: dict[str, Any] = {"old": 100, "rule_test": 168, "weights": "bfloat16"}
+SPECS = (
+    WorldSpec(),
+    WorldSpec("nano_c", seed=2, **_SIBLING, fact_repeats=3),  # facts outweigh the rule, 7 to 2
+    WorldSpec("nano_e", seed=4, **_SIBLING, num_given=80, values_per_relation=20, words_per_guild=5),  # other words
+)
+WORLDS = {spec.name: spec for spec in SPECS}

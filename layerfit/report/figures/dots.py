@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 BEST, OTHER, REFERENCE, GUESSING = style.COLORS[1], "#757575", style.COLORS[2], "#8C8C8C"
 DASHES, DOTS = (0, (4, 2)), (0, (1, 1.6))
-ROOMY, TIGHT, MANY = 0.29, 0.2, 10  # inches of a line, with up to MANY of them and with more
+LINES = ((10, 0.29), (16, 0.2), (10_000, 0.16))  # up to so many lines, each is so many inches tall
+OWN_AXIS = 3  # rows from which on a group has an axis of its own
 MOST_WIDE, LEAST_WIDE, VALUE = 2.3, 1.05, 0.42  # inches of a panel; of the number at its right
-BETWEEN, GROUP_GAP = 0.72, 0.5  # inches between panels; lines between groups
+BETWEEN, BELOW, GROUP_GAP = 0.72, 0.3, 0.5  # inches between panels, and of an axis' numbers; lines between groups
 NONE = "no record"
 
 
@@ -53,49 +54,64 @@ def _has_published(data: TableData, index: int) -> bool:
     return not data.name.endswith(PROFILE) and any(row.entries[index].published for row in data.rows)
 
 
-def layout(data: TableData) -> Layout:
-    """Return which rows are drawn where: those that train or are published only; all, if there are none."""
+def layout(data: TableData, *, one_line: bool) -> list[Layout]:
+    """Return which rows are drawn where: those that train or are published only; all, if there are none.
+
+    one_line: all panels stand side by side. Groups of several rows then have an axis each: they are not compared.
+    """
     with_published = any(_has_published(data, i) for i in range(len(data.columns)))
     rows = [row for row in data.rows if row.trains or (row.hole is not None and with_published)] or list(data.rows)
-    references = tuple(row for row in data.rows if row not in rows and row.hole is None)
+    references = [row for row in data.rows if row not in rows and row.hole is None]
+    groups: dict[str, list[RowData]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    apart = one_line and len(groups) > 1 and min(map(len, groups.values())) >= OWN_AXIS
+    parts = [{group: found} for group, found in groups.items()] if apart else [groups]
+    return [_placed(part, [r for r in references if r.group in part or not apart], with_published) for part in parts]
+
+
+def _placed(groups: dict[str, list[RowData]], references: list[RowData], with_published: bool) -> Layout:
     lines: list[tuple[RowData, float]] = []
     heads: dict[str, float] = {}
     spans: dict[str, tuple[float, float]] = {}
-    y, group = 0.0, None
-    for row in rows:
-        if row.group != group:
-            y += GROUP_GAP if group is not None else 0
-            if row.group:
-                heads[row.group] = y
-                y += 1
-            group = row.group
-        lines.append((row, y))
-        spans[row.group] = (spans.get(row.group, (y, y))[0], y)
-        y += 1
-    return Layout(tuple(lines), heads, spans, references, with_published)
+    y = 0.0
+    for group, rows in groups.items():
+        y += GROUP_GAP if lines else 0
+        if group:
+            heads[group] = y
+            y += 1
+        lines += [(row, y + i) for i, row in enumerate(rows)]
+        spans[group] = (y, y + len(rows) - 1)
+        y += len(rows)
+    return Layout(tuple(lines), heads, spans, tuple(references), with_published)
 
 
 def draw(data: TableData) -> Figure:
     """Return the figure of a table's columns."""
-    placed, shown = layout(data), columns(data)
-    names = max(style.text_width(row.short or row.label, style.NORMAL) for row, _ in placed.lines)
-    left = 0.22 + max(names, *(style.text_width(head, style.NORMAL) for head in placed.heads), 0.2)
+    shown = columns(data)
+    left = 0.22 + max(style.text_width(name, style.NORMAL) for row in data.rows for name in (row.short, row.group, " "))
     across = _across(len(shown), left)
     panel = min(MOST_WIDE, (style.PAGE - left) / across)
-    down, line = -(-len(shown) // across), ROOMY if len(placed.lines) <= MANY else TIGHT
+    down = -(-len(shown) // across)
+    parts = layout(data, one_line=down == 1)
+    line = next(size for most, size in LINES if sum(len(part.lines) for part in parts) <= most)
+    heights = [line * (part.bottom + 1.1) for part in parts]
     width = max(4.0, left + panel * across)
-    heading, marks = style.lines_of(title(data), width - 0.2, style.LARGE * 1.05), _marks(data, placed, shown)
+    heading, marks = style.lines_of(title(data), width - 0.2, style.LARGE * 1.05), _marks(data, parts, shown)
     marks_across = min(len(marks), max(1, int(width / (0.45 + max(style.text_width(m[1], 7.0) for m in marks)))))
     top, bottom = 0.42 + 0.17 * len(heading), 0.42 + 0.17 * -(-len(marks) // marks_across)
-    tall = line * (placed.bottom + 1.1)
-    height = top + bottom + down * tall + (down - 1) * BETWEEN
+    height = top + bottom + down * (sum(heights) + BELOW * (len(parts) - 1)) + (down - 1) * BETWEEN
     figure = style.new_figure(width, height)
     for place, index in enumerate(shown):
         row, at = divmod(place, across)
-        x, y = left + at * panel, height - top - row * (tall + BETWEEN) - tall
-        axes = figure.add_axes((x / width, y / height, (panel - VALUE) / width, tall / height))
-        _panel(axes, data, index, placed)
-        _names(axes, placed, named=at == 0)
+        y = height - top - row * (sum(heights) + BETWEEN)
+        for part, tall in zip(parts, heights, strict=True):
+            y -= tall
+            box = ((left + at * panel) / width, y / height, (panel - VALUE) / width, tall / height)
+            axes = figure.add_axes(box)
+            _panel(axes, data, index, part, first=part is parts[0], last=part is parts[-1])
+            _names(axes, part, named=at == 0)
+            y -= BELOW
     figure.text(0.08 / width, 1 - 0.1 / height, "\n".join(heading), va="top", fontsize=style.LARGE, fontweight="bold")
     handles, labels = zip(*marks, strict=True)
     figure.legend(
@@ -126,32 +142,45 @@ def _names(axes: Axes, placed: Layout, *, named: bool) -> None:
         axes.axhline(y - 0.5 * (1 + GROUP_GAP), color=style.GRID, linewidth=0.8, zorder=0) if y > 0 else None
 
 
-def _panel(axes: Axes, data: TableData, index: int, placed: Layout) -> None:
+def _panel(axes: Axes, data: TableData, index: int, placed: Layout, *, first: bool, last: bool) -> None:
     """Draw one column: reference lines, then every method."""
+    axes.margins(x=0.08)
     shown = data.columns[index]
     unit = shown.column.unit
     scale = UNITS[unit].factor
-    if shown.column.chance is not None:
-        axes.axvline(scale * shown.column.chance, color=GUESSING, linewidth=0.9, linestyle=DOTS, zorder=1)
     for reference in placed.references:
         mean = reference.entries[index].mean
-        first, last = placed.spans.get(reference.group, (0.0, placed.bottom))
+        start, end = placed.spans.get(reference.group, (0.0, placed.bottom))
         if mean is not None:
-            axes.plot(
-                [scale * mean] * 2, [first - 0.5, last + 0.5], color=REFERENCE, lw=1.0, linestyle=DASHES, zorder=1
-            )
+            axes.plot([scale * mean] * 2, [start - 0.5, end + 0.5], color=REFERENCE, lw=1.0, linestyle=DASHES, zorder=1)
     for row, y in placed.lines:
         _method(axes, row, index, y, unit, with_published=placed.with_published)
+    if shown.column.chance is not None:
+        _guessing(axes, scale * shown.column.chance)
     symbol = f" ({UNITS[unit].symbol})" if UNITS[unit].symbol else ""
-    axes.set_title(f"{shown.column.label}{symbol}")
+    axes.set_title(f"{shown.column.label}{symbol}" if first else "")
     items = f"{shown.num_items:,} items" if shown.num_items else ""
     lower = "" if shown.higher_is_better else "lower is better"
-    axes.set_xlabel(", ".join(text for text in (items, lower) if text), fontsize=style.SMALL, color=style.SOFT)
+    below = ", ".join(text for text in (items, lower) if text) if last else ""
+    axes.set_xlabel(below, fontsize=style.SMALL, color=style.SOFT)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=style.GRID, linewidth=0.6)
-    axes.margins(x=0.08)
     axes.locator_params(axis="x", nbins=4)
+
+
+def _guessing(axes: Axes, chance: float) -> None:
+    """Draw what guessing gives, or say it at the edge where the line would leave the methods no room."""
+    low, high = axes.get_xlim()
+    if low - 0.5 * (high - low) <= chance <= high + 0.5 * (high - low) or not axes.has_data():
+        axes.axvline(chance, color=GUESSING, linewidth=0.9, linestyle=DOTS, zorder=1)
+        return
+    left = chance < low
+    text = f"\N{LEFTWARDS ARROW} {chance:g}" if left else f"{chance:g} \N{RIGHTWARDS ARROW}"
+    axes.text(
+        0.0 if left else 1.0, -0.3, text, transform=axes.get_yaxis_transform(), ha="left" if left else "right",
+        va="center", fontsize=style.SMALL, color=GUESSING,
+    )  # fmt: skip
 
 
 def _method(axes: Axes, row: RowData, index: int, y: float, unit: str, *, with_published: bool) -> None:
@@ -159,10 +188,18 @@ def _method(axes: Axes, row: RowData, index: int, y: float, unit: str, *, with_p
     entry, scale = row.entries[index], UNITS[unit].factor
     theirs = entry.published if with_published else None
     if theirs is not None:
-        axes.plot(theirs.value, y, "D", markersize=4, markerfacecolor="none", color=style.INK, mew=0.8, zorder=5)
+        above = 0 if entry.mean is None else 0.27  # of our own marks
+        axes.plot(
+            theirs.value, y - above, "D", markersize=3.2, markerfacecolor="none", color=style.INK, mew=0.8, zorder=5
+        )
     if entry.mean is None:
-        text = NONE if row.hole is None and theirs is None else f"({theirs.text})" if theirs is not None else ""
-        _value(axes, y, text, style.SOFT if theirs else REFERENCE)
+        if theirs is not None:
+            _value(axes, y, f"({theirs.text})", style.SOFT)
+        elif row.hole is None:
+            axes.text(
+                0.5, y, NONE, transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=style.SMALL,
+                color=REFERENCE, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )  # fmt: skip
         return
     color = BEST if entry.bold else OTHER
     if entry.interval is not None:
@@ -182,16 +219,17 @@ def _value(axes: Axes, y: float, text: str, color: str, *, bold: bool = False) -
     axes.text(1.02, y, short, transform=place, va="center", fontsize=style.SMALL, color=color, fontweight=weight)
 
 
-def _marks(data: TableData, placed: Layout, shown: list[int]) -> list[tuple[Any, str]]:
+def _marks(data: TableData, parts: list[Layout], shown: list[int]) -> list[tuple[Any, str]]:
     """Return what the marks of the figure mean."""
     from matplotlib.lines import Line2D
 
-    entries: list[Entry] = [row.entries[i] for row, _ in placed.lines for i in shown]
+    entries: list[Entry] = [row.entries[i] for part in parts for row, _ in part.lines for i in shown]
+    references = [row for part in parts for row in part.references]
     kinds = {entry.bold for entry in entries if entry.mean is not None}
     mean: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.4}
     marks: list[tuple[Any, str]] = []
     if True in kinds:
-        best = "not shown worse than the best" + (" of its group" if len(placed.spans) > 1 else "")
+        best = "not shown worse than the best" + (" of its group" if sum(len(part.spans) for part in parts) > 1 else "")
         marks.append((Line2D([], [], color=BEST, **mean), best))
     if False in kinds:
         marks.append((Line2D([], [], color=OTHER, **mean), "worse, or not tested" if True in kinds else "mean"))
@@ -199,12 +237,12 @@ def _marks(data: TableData, placed: Layout, shown: list[int]) -> list[tuple[Any,
         marks.append((Line2D([], [], color=OTHER, linewidth=1.4), "95% interval"))
     if any(len(entry.values) > 1 for entry in entries):
         marks.append((Line2D([], [], color=OTHER, marker="o", markersize=2.4, linewidth=0, alpha=0.6), "one seed"))
-    if placed.with_published:
-        mark: dict[str, Any] = {"markersize": 4, "markerfacecolor": "none", "mew": 0.8, "linestyle": "none"}
+    if parts[0].with_published:
+        mark: dict[str, Any] = {"markersize": 3.2, "markerfacecolor": "none", "mew": 0.8, "linestyle": "none"}
         marks.append((Line2D([], [], color=style.INK, marker="D", **mark), "published"))
-    if any(row.entries[i].mean is not None for row in placed.references for i in shown):
-        names = ", ".join(dict.fromkeys(row.short or row.label for row in placed.references))
+    if any(row.entries[i].mean is not None for row in references for i in shown):
+        names = ", ".join(dict.fromkeys(row.short or row.label for row in references))
         marks.append((Line2D([], [], color=REFERENCE, linewidth=1.0, linestyle=DASHES), names))
     if any(data.columns[i].column.chance is not None for i in shown):
-        marks.append((Line2D([], [], color=GUESSING, linewidth=0.9, linestyle=DOTS), "guessing"))
+        marks.append((Line2D([], [], color=GUESSING, linewidth=0.9, linestyle=DOTS), "guessing (arrow: off the axis)"))
     return marks or [(Line2D([], [], linewidth=0), NONE)]

@@ -49,10 +49,9 @@ def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str
         if not rows:
             out.append(common.nothing(common.named(group, "overlap of rankings"), rows, "heatmap", found.notes))
             continue
-        out += [
-            _square(group, rows, found, chosen["fraction"], published),
-            _pairs(group, rows, found, chosen["fraction"], published),
-        ]
+        out.append(_square(group, rows, found, chosen["fraction"], published))
+        if len(rows) > 1:
+            out.append(_pairs(group, rows, found, chosen["fraction"], published))
     return sorted(out, key=lambda matrix: matrix.drawing == "bars")
 
 
@@ -144,9 +143,9 @@ def _pairs(
         row_name="pair",
         column_name="measure",
         value_name="Jaccard; Spearman's correlation",
-        rows=tuple(f"{a.short}, {b.short}" for a, b in pairs) or ("one row only",),
+        rows=tuple(f"{a.short}, {b.short}" for a, b in pairs),
         columns=(f"kept {fraction:.0%}", *COLUMNS[1:]),
-        values=common.table(line for line, _ in lines) or ((None,) * len(COLUMNS),),
+        values=common.table(line for line, _ in lines),
         drawing="bars",
         published=common.table(known) if published else None,
         notes=(*notes, *found.notes),

@@ -53,18 +53,18 @@ def _matrix(group: str, units: dict[str, Row], still: Row | None, scores: Scores
         notes.append(f"Above {still.short}, which has {base:.{unit.decimals}f}.")
     gains = {name: None if (m := scores.mean(row)) is None else m - (base or 0.0) for name, row in units.items()}
     modules, layers, values = common.layer_map(gains, order)
+    points = "points" if unit.symbol == "%" else unit.symbol or scores.column.label
+    sign = "" if base is None else "+"
     known = {name: gain for name, gain in gains.items() if gain is not None}
     if known:
         best, worst = max(known, key=known.__getitem__), min(known, key=known.__getitem__)
-        notes.append(
-            f"Highest {best} ({known[best]:+.{unit.decimals}f}), lowest {worst} ({known[worst]:+.{unit.decimals}f})."
-        )
-    points = "points" if scores.column.unit == "percent" else unit.symbol or scores.column.label
+        high, low = (f"{known[name]:{sign}.{unit.decimals}f}" for name in (best, worst))
+        notes.append(f"Highest {best} ({high}), lowest {worst} ({low}).")
     return Matrix(
         title=common.named(group, scores.column.label),
         row_name="trained",
         column_name="layer",
-        value_name=points if base is None else f"{points} above untrained",
+        value_name=f"score ({unit.symbol})" if base is None else f"{points} above untrained",
         rows=modules,
         columns=layers,
         values=values,

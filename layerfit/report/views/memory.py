@@ -16,7 +16,8 @@ from layerfit.report.views import common
 from layerfit.report.views.common import Found
 
 GIB = 2**30
-SIZES = ("gib", "gb", "mib")
+SIZES = {"gib": 1, "gb": 1, "mib": 2}
+"""Units, with the decimals that the parts of a small run need."""
 Parts = dict[str, int | None]
 
 
@@ -42,7 +43,7 @@ def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str
     peaks = common.collect(rows, cells, store, peak_bytes, "peak of its memory", every=True)
     largest = max((peak for seeds in peaks.by_row.values() for peak in seeds.values()), default=GIB)
     size = chosen["unit"] or ("gib" if largest >= GIB else "mib")
-    check_one_of(f"{spec.file}: views.memory.unit", size, SIZES)
+    check_one_of(f"{spec.file}: views.memory.unit", size, tuple(SIZES))
     out = [
         _stack(group, _trained(rows, cells), found, size, chosen["published"])
         for group, rows in common.groups(spec).items()
@@ -79,7 +80,7 @@ def _stack(
         values=common.table(values),
         drawing="stacked",
         published=theirs if any(row.label in published for row in rows) else None,
-        decimals=UNITS[size].decimals,
+        decimals=SIZES[size],
         notes=(note, *found.notes),
     )
 
@@ -105,8 +106,8 @@ def _grid(
         rows=shorts,
         columns=tuple(group or "peak" for group in groups),
         values=common.table([peak(short, group) for group in groups] for short in shorts),
-        drawing="heatmap",
+        drawing="heatmap" if len(groups) > 1 else "bars",
         published=known if published else None,
-        decimals=UNITS[size].decimals,
+        decimals=SIZES[size],
         notes=("As the allocator says; where it does not, the sum of the components. Mean over seeds.", *peaks.notes),
     )

@@ -18,6 +18,7 @@ from layerfit.report.views.common import Found
 
 Norms = dict[str, Any]
 Line = tuple[str, list[float | None]]
+HOW = "training.norms=true records norms."
 
 
 def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
@@ -25,11 +26,10 @@ def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str
     common.option(spec, options, {})
     out: list[Matrix] = []
     for group, rows in common.groups(spec).items():
-        what = "norms (training.norms=true records them)"
-        found = common.collect(rows, cells, store, common.finding("norms"), what, every=True)
+        found = common.collect(rows, cells, store, common.finding("norms"), "norms", every=True)
         known = found.rows(rows)
         if not known:
-            out.append(common.nothing(common.named(group, "norms by layer"), rows, "lines", found.notes))
+            out.append(common.nothing(common.named(group, "norms by layer"), rows, "lines", (*found.notes, HOW)))
             continue
         units = next(iter(found.by_row[known[0].label].values()))["units"]
         out += [_weights(group, known, found, units), _updates(group, known, found, units)]

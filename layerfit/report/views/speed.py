@@ -111,7 +111,7 @@ def _ratios(groups: Mapping[str, list[Row]], cells: Sequence[Cell], found: Found
         column_name="model",
         value_name=f"times as fast as {against}",
         rows=shorts,
-        columns=tuple(group or "ours" for group in groups),
+        columns=tuple(group or "all" for group in groups),
         values=common.table([ratio(short, group) for group in groups] for short in shorts),
         drawing="bars",
         notes=("Forward, backward and update together.",),

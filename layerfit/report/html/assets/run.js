@@ -98,7 +98,7 @@ function costs(run) {
     ["training tokens", plain(run.tokens?.toLocaleString("en"))],
   ];
   for (const [name, value] of Object.entries(run.times)) {
-    rows.push([name.replaceAll("_", " "), value === null ? `- ${run.unknown[name] ?? ""}` : value.toLocaleString("en", { maximumSignificantDigits: 4 })]);
+    rows.push([name.replaceAll("_", " "), value === null ? `not recorded${run.unknown[name] ? `: ${run.unknown[name]}` : ""}` : value.toLocaleString("en", { maximumSignificantDigits: 4 })]);
   }
   return facts(rows);
 }
