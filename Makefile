@@ -69,6 +69,9 @@ wandb-report: install  ## a W&B dashboard from the records, T=nano_main or T=all
 claims: install  ## test the sentences of the slides on the committed records, write results/claims.md
 	@$(REPORT) claims
 
+report: install  ## every table, figure and run as one HTML file: outputs/report/index.html
+	@$(REPORT) html
+
 bench: install  ## measure something as a ratio: make bench B=switching, or B=evaluation MIRROR=...
 	$(if $(wildcard scripts/bench_$(B).py),,$(error name a benchmark, make bench B=switching; there are: $(patsubst scripts/bench_%.py,%,$(wildcard scripts/bench_*.py))))
 	$(BIN)/python scripts/bench_$(B).py $(if $(MIRROR),--mirror $(MIRROR))

@@ -16,6 +16,8 @@ from layerfit.report import build, render, rerun, spec, tune
 from layerfit.report.claims import read, show
 from layerfit.report.claims.answer import CLAIMS, PROFILES, answers
 
+HTML = "write every table, figure and run as one HTML file"
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
@@ -49,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("rerun", help="run tables from nothing elsewhere and compare with their records")
     one.add_argument("tables", metavar="T", nargs="*", help="tables; none: every embedded one that is committed")
     one.add_argument("--folder", default="outputs/rerun", help="where the runs go")
+    one = commands.add_parser("html", help=HTML, description=HTML)
+    one.add_argument("--output", default="outputs/report/index.html", help="the file (default: %(default)s)")
     one = command("tune", "run a table's trials and choose")
     one.add_argument("--allow-edge", action="store_true", help="accept a best value at the end of its range")
     text = "test the sentences of the slides on published and own numbers; write results/claims.md"
@@ -75,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
                 "tune": _tune,
                 "rerun": _rerun,
                 "claims": _claims,
+                "html": _html,
             }
             return commands[options.command](options)
     except UserError as error:
@@ -154,6 +159,17 @@ def _rerun(options: argparse.Namespace) -> int:
     found = rerun.compare_all(runs, committed, folder)
     print("\n".join(rerun.lines(found)))
     return 0 if all(one.passes() for one in found) else 1
+
+
+def _html(options: argparse.Namespace) -> int:
+    from layerfit.report.html.gather import gather
+    from layerfit.report.html.page import page
+
+    report = gather()
+    path, text = Path(options.output), page(report).encode()
+    write_atomically(path, text)
+    print(f"{path}  {len(report.tables)} tables, {len(report.records)} runs, {len(text) / 2**20:.1f} MiB")
+    return 0
 
 
 def _tune(options: argparse.Namespace) -> int:

@@ -1,0 +1,53 @@
+"""HTML from small functions. Text is escaped wherever it enters; only `Markup` passes as it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+VOID = frozenset({"br", "img", "input", "meta"})
+"""Elements that have no end tag."""
+
+
+class Markup(str):
+    """HTML that was made by this module."""
+
+    __slots__ = ()
+
+
+Child = str | Iterable["Child"] | None
+
+
+def tag(name: str, /, *children: Child, **attributes: str | int | bool | None) -> Markup:
+    """Return an element. `class_` is class, `data_x` is data-x; an attribute that is None or False is left out."""
+    shown = [_attribute(key, value) for key, value in attributes.items() if value is not None and value is not False]
+    start = f"<{name}{''.join(shown)}>"
+    return Markup(start) if name in VOID else Markup(f"{start}{join(*children)}</{name}>")
+
+
+def _attribute(key: str, value: str | int | bool) -> str:
+    name = key.rstrip("_").replace("_", "-")
+    return f" {name}" if value is True else f' {name}="{escape(str(value), quote=True)}"'
+
+
+def join(*children: Child) -> Markup:
+    """Return children one after another: text escaped, lists flattened, None left out."""
+    return Markup("".join(map(_text, children)))
+
+
+def _text(child: Child) -> str:
+    if child is None:
+        return ""
+    if isinstance(child, Markup):
+        return str(child)
+    return escape(child, quote=False) if isinstance(child, str) else join(*child)
+
+
+def listing(items: Iterable[Child], **attributes: str | int | bool | None) -> Markup:
+    """Return a bullet list."""
+    return tag("ul", [tag("li", item) for item in items], **attributes)
+
+
+def folded(summary: Child, *children: Child, **attributes: str | int | bool | None) -> Markup:
+    """Return what the reader opens: a line, and what it hides."""
+    return tag("details", tag("summary", summary), *children, **attributes)
