@@ -57,9 +57,9 @@ def walks(subject: Subject, trained: set[str], length: int) -> list[Walk]:
     gradient = subject.part_trains(EMBEDDING, trained)
     each = _width(subject)
     out: list[Walk] = []
-    packed = subject.run.training.packing
+    packed, sharded = subject.run.training.packing, subject.run.engine.stage == 3
     for index in range(subject.sizes.num_layers):
-        walk = Walk(subject.sizes, subject.block(index, trained), each, length, gradient, packed).run()
+        walk = Walk(subject.sizes, subject.block(index, trained), each, length, gradient, packed, sharded).run()
         gradient = walk.gradient
         out.append(walk)
     return out
@@ -120,7 +120,7 @@ def activations(subject: Subject, trained: set[str], shape: Shape, *, recomputin
     end.norm("x", trains=subject.part_trains(NORM, trained), gradient=blocks[-1].gradient)
     per_token += sum(end.kept.values())
     per_column = FP32 * sizes.vocabulary + 8  # log-softmax in fp32, and the target
-    if subject.part_trains(HEAD, trained):
+    if subject.part_trains(HEAD, trained) or subject.run.engine.stage == 3:
         per_column += each * sizes.width
     index = 8 * shape.columns + FP32  # which positions, and the sum of the targets' weights
     return shape.rows * (shape.length * per_token + shape.columns * per_column) + index

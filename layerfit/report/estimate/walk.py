@@ -46,7 +46,8 @@ class Walk:
 
     kept: bytes a token, by tensor: what two operators keep is kept once. gradient: whether one has reached this point.
     reached: linear modules whose input needs a gradient. attended: whether one passes attention.
-    packed: whether rows hold several examples, kept apart by a mask.
+    packed: whether rows hold several examples, kept apart by a mask. sharded: ZeRO-3, whose linear function keeps its
+    input also where it is frozen.
     """
 
     sizes: Sizes
@@ -55,6 +56,7 @@ class Walk:
     length: int
     gradient: bool
     packed: bool = False
+    sharded: bool = False
     kept: dict[str, float] = field(default_factory=dict)
     reached: set[str] = field(default_factory=set)
     attended: bool = False
@@ -102,9 +104,9 @@ class Walk:
         active = module in self.trained.active
         if gradient:
             self.reached.add(module)
-        if trains:
+        if trains or (self.sharded and gradient):
             self.keep(source, num_in)
-        if insert is not None and active:
+        if insert is not None and (active or (self.sharded and gradient)):
             if insert.reads == "input" or insert.dense:
                 self.keep(source, num_in)
             elif insert.reads == "output":
