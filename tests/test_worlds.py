@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from layerfit import config
+from layerfit.evaluation import tasks
 from layerfit.world import ship
 from layerfit.world.gates import standard_error
 from layerfit.world.generate import make_world
@@ -144,3 +145,17 @@ def test_eight_parts_are_the_items_taken_apart(manager, name):
     first, second = ({i["prompt"].split()[-1] for i in part} for part in parts[4:6])
     assert max(first) < min(second)
     assert len(first) == len(second)
+
+
+def test_embedded_tasks_need_none_of_lm_evals_own(monkeypatch):
+    """Reading its 14,000 files costs every run half a second."""
+    with config.composer():
+        run = config.compose(["eval=nano_b_eight"])
+    read = tasks.definitions
+
+    def definitions(root):
+        assert root != tasks.stock_folder()
+        return read(root)
+
+    monkeypatch.setattr(tasks, "definitions", definitions)
+    assert tasks.folders_of(run.eval) == []
