@@ -100,7 +100,7 @@ def test_yaml_is_read_with_its_numbers_and_without_double_keys(tmp_path):
 
 
 def test_tuned_values_must_cover_every_row(tmp_path):
-    table = dataclasses.replace(small(), tuned="t")
+    table = dataclasses.replace(small(), tuned=("t",))
     with pytest.raises(UserError, match="make tune T=t"):
         spec.load_tuned(table, tmp_path)
     (tmp_path / "tuned").mkdir()

@@ -146,7 +146,7 @@ def test_a_missing_trial_stops_the_choice(made, tmp_path):
 
 
 def test_what_was_chosen_is_written_and_read_back(made, tmp_path):
-    read = dataclasses.replace(table(), results=str(tmp_path), tuned="small")
+    read = dataclasses.replace(table(), results=str(tmp_path), tuned=("small",))
     results(made, tmp_path, best={"LoRA": 0.01, "Full": 0.001})
     build.finish_tuning(read, made, conf=tmp_path)
     tuned = spec.load_tuned(read, tmp_path)
@@ -164,7 +164,7 @@ def test_what_was_chosen_is_written_and_read_back(made, tmp_path):
 
 
 def test_an_edge_is_not_written_unless_allowed_and_then_recorded(made, tmp_path):
-    read = dataclasses.replace(table(), results=str(tmp_path), tuned="small")
+    read = dataclasses.replace(table(), results=str(tmp_path), tuned=("small",))
     results(made, tmp_path, best={"LoRA": 0.1, "Full": 0.001})
     assert [c.edges for c in build.finish_tuning(read, made, conf=tmp_path)] == [("optim.lr",), ()]
     assert (tmp_path / "tuning" / "small.json").exists()

@@ -44,7 +44,7 @@ def parse(name: str, data: object, where: str) -> TableSpec:
         rows=rows,
         seeds=seeds(raw["seeds"], where, "seeds"),
         columns=columns,
-        tuned=raw.get("tuned"),
+        tuned=_names(raw.get("tuned"), where),
         results=str(raw.get("results") or "results"),
         tuning=_tuning(raw["tuning"], where) if raw.get("tuning") else None,
         published=_published(raw["published"], rows, columns, where) if raw.get("published") else {},
@@ -60,6 +60,11 @@ def parse(name: str, data: object, where: str) -> TableSpec:
     _check(spec, where)
     _check_tuning(spec, where)
     return spec
+
+
+def _names(value: object, where: str) -> tuple[str, ...]:
+    """Return the tuned files of a table: none, one, or a list."""
+    return strings([] if value is None else [value] if isinstance(value, str) else value, where, "tuned")
 
 
 def _rows(data: object, where: str) -> Iterator[Row]:

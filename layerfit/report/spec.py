@@ -101,7 +101,7 @@ class Tuned:
 class TableSpec:
     """A table: rows x seeds x columns.
 
-    vary: the key that a seed sets. tuned: name of the tuned file; tuned_as: row, by its label or that inside its group
+    vary: the key that a seed sets. tuned: names of tuned files; tuned_as: row, by its label or that inside its group
     -> its entry there, where that has another name. views: what is computed from findings (`report/views`). costs:
     whether columns of memory, time and tokens follow. stands_for: in a profile, what was replaced and by what.
     """
@@ -113,7 +113,7 @@ class TableSpec:
     rows: tuple[Row, ...]
     seeds: tuple[int, ...]
     columns: tuple[Column, ...]
-    tuned: str | None
+    tuned: tuple[str, ...]
     results: str
     tuning: Tuning | None
     published: dict[str, dict[str, Published]]
@@ -168,26 +168,46 @@ def load(name: str, conf: Path = CONF) -> TableSpec:
 
 
 def load_tuned(spec: TableSpec, conf: Path = CONF) -> Tuned | None:
-    """Read the tuned values that a table asks for, None if it asks for none.
+    """Read the tuned values that a table asks for, joined if they are in several files, None if it asks for none.
 
     Raises:
-        UserError: if the file is not there, is not one, or misses a row of the table.
+        UserError: if a file is not there or is not one, if two differ in budget, or if a row of the table has no entry.
     """
-    if spec.tuned is None:
+    if not spec.tuned:
         return None
-    path, where = conf / "tuned" / f"{spec.tuned}.yaml", f"conf/tuned/{spec.tuned}.yaml"
-    if not path.is_file():
-        raise UserError(f"table {spec.name} needs {where}; write it with: make tune T={spec.tuned}")
-    raw = section(read_yaml(path), where, "", ("trials", "seeds", "chosen", "searched", "edges"), ("chosen",))
-    chosen = section(raw["chosen"], where, "chosen")
-    missing = [row.label for row in spec.rows if row.hole is None and spec.tuned_entry(row, chosen) is None]
+    found = [_tuned_file(spec, name, conf) for name in spec.tuned]
+    budgets = {(one.trials, one.seeds) for one in found}
+    if len(budgets) > 1:
+        raise UserError(
+            f"{spec.file}: {', '.join(spec.tuned)} differ in trials or seeds; tune them alike"
+        )
+    out = found[0]
+    for one in found[1:]:
+        out = Tuned(
+            name=f"{out.name} and {one.name}",
+            trials=out.trials,
+            seeds=out.seeds,
+            chosen=out.chosen | one.chosen,
+            searched=out.searched | one.searched,
+            edges=out.edges | one.edges,
+        )
+    missing = [row.label for row in spec.rows if row.hole is None and spec.tuned_entry(row, out.chosen) is None]
     if missing:
+        where = f"conf/tuned/{spec.tuned[-1]}.yaml"
         raise UserError(f"{where}: chosen misses the rows {', '.join(missing)} of table {spec.name}; tune them as well")
+    return out
+
+
+def _tuned_file(spec: TableSpec, name: str, conf: Path) -> Tuned:
+    path, where = conf / "tuned" / f"{name}.yaml", f"conf/tuned/{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"table {spec.name} needs {where}; write it with: make tune T={name}")
+    raw = section(read_yaml(path), where, "", ("trials", "seeds", "chosen", "searched", "edges"), ("chosen",))
     return Tuned(
-        name=spec.tuned,
+        name=name,
         trials=count(raw.get("trials"), where, "trials", low=0),
         seeds=seeds(raw.get("seeds"), where, "seeds"),
-        chosen={row: strings(v, where, f"chosen.{row}") for row, v in chosen.items()},
+        chosen={r: strings(v, where, f"chosen.{r}") for r, v in section(raw["chosen"], where, "chosen").items()},
         searched=grid(raw.get("searched") or {}, where, "searched"),
         edges={row: strings(v, where, f"edges.{row}") for row, v in (raw.get("edges") or {}).items()},
     )
