@@ -41,9 +41,9 @@ class Row:
 class Column:
     """One number of every row.
 
-    key: `task/metric` (`record.Score.key`), or another of `values.py`; None in a column that is a hole. unit: `percent` (a share, printed times 100) or one of `units.UNITS`. min_items: fewest items
-    that a score may rest on. chance: share right by guessing, drawn as a line. seed: only this seed's value.
-    hole: why no row has a number.
+    key: `task/metric` (`record.Score.key`), or another of `values.py`; None in a column that is a hole. unit: `percent`
+    (a share, printed times 100) or one of `units.UNITS`. min_items: fewest items that a score may rest on. chance:
+    share right by guessing, drawn as a line. seed: only this seed's value. hole: why no row has a number.
     """
 
     label: str
