@@ -36,6 +36,7 @@ from layerfit.schema import (
     RunConfig,
     TrackerConfig,
 )
+from layerfit.world.spec import ORG, world_of
 
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _GIB = 2**30
@@ -62,6 +63,7 @@ def preflight(run: RunConfig, *, here: bool = True) -> None:
         check_against_model(run)
         if (path := run.method.reads()) is not None:
             copy.deepcopy(run.method).receive([read_findings(path)], run.shape())
+    check_world(run)
     check_dataset(run.dataset, run.hub)
     check_template(run.dataset, run.model, run.hub)
     check_eval(run.eval, run.hub)
@@ -135,6 +137,18 @@ def check_model(model: ModelConfig, hub: HubConfig) -> None:
         raise UserError(f"{folder} holds no weights; put them there, or set model.weights=random")
     if not any((folder / name).is_file() for name in TOKENIZER):
         raise UserError(f"{folder} holds no tokenizer ({', '.join(TOKENIZER)}); copy it there")
+
+
+def check_world(run: RunConfig) -> None:
+    """Raise UserError if an embedded model is given another world's data or items: it knows none of their words."""
+    if run.model.path is not None or (own := world_of((run.model.id or "").removeprefix(f"{ORG}/"))) is None:
+        return
+    named = {f"eval={run.eval.name}": [task.name for task in run.eval.tasks]}
+    if run.method.trains and run.dataset.path is None:
+        named[f"dataset={run.dataset.name}"] = [run.dataset.id.removeprefix(f"{ORG}/")]
+    for asked, names in named.items():
+        if other := next((w for name in names if (w := world_of(name)) not in (None, own)), None):
+            raise UserError(f"model={run.model.name} knows no word of {asked}, of another world; use model={other}")
 
 
 def check_parts(model: ModelConfig, found: Mapping[str, Any], folder: Path) -> None:

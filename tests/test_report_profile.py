@@ -176,3 +176,17 @@ def test_a_row_in_a_group_takes_the_tuned_values_of_its_label_or_of_what_is_said
         made = cells.row_cells(spec, Tuned("t", 1, (100,), chosen, {}, {}))
     rates = {cell.row: cell.run.optim.lr for cell in made}
     assert rates == {"Small LoRA": 0.5, "Small ILA": 0.25, "Large LoRA": 0.5, "Large ILA": 0.125}
+
+
+def test_the_mean_of_several_tasks_is_unweighted_and_has_items_whose_mean_it_is():
+    from layerfit.report.values import items_of
+
+    items = {"a_eight_1/acc": [1.0, 0.0, 1.0, 1.0], "a_eight_2/acc": [0.0, 1.0], "a_other/acc": [0.0]}
+    with composer():
+        made = record(cells.cells(small())[1].run, items)
+    key = "mean:*_eight_?/acc"
+    score, outcomes = score_of(made, key), items_of(made, items, key)
+    assert (score.value, score.num_items) == (0.625, 6)  # (0.75 + 0.5) / 2, not 4 of 6
+    assert sum(outcomes) / len(outcomes) == pytest.approx(0.625)
+    assert items_of(made, {"a_eight_1/acc": [1.0]}, key) is None
+    assert items_of(made, items, "*_other/acc") == [0.0]

@@ -7,7 +7,9 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from layerfit import config
+from layerfit.errors import UserError
 from layerfit.evaluation import tasks
+from layerfit.preflight import check_world, preflight
 from layerfit.world import ship
 from layerfit.world.gates import standard_error
 from layerfit.world.generate import make_world
@@ -159,3 +161,32 @@ def test_embedded_tasks_need_none_of_lm_evals_own(monkeypatch):
 
     monkeypatch.setattr(tasks, "definitions", definitions)
     assert tasks.folders_of(run.eval) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ("model=nano dataset=nano_b eval=none", "model=nano knows no word of dataset=nano_b, .* use model=nano_b"),
+        ("model=nano_c dataset=nano_rules eval=none", "no word of dataset=nano_rules, .* use model=nano$"),
+        ("model=nano_b dataset=nano_b_facts eval=nano_eight", "no word of eval=nano_eight, .* use model=nano$"),
+        ("model=nano dataset=nano eval=nano_d_dev", "no word of eval=nano_d_dev, .* use model=nano_d"),
+    ],
+)
+def test_another_worlds_words_are_refused(overrides, said):
+    with config.composer():
+        run = config.compose([*overrides.split(), "method=full"])
+    with pytest.raises(UserError, match=said):
+        preflight(run)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "model=nano_b dataset=nano_b_facts eval=nano_b_eight",
+        "model=nano_b method=vanilla eval=nano_b",
+        "model=tinyllama",
+    ],
+)
+def test_its_own_words_are_not(overrides):
+    with config.composer():
+        check_world(config.compose(overrides.split()))

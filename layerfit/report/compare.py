@@ -15,7 +15,7 @@ from scipy.special import gammainc, gammaincinv
 from layerfit.report import stats
 from layerfit.report.cells import Cell, Store, hole
 from layerfit.report.spec import Column
-from layerfit.report.values import score_of
+from layerfit.report.values import items_of, score_of
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,14 @@ def runs(cells: list[Cell], store: Store, column: Column) -> Runs | str:
             score = score_of(store.records[cell.run_id], column.key) if hole(store, cell.run_id) is None else None
             if score is None:
                 return hole(store, cell.run_id) or f"no score {column.key}"
-            found.append((cell.seed, score, store.items.get(cell.run_id, {}).get(score.key)))
+            items = items_of(store.records[cell.run_id], store.items.get(cell.run_id, {}), str(column.key))
+            found.append((cell.seed, score, items))
     if not found:
         return "no record"
     values = np.array([score.value for _, score, _ in found], dtype=np.float64)
-    rows = [items for _, _, items in found if items]
+    rows = [one for _, _, one in found if one]
     outcomes, docs = values[:, None], ""
-    if len(rows) == len(found) and len({len(items) for items in rows}) == 1:
+    if len(rows) == len(found) and len({len(one) for one in rows}) == 1:
         matrix = np.array(rows, dtype=np.float64)
         # A score that is no mean over its items (a perplexity, F1) is compared over seeds.
         if np.allclose(matrix.mean(axis=1), values, rtol=1e-5, atol=1e-5):

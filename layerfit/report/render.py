@@ -141,7 +141,8 @@ def gate_line(gate: Gate) -> str:
     return f"Gate {gate.name}: {verdict}. {gate.detail}"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return text that Markdown prints as it stands."""
     for char in "\\|*_<`":
         text = text.replace(char, "\\" + char)
     return text
@@ -149,24 +150,24 @@ def _escaped(text: str) -> str:
 
 def _markdown_grid(laid: Grid) -> list[str]:
     out = [
-        "| " + " | ".join(_escaped(head) for head in laid.heads) + " |",
+        "| " + " | ".join(escaped(head) for head in laid.heads) + " |",
         "|" + "|".join([":--"] + ["--:"] * (len(laid.heads) - 1)) + "|",
     ]
-    lines = [[f"**{_escaped(t.text)}**" if t.bold else _escaped(t.text) for t in line] for line in laid.lines]
+    lines = [[f"**{escaped(t.text)}**" if t.bold else escaped(t.text) for t in line] for line in laid.lines]
     return out + ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def markdown(data: TableData) -> str:
     """Return a GitHub table with its title and notes, then what was computed from findings."""
-    out = [f"# {_escaped(title(data))}", ""]
-    out += [_escaped(data.note), ""] if data.note else []
+    out = [f"# {escaped(title(data))}", ""]
+    out += [escaped(data.note), ""] if data.note else []
     out += _markdown_grid(grid(data)) if data.columns else []
     for matrix in data.matrices:
-        out += ["", f"## {_escaped(matrix.title)}", ""]
-        out += [_escaped(f"{matrix.value_name}, {matrix.row_name} x {matrix.column_name}."), ""]
+        out += ["", f"## {escaped(matrix.title)}", ""]
+        out += [escaped(f"{matrix.value_name}, {matrix.row_name} x {matrix.column_name}."), ""]
         out += [*_markdown_grid(matrix_grid(matrix)), ""] if matrix.printed else ["Drawn in the figure only.", ""]
-        out += [f"- {_escaped(text)}" for text in matrix.notes]
-    out += ["", *(f"- {_escaped(text)}" for text in under(data))]
+        out += [f"- {escaped(text)}" for text in matrix.notes]
+    out += ["", *(f"- {escaped(text)}" for text in under(data))]
     return "\n".join(out) + "\n"
 
 

@@ -41,10 +41,9 @@ class Row:
 class Column:
     """One number of every row.
 
-    key: `task/metric` (`record.Score.key`), `*_facts/acc` (the one task that ends so), or one of `values.py`; None in a
-    column that is a hole. unit: `percent` (a share, printed times 100) or one of `units.UNITS`. min_items: fewest items
-    that a score may rest on. chance: share right by guessing, drawn as a line. seed: only this seed's value.
-    hole: why no row has a number.
+    key: `task/metric` (`record.Score.key`), or another of `values.py`; None in a column that is a hole. unit: `percent`
+    (a share, printed times 100) or one of `units.UNITS`. min_items: fewest items that a score may rest on. chance:
+    share right by guessing, drawn as a line. seed: only this seed's value. hole: why no row has a number.
     """
 
     label: str
@@ -178,9 +177,7 @@ def load_tuned(spec: TableSpec, conf: Path = CONF) -> Tuned | None:
     found = [_tuned_file(spec, name, conf) for name in spec.tuned]
     budgets = {(one.trials, one.seeds) for one in found}
     if len(budgets) > 1:
-        raise UserError(
-            f"{spec.file}: {', '.join(spec.tuned)} differ in trials or seeds; tune them alike"
-        )
+        raise UserError(f"{spec.file}: {', '.join(spec.tuned)} differ in trials or seeds; tune them alike")
     out = found[0]
     for one in found[1:]:
         out = Tuned(

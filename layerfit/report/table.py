@@ -14,7 +14,7 @@ from layerfit.report import stats
 from layerfit.report.cells import Cell, Store, hole, required
 from layerfit.report.matrix import Matrix
 from layerfit.report.spec import Column, Published, Row, TableSpec
-from layerfit.report.values import peak_bytes, score_of
+from layerfit.report.values import items_of, peak_bytes, score_of
 
 
 @dataclass(frozen=True)
@@ -173,11 +173,11 @@ def _entry(column: Column, cells: list[Cell], store: Store, docs: str) -> _Row:
     for cell in cells:
         record = _usable(store, cell)
         score = score_of(record, column.key) if record else None
-        if score is None:
+        if record is None or score is None:
             holes.append(f"{cell.name}: {hole(store, cell.run_id) or f'no score {column.key}'}")
             continue
         values.append((cell.seed, score.value))
-        items = store.items.get(cell.run_id, {}).get(score.key)
+        items = items_of(record, store.items.get(cell.run_id, {}), str(column.key))
         reason = reason or _untestable(score.value, items, score.docs == docs)
         outcomes.append(items or [])
     if not values:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from fnmatch import fnmatchcase
 
-from layerfit.record import Record, Score
+from layerfit.record import Items, Record, Score
 
+MEAN = "mean:"
 PARTS = ("weights", "gradients", "optimizer", "activations")
 
 
@@ -51,16 +54,56 @@ def is_score(key: str) -> bool:
 def score_of(record: Record, key: str | None) -> Score | None:
     """Return a record's number by its key; one that is no task's score rests on 0 items.
 
-    `*_facts/acc` is the first score whose key ends so: what tables over several worlds have in common.
+    `*_facts/acc` is the first score whose key matches: what tables over several worlds have in common.
+    `mean:*_eight_?/acc` is the unweighted mean of all that match, the papers' `Avg.`.
     """
     if key is None:
         return None
+    if key.startswith(MEAN):
+        return _mean(_matching(record, key), key)
     if is_score(key):
-        if key.startswith("*"):
-            return next((score for score in record.result.scores if score.key.endswith(key[1:])), None)
-        return next((score for score in record.result.scores if score.key == key), None)
+        return next(iter(_matching(record, key)), None)
     kind, _, name = key.partition("/")
     value = record.result.findings.get(name) if kind == "findings" else VALUES[key](record)
     if not isinstance(value, int | float):
         return None
     return Score(kind, name, float(value), None, 0, 0, 0, "", key in HIGHER_IS_BETTER, "")
+
+
+def items_of(record: Record, items: Items, key: str) -> list[float] | None:
+    """Return the outcomes that a score is the mean of, None where some are not there.
+
+    Those of an unweighted mean of tasks are weighted by how many there are in each, so that their mean is the score.
+    """
+    scores = _matching(record, key)
+    found = [items.get(score.key) for score in (scores if key.startswith(MEAN) else scores[:1])]
+    outcomes = [one for one in found if one]
+    if not outcomes or len(outcomes) < len(found):
+        return None
+    total = sum(map(len, outcomes))
+    return (
+        [x * total / (len(outcomes) * len(one)) for one in outcomes for x in one] if len(outcomes) > 1 else outcomes[0]
+    )
+
+
+def _matching(record: Record, key: str) -> list[Score]:
+    pattern = key.removeprefix(MEAN)
+    return [score for score in record.result.scores if score.key == pattern or fnmatchcase(score.key, pattern)]
+
+
+def _mean(scores: list[Score], key: str) -> Score | None:
+    """Return the unweighted mean of some scores as one; None of none."""
+    if not scores:
+        return None
+    first, errors = scores[0], [score.stderr for score in scores]
+    known = [error for error in errors if error is not None]
+    return replace(
+        first,
+        task=key.rpartition("/")[0],
+        value=sum(score.value for score in scores) / len(scores),
+        stderr=sum(e * e for e in known) ** 0.5 / len(scores) if len(known) == len(scores) else None,
+        num_items=sum(score.num_items for score in scores),
+        num_available=sum(score.num_available for score in scores),
+        docs=" ".join(score.docs for score in scores),
+        data_complete=all(score.data_complete for score in scores),
+    )

@@ -107,3 +107,11 @@ SPECS = (
     WorldSpec("nano_e", seed=4, **_SIBLING, num_given=80, values_per_relation=20, words_per_guild=5),  # other words
 )
 WORLDS = {spec.name: spec for spec in SPECS}
+
+
+def world_of(name: str) -> str | None:
+    """Return the world that a model, data set or task belongs to by its name (`nano_b_facts`: nano_b), None if to none.
+
+    The longest name counts: every one of them begins as the first world's.
+    """
+    return max((w for w in WORLDS if name == w or name.startswith(f"{w}_")), key=len, default=None)

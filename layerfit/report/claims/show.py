@@ -9,6 +9,7 @@ from textwrap import fill
 from layerfit.report.claims.answer import NANO, REAL, Answer
 from layerfit.report.claims.judge import NO_NUMBERS, NOT_RUN, UNTESTABLE, Verdict
 from layerfit.report.claims.read import Claim, Test
+from layerfit.report.render import escaped
 
 TITLE = "What the slides say, and what the numbers say"
 EMBEDDED = (
@@ -32,7 +33,7 @@ def markdown(answers: list[Answer], rendered: Collection[str]) -> str:
     profiles = list(answers[0].ours) if answers else []
     out = [f"# {TITLE}", "", *_paragraphs(profiles), *_summary(answers, profiles), ""]
     for slide, some in groupby(answers, key=lambda one: one.claim.slide):
-        out += [f"## {_escaped(slide)}", ""]
+        out += [f"## {escaped(slide)}", ""]
         for answer in some:
             out += _section(answer, rendered)
     return "\n".join(out).rstrip() + "\n"
@@ -48,33 +49,27 @@ def _summary(answers: list[Answer], profiles: list[str]) -> list[str]:
     out = ["| " + " | ".join(heads) + " |", "|" + ":--|" * len(heads)]
     for one in answers:
         words = [one.published.word, *(one.ours[profile].word for profile in profiles)]
-        link = f"[{_escaped(one.claim.title)}](#{one.claim.name})"
+        link = f"[{escaped(one.claim.title)}](#{one.claim.name})"
         out.append("| " + " | ".join((link, *words)) + " |")
     return out
 
 
 def _section(answer: Answer, rendered: Collection[str]) -> list[str]:
     claim = answer.claim
-    out = [f'<a id="{claim.name}"></a>', f"### {_escaped(claim.title)}", ""]
+    out = [f'<a id="{claim.name}"></a>', f"### {escaped(claim.title)}", ""]
     if claim.test is None:
-        return [*out, f"Not testable: {_escaped(claim.untestable)}", ""]
-    out += [f"{_escaped(claim.asks)} {_how(claim.test)} {_links(claim, rendered)}", ""]
+        return [*out, f"Not testable: {escaped(claim.untestable)}", ""]
+    out += [f"{escaped(claim.asks)} {_how(claim.test)} {_links(claim, rendered)}", ""]
     out.append(f"- Published: **{answer.published.word}**{_detail(answer.published)}")
     for profile, verdict in answer.ours.items():
         out.append(f"- {NAMES[profile]}: **{verdict.word}**{_detail(verdict)}")
     return [*out, "", *_cases(answer)]
 
 
-def _escaped(text: str) -> str:
-    for char in "\\|*_<`":
-        text = text.replace(char, "\\" + char)
-    return text
-
-
 def _how(test: Test) -> str:
     """Return the test in one line."""
     options = "; ".join(f"{name}: {_plain(value)}" for name, value in test.options.items())
-    return f"*{test.kind.replace('_', ' ')}, {test.quantifier}* ({_escaped(options)})."
+    return f"*{test.kind.replace('_', ' ')}, {test.quantifier}* ({escaped(options)})."
 
 
 def _plain(value: object) -> str:
@@ -93,7 +88,7 @@ def _links(claim: Claim, rendered: Collection[str]) -> str:
 
 
 def _detail(verdict: Verdict) -> str:
-    return f": {_escaped(verdict.detail)}." if verdict.detail else "."
+    return f": {escaped(verdict.detail)}." if verdict.detail else "."
 
 
 def _cases(answer: Answer) -> list[str]:
@@ -107,7 +102,7 @@ def _cases(answer: Answer) -> list[str]:
     out.append("|:--|" + "--:|" * len(shown))
     for name in names:
         cells = [_cell(verdict, name) for verdict in shown.values()]
-        out.append(f"| {_escaped(name)} | " + " | ".join(cells) + " |")
+        out.append(f"| {escaped(name)} | " + " | ".join(cells) + " |")
     return [*out, "", "</details>", ""]
 
 
