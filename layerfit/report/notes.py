@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from layerfit.methods.base import REBUILD, SKIP
@@ -27,8 +27,8 @@ def footnotes(
         _test(data),
         *_untested(data),
         _tuning(spec, tuned),
-        _training(table),
-        _switching(table),
+        _training(spec, table),
+        _switching(spec, table),
         _costs(data),
         _software(table, store),
         *checks.notes(table, store),
@@ -135,7 +135,8 @@ def _tuning(spec: TableSpec, tuned: Tuned | None) -> str:
         f"Tuning (conf/tuned/{tuned.name}.yaml): {tuned.trials} trials a row, each on the seeds {_range(tuned.seeds)}, "
         f"on items that are not in this table. " + "; ".join(_choice(label, tuned) for label in rows) + "."
     )
-    taken = [label for label, entry in entries.items() if label != entry and entry in rows]
+    tuned_rows = [label for label, entry in entries.items() if entry in rows]
+    taken = _called([label for label in tuned_rows if label != entries[label]], spec, tuned_rows)
     out += f" Taken over from there, not tuned again: {_names(taken)}." if taken else ""
     return out + (f" Not tuned: {_names(fixed)}." if fixed else "")
 
@@ -151,45 +152,61 @@ def _choice(label: str, tuned: Tuned) -> str:
     return f"{label}: {', '.join(parts)}"
 
 
-def _shared(table: list[Cell], value: Callable[[RunConfig], Any]) -> str:
+def _shared(spec: TableSpec, table: list[Cell], value: Callable[[RunConfig], Any]) -> str:
     """Return a setting that all rows share, or which rows have which."""
     groups = checks.by_value({cell.row: value(cell.run) for cell in table if cell.run.method.trains})
     if len(groups) == 1:
         return next(iter(groups))
-    return ", ".join(f"{text} ({_names(labels, 4)})" for text, labels in groups.items())
+    trained = {label for labels in groups.values() for label in labels}
+    return ", ".join(f"{text} ({_names(_called(labels, spec, trained), 4)})" for text, labels in groups.items())
 
 
-def _training(table: list[Cell]) -> str:
+def _training(spec: TableSpec, table: list[Cell]) -> str:
     if not any(cell.run.method.trains for cell in table):
         return ""
 
     def length(run: RunConfig) -> str:
         return f"{run.training.max_steps} steps" if run.training.max_steps else f"{run.training.epochs:g} epochs"
 
-    model, dataset = _shared(table, lambda r: r.model.name), _shared(table, lambda r: r.dataset.name)
-    loss = _shared(table, lambda r: "all tokens" if r.training.loss_on_prompt else "the response only")
+    model, dataset = _shared(spec, table, lambda r: r.model.name), _shared(spec, table, lambda r: r.dataset.name)
+    loss = _shared(spec, table, lambda r: "all tokens" if r.training.loss_on_prompt else "the response only")
+    steps, size = _shared(spec, table, length), _shared(spec, table, lambda r: r.training.batch_size)
     return (
-        f"Model {model}, data {dataset}, {_shared(table, length)} of {_shared(table, lambda r: r.training.batch_size)} "
-        f"sequences; loss on {loss}; weights in {_shared(table, lambda r: r.training.dtype)}, "
-        f"optimizer precision {_shared(table, lambda r: r.optim.precision)}."
+        f"Model {model}, data {dataset}, {steps} of {size} sequences; loss on {loss}; "
+        f"weights in {_shared(spec, table, lambda r: r.training.dtype)}, optimizer precision "
+        f"{_shared(spec, table, lambda r: r.optim.precision)}."
     )
 
 
-def _switching(table: list[Cell]) -> str:
+def _switching(spec: TableSpec, table: list[Cell]) -> str:
     first = {cell.row: cell.run for cell in reversed(table) if cell.run.method.trains}
     if not first:
         return ""
-    rebuilt = [
-        f"{row} (moments {run.method.switch_policy().moments}, masters {run.method.switch_policy().masters})"
-        for row, run in reversed(first.items())
-        if run.method.switching == REBUILD
-    ]
-    skipped = [row for row, run in reversed(first.items()) if run.method.switching == SKIP]
-    out = f"Engine {_shared(table, lambda r: r.engine.name)}."
-    if rebuilt:
-        out += f" A switch rebuilds the optimizer over what trains: {_names(rebuilt)}."
-    if skipped:
-        out += f" All optimizer state is kept, a step leaves out what does not train: {_names(skipped)}."
+    groups = checks.by_value({row: _policy(run) for row, run in reversed(first.items())})
+    out = f"Engine {_shared(spec, table, lambda r: r.engine.name)}."
+    for text, labels in groups.items():
+        out += f" {text}: {_names(_called(labels, spec, first))}." if text else ""
+    return out
+
+
+def _policy(run: RunConfig) -> str:
+    """Return how a run follows a changing plan, '' where it does not change."""
+    if run.method.switching == REBUILD:
+        policy = run.method.switch_policy()
+        return f"A switch rebuilds the optimizer over what trains (moments {policy.moments}, masters {policy.masters})"
+    return "All optimizer state is kept, a step leaves out what does not train" if run.method.switching == SKIP else ""
+
+
+def _called(labels: list[str], spec: TableSpec, among: Collection[str]) -> list[str]:
+    """Return row labels, those of a whole group by its name. among: the rows that could be meant."""
+    groups: dict[str, list[str]] = {}
+    for row in spec.rows:
+        if row.label in among:
+            groups.setdefault(row.group or row.label, []).append(row.label)
+    out: list[str] = []
+    for group, rows in groups.items():
+        meant = [label for label in rows if label in labels]
+        out += [group] if meant == rows else meant
     return out
 
 

@@ -128,5 +128,5 @@ def _panel(panel: dict[str, Any], group_by: str, place: int) -> Any:
     means: dict[str, Any] = {"groupby": wr.Config(group_by), "groupby_aggfunc": "mean", "title": panel["title"]}
     if panel["kind"] == "line":
         return wr.LinePlot(x=panel["x"], y=panel["y"], groupby_rangefunc="minmax", layout=layout, **means)
-    metrics = [wr.SummaryMetric(name) for name in panel["metrics"]]
+    metrics: list[Any] = [wr.SummaryMetric(name) for name in panel["metrics"]]
     return wr.BarPlot(metrics=metrics, groupby_rangefunc="stddev", layout=layout, **means)
