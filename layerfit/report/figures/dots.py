@@ -210,6 +210,8 @@ def _method(axes: Axes, row: RowData, index: int, y: float, unit: str, *, with_p
     color = BEST if entry.bold else OTHER
     if entry.interval is not None:
         low, high = (scale * bound for bound in entry.interval)
+        if unit == "percent":  # with two seeds an interval can be wider than the scale: what lies beyond says nothing
+            low, high = max(low, 0.0), min(high, 100.0)
         axes.plot([low, high], [y, y], color=color, linewidth=1.4, solid_capstyle="butt", zorder=3)
     seeds = [scale * value for _, value in entry.values]
     if len(seeds) > 1:
