@@ -115,7 +115,7 @@ def test_a_table_and_what_is_asked_wrongly(tmp_path, capsys):
     assert main(["nano_main", *mirror, "--check"]) == 0
     assert "complete: " in capsys.readouterr().out
     with config.composer():
-        assert {run.eval.name for run in runs_of(["nano_main"])} == {"nano", "nano_dev"}  # tuning asks other items
+        assert {run.eval.name for run in runs_of(["nano_main"])} == {"nano", "nano_dev", "none"}  # trials; rankings
     assert main(["mirror", "model.revision=abc", "--check", *mirror]) == 1
     out = capsys.readouterr().out
     assert "missing: model karpathy/stories260K (model=stories260k) is not at" in out
