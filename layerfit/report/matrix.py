@@ -26,3 +26,8 @@ class Matrix:
     printed: bool = True
     log: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def has_published(self) -> bool:
+        """Return whether a published number stands beside any of ours."""
+        return any(value is not None for row in self.published or () for value in row)

@@ -25,7 +25,7 @@ def draw(sheet: Sheet) -> Figure:
     width = style.PAGE if across > 1 else 5.2
     labels = 0.12 + max(style.text_width(row, style.NORMAL) for row in sheet[0].rows)
     rows = _row_height(sheet) * len(sheet[0].rows)
-    with_published = _published(sheet)
+    with_published = any(m.has_published for m in sheet)
     longest = max(style.text_width(name, style.NORMAL) for name in columns)
     legend_across = max(1, int(width / (0.5 + longest)))
     entries = len(columns) + with_published
@@ -40,27 +40,14 @@ def draw(sheet: Sheet) -> Figure:
         (_stacks if matrix.drawing == "stacked" else _groups)(axes, matrix, with_published)
         _dress(axes, matrix, named=place == 0)
     if legend:
-        figure.legend(
-            handles=_legend(sheet, with_published),
-            loc="lower left",
-            bbox_to_anchor=(0.06 / width, 0.02 / height),
-            ncols=legend_across,
-            columnspacing=1.4,
-            handlelength=1.4,
-            handletextpad=0.5,
-            borderaxespad=0.0,
-        )
+        style.legend(figure, _legend(sheet, with_published), legend_across, handlelength=1.4)
     return figure
-
-
-def _published(sheet: Sheet) -> bool:
-    return any(m.published and any(v is not None for row in m.published for v in row) for m in sheet)
 
 
 def _row_height(sheet: Sheet) -> float:
     first = sheet[0]
     if first.drawing == "stacked":
-        return THICK + GAP + (THIN if _published(sheet) else 0)
+        return THICK + GAP + (THIN if any(m.has_published for m in sheet) else 0)
     bars = len(first.columns)
     return GAP + (THICK if bars == 1 else THIN * bars)
 

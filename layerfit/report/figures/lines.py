@@ -26,7 +26,7 @@ def draw(sheet: Sheet) -> Figure:
     down = -(-len(sheet) // across)
     width = style.PAGE if crowded or across > 1 else 4.4
     legend_across = max(1, int(width / (0.55 + max(style.text_width(n, style.NORMAL) for n in names))))
-    legend = 0.12 + ENTRY * -(-(len(names) + _published(sheet)) // legend_across)
+    legend = 0.12 + ENTRY * -(-(len(names) + any(m.has_published for m in sheet)) // legend_across)
     below = BOTTOM + max(_drop(m.columns) for m in sheet)
     height = down * (TOP + HEIGHT + below) + legend
     figure = style.new_figure(width, height)
@@ -37,21 +37,8 @@ def draw(sheet: Sheet) -> Figure:
         axes = figure.add_axes((x / width, y / height, (panel - LEFT - 0.12) / width, HEIGHT / height))
         _panel(axes, matrix)
         axes.set_ylabel(matrix.value_name if place == 0 else "")
-    figure.legend(
-        handles=_legend(sheet),
-        loc="lower left",
-        bbox_to_anchor=(0.06 / width, 0.02 / height),
-        ncols=legend_across,
-        columnspacing=1.4,
-        handlelength=2.4,
-        handletextpad=0.5,
-        borderaxespad=0.0,
-    )
+    style.legend(figure, _legend(sheet), legend_across, handlelength=2.4)
     return figure
-
-
-def _published(sheet: Sheet) -> bool:
-    return any(m.published and any(v is not None for row in m.published for v in row) for m in sheet)
 
 
 def look(index: int) -> dict[str, Any]:
@@ -140,7 +127,7 @@ def _legend(sheet: Sheet) -> list[Any]:
     from matplotlib.lines import Line2D
 
     out = [Line2D([], [], **look(index), label=name) for index, name in enumerate(sheet[0].rows)]
-    if _published(sheet):
+    if any(m.has_published for m in sheet):
         mark: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor": "none", "linestyle": "none"}
         out.append(Line2D([], [], color=style.SOFT, label="hollow: published", **mark))
     return out

@@ -66,6 +66,21 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def legend(figure: Figure, handles: list[Any], across: int, *, handlelength: float) -> None:
+    """Put a legend at the figure's lower left corner."""
+    width, height = figure.get_size_inches()
+    figure.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0.06 / width, 0.02 / height),
+        ncols=across,
+        columnspacing=1.4,
+        handlelength=handlelength,
+        handletextpad=0.5,
+        borderaxespad=0.0,
+    )
+
+
 def styled(make: Callable[[], Figure]) -> dict[str, bytes]:
     """Return what `make` draws, by file ending: `png` at 200 dpi, `pdf` with embedded fonts."""
     # matplotlib writes the date into a PDF unless this says otherwise.
