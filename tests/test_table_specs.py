@@ -2,7 +2,7 @@
 
 import pytest
 
-from layerfit.config import CONF, composer
+from layerfit.config import composer
 from layerfit.errors import UserError
 from layerfit.report import cells, spec, tune
 from layerfit.report.parse import parse
@@ -16,10 +16,7 @@ LONGEST = 160
 
 
 def made(name):
-    """The cells of a table; where its tuned values are still to be found, with those of its rows."""
-    table = spec.load(name)
-    there = table.tuned is None or (CONF / "tuned" / f"{table.tuned}.yaml").is_file()
-    return cells.cells(table) if there else cells.row_cells(table, None)
+    return cells.cells(spec.load(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
