@@ -35,7 +35,9 @@ class Anatomy:
         )
 
     def module_path(self, unit: str) -> str:
-        """Return the module path of a unit: `layers.3.mlp` -> `model.layers.3.mlp`."""
+        """Return the module path of a unit, `layers.3.mlp` -> `model.layers.3.mlp`, or that of EMBEDDING or HEAD."""
+        if unit in (EMBEDDING, HEAD):
+            return self.embedding if unit == EMBEDDING else self.head
         assert unit.startswith("layers."), unit
         return f"{self.blocks}.{unit.removeprefix('layers.')}"
 

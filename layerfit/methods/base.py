@@ -88,7 +88,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Insert:
-    """What `adapt` puts into one linear module: for estimates, made without a model.
+    """What `adapt` puts into one linear module, or into the embedding: for estimates, made without a model.
 
     parameters: what can train, name below the module -> shape.
     reads: which tensor of the module its backward needs: `input`, `output` or, where it makes a copy, none.
@@ -174,9 +174,10 @@ class Method:
         return model
 
     def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
-        """Return what `adapt` puts into linear modules, by unit; with any, all other parameters are frozen.
+        """Return what `adapt` puts into modules, by unit or part; with any, all other parameters are frozen.
 
-        shapes: [out, in] of every linear module, by unit. No model is loaded for it (`make estimate`).
+        shapes: [out, in] of every linear module, by unit, and [vocabulary, width] of EMBEDDING and HEAD. No model is
+        loaded for it (`make estimate`).
         """
         return {}
 

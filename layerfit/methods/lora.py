@@ -95,6 +95,21 @@ class LoRA(LowRank):
         """The embedding and the head, if asked for."""
         return list(dict.fromkeys([anatomy.embedding, anatomy.head])) if self.embeddings else []
 
+    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
+        """With those of the embedding, whose lookup in A keeps what it gives, and of the head."""
+        found = super().inserts(anatomy, shapes)
+        if not self.embeddings:
+            return found
+        vocabulary, width = shapes[EMBEDDING]
+        sides = {
+            "lora_embedding_A.default": (self.rank, vocabulary),
+            "lora_embedding_B.default": (width, self.rank),
+        }
+        found[EMBEDDING] = Insert(sides, reads="", kept=self.rank)
+        if anatomy.head != anatomy.embedding:
+            found[HEAD] = self.insert_of(shapes[HEAD])
+        return found
+
     def plan(self, step: int, ctx: Context) -> Plan:
         """All adapters, always."""
         return Plan(layer_units(range(ctx.shape.num_layers)), (EMBEDDING, HEAD) if self.embeddings else ())

@@ -115,13 +115,16 @@ def activations(subject: Subject, trained: set[str], shape: Shape, *, recomputin
         per_token = sum(each * sizes.width for walk in blocks if walk.gradient)
         per_token += max(kept) + rotations if recomputing else 0.0
     if subject.part_trains(EMBEDDING, trained):
-        per_token += 8  # the tokens themselves
+        per_token += 8 + each * subject.insert(EMBEDDING).kept  # the tokens themselves
     end = Walk(sizes, blocks[-1].trained, each, shape.length, False)
     end.norm("x", trains=subject.part_trains(NORM, trained), gradient=blocks[-1].gradient)
     per_token += sum(end.kept.values())
     per_column = FP32 * sizes.vocabulary + 8  # log-softmax in fp32, and the target
-    if subject.part_trains(HEAD, trained) or subject.run.engine.stage == 3:
+    inside, head_trains = subject.insert(HEAD), subject.part_trains(HEAD, trained)
+    if (head_trains and inside.reads == "input") or subject.run.engine.stage == 3:
         per_column += each * sizes.width
+    if head_trains:
+        per_column += each * inside.kept + inside.masks
     index = 8 * shape.columns + FP32  # which positions, and the sum of the targets' weights
     return shape.rows * (shape.length * per_token + shape.columns * per_column) + index
 
@@ -148,8 +151,20 @@ def flops(subject: Subject, trained: set[str], shape: Shape) -> Flops:
         backward += attention * (2.5 if fused else 2) if walk.attended else 0
         forward += block
         again += block if walk.gradient else 0
-    head = 2 * sizes.vocabulary * sizes.width * shape.columns / shape.length
     below = blocks[-1].gradient or subject.part_trains(NORM, trained)
-    backward += head * (below + subject.part_trains(HEAD, trained))
+    outer, outer_backward = _outside(subject, trained, shape.columns / shape.length, below=below)
     recomputed = again if subject.run.training.activation_checkpointing else 0.0
-    return Flops(forward + head, forward + head + backward + recomputed)
+    return Flops(forward + outer, forward + outer + backward + outer_backward + recomputed)
+
+
+def _outside(subject: Subject, trained: set[str], share: float, *, below: bool) -> tuple[float, float]:
+    """Return the FLOPs of a token outside the blocks, forward and backward: the head's, and adapters'.
+
+    share: of the tokens whose logits are computed. below: whether the head's input needs a gradient.
+    """
+    head, adapted = 2 * subject.sizes.vocabulary * subject.sizes.width * share, HEAD in subject.inserts
+    at_head = 2 * share * sum(math.prod(s) for s in subject.insert(HEAD).parameters.values())
+    sides = list(subject.insert(EMBEDDING).parameters.values())
+    at_embedding = 2 * math.prod(sides[-1]) if sides else 0.0  # B alone multiplies: A is looked up in
+    weight_trains = subject.part_trains(HEAD, trained) and not adapted
+    return head + at_head + at_embedding, head * (below + weight_trains) + 2 * (at_head + at_embedding)

@@ -14,7 +14,7 @@ from layerfit.architecture import model_config, read_model_parts
 from layerfit.errors import UserError
 from layerfit.hub import model_source
 from layerfit.identity import required_runs
-from layerfit.methods.base import Insert, Method, Plan
+from layerfit.methods.base import EMBEDDING, HEAD, Insert, Method, Plan
 from layerfit.report.estimate.shapes import Sizes, block_parameters, linear_shapes, parameters, read_sizes
 from layerfit.report.estimate.walk import Trained
 from layerfit.schema import ModelConfig, RunConfig
@@ -45,6 +45,10 @@ class Subject:
     def among(self) -> set[str]:
         """The names of all parameters that a plan can train."""
         return set(self.added or self.base)
+
+    def insert(self, unit: str) -> Insert:
+        """Return what is put into a module, an empty one where nothing is."""
+        return self.inserts.get(unit, Insert({}))
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Return the shape of a parameter."""
@@ -107,6 +111,7 @@ def describe(run: RunConfig, findings: list[dict[str, Any]] | None = None) -> Su
     if type(method).adapt is not Method.adapt and type(method).inserts is Method.inserts:
         return f"method={run.method_name()} does not say what it puts into a model (Method.inserts)"
     shapes = {f"layers.{i}.{m}": s for i in range(sizes.num_layers) for m, s in linear_shapes(sizes).items()}
+    shapes |= dict.fromkeys((EMBEDDING, HEAD), (sizes.vocabulary, sizes.width))
     if unknown := sorted(set(anatomy.linear) - set(linear_shapes(sizes))):
         return f"model={model.name}: no shape is known of {', '.join(unknown)}"
     return Subject(run, method, sizes, anatomy, parameters(sizes, anatomy), method.inserts(anatomy, shapes))
