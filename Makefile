@@ -57,7 +57,7 @@ prefetch: install  ## fill MIRROR=dir with what T= (or G="model=... dataset=... 
 	$(if $(MIRROR),,$(error name the folder to fill: make $@ $(if $(T),T=$(T) )MIRROR=dir))
 	@$(BIN)/python -m layerfit.prefetch $(T) $(G) --mirror '$(MIRROR)' $(if $(CHECK),--check) $(if $(HASH),--hash)
 
-tables: install  ## render every table from the committed records (about two seconds, no torch)
+tables: install  ## render every table from the committed records (seconds, no torch)
 	@$(REPORT) render --all --no-figures
 
 figures: install  ## tables, and their figures

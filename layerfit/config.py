@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from layerfit.errors import UserError, check_one_of
 from layerfit.identity import identity, least, required_runs, run_id
@@ -135,10 +135,11 @@ def typed(cfg: DictConfig) -> RunConfig:
     Raises:
         UserError: naming the first thing that is wrong.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise UserError(f"no value for {', '.join(missing)}; give it on the command line, {missing[0]}=...")
-    run = OmegaConf.to_object(cfg)
+    try:
+        run = OmegaConf.to_object(cfg)
+    except MissingMandatoryValue as error:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        raise UserError(f"no value for {', '.join(missing)}; give it on the command line, {missing[0]}=...") from error
     assert isinstance(run, RunConfig)
     check(run)
     return run

@@ -60,9 +60,8 @@ def merge(*lists: Iterable[str]) -> tuple[str, ...]:
     return tuple(out.values())
 
 
-@lru_cache(maxsize=512)
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    """Compose a row. Hydra takes 0.1 s, most of it for the choice of groups, which many rows share: that part is kept.
+    """Compose a row anew. Hydra takes 0.1 s, most of it for the choice of groups, which many rows share and is kept.
 
     Plain values (`a.b=1`) are then set as Hydra sets them; anything else goes to Hydra whole.
     """
@@ -104,7 +103,7 @@ def expand(
 
     out: list[tuple[int | None, RunConfig]] = []
     try:
-        config = copy.deepcopy(_composed((*overrides, f"paths.results={results}")))  # the kept one stays as it is
+        config = _composed((*overrides, f"paths.results={results}"))
         for seed in seeds:
             OmegaConf.update(config, vary, seed)
             run = typed(config)
