@@ -111,6 +111,7 @@ def the_page():
         return page(gather())
 
 
+@pytest.mark.slow
 def test_every_table_and_every_run_is_there_once(parsed):
     ids = parsed.ids()
     assert len(set(ids)) == len(ids)
@@ -123,6 +124,7 @@ def test_every_table_and_every_run_is_there_once(parsed):
     assert targets <= set(ids)
 
 
+@pytest.mark.slow
 def test_nothing_outside_the_file_is_asked_for(parsed):
     for name, attributes in parsed.elements:
         assert name not in ("link", "iframe", "object", "embed", "base"), name
@@ -136,6 +138,7 @@ def test_nothing_outside_the_file_is_asked_for(parsed):
             assert not re.search(r"fetch\(|XMLHttpRequest|import\(|innerHTML", text)
 
 
+@pytest.mark.slow
 def test_its_numbers_are_those_of_the_committed_tables(parsed):
     """Each line of results/tables/*.md, without escapes and marks of bold, stands in the page's table."""
     checked = 0
@@ -154,6 +157,7 @@ def test_its_numbers_are_those_of_the_committed_tables(parsed):
     assert checked > 20
 
 
+@pytest.mark.slow
 def test_its_figures_are_the_committed_files(parsed):
     sources = [a["src"].partition(",")[2] for name, a in parsed.elements if name == "img"]
     names = re.findall(r"\S+\.png", parsed.text)
