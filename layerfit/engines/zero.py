@@ -61,15 +61,10 @@ class ZeroEngine(Engine):
         if self.deepspeed is None:
             optimizer = new_optimizer(self, groups)
             self.deepspeed, *_ = deepspeed.initialize(model=self.module, optimizer=optimizer, config=self.config)
-            self.deepspeed.zero_grad = self._drop_gradients  # its own looks through all modules at every step
         else:
             self._release()
             self.deepspeed._configure_optimizer(new_optimizer(self, groups), None)
         self._allocate()
-
-    def _drop_gradients(self) -> None:
-        for name in self.active:
-            self.parameters[name].grad = None
 
     def _release(self) -> None:
         """Free the optimizer and what hangs on it."""

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import has_bos_prefix
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -67,32 +66,17 @@ class SharedPrefixLM(HFLM):
         head = head_of(self.model)
         assert head is not None, "`unsupported` said so"
         self._head = head
-        self._tokens: dict[str, list[int]] = {}
-
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Answer]:
-        """As the parent's, which tokenises one text at a time, and a context anew for every continuation."""
-        texts: dict[str, None] = {}
-        for context, continuation in (request.args for request in requests):
-            texts |= dict.fromkeys((context.rstrip(), context + continuation) if context else ())
-        start = self.tokenizer.decode(self.prefix_token_id)
-        several = [text for text in texts if not has_bos_prefix(text, start)]
-        settings = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-        if self.add_bos_token is not None:
-            settings["add_special_tokens"] = self.add_bos_token
-        if several:
-            self._tokens = dict(zip(several, self.tokenizer(several, **settings)["input_ids"], strict=True))
-        try:
-            return super().loglikelihood(requests, disable_tqdm)  # type: ignore[no-any-return]
-        finally:
-            self._tokens = {}
+        self._last: tuple[str, list[int]] = ("", [])
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """As the parent's, of what `loglikelihood` has tokenised."""
-        first, whole = (
-            self._tokens[text] if text in self._tokens else self.tok_encode(text)
-            for text in (context.rstrip(), context + continuation)
-        )
-        return list(first), whole[len(first) :]
+        """As the parent's, which encodes the context anew for every continuation."""
+        spaces = len(context) - len(context.rstrip())
+        text = context[: len(context) - spaces]
+        whole = self.tok_encode(context + continuation)
+        if self._last[0] != text or not self._last[1]:
+            self._last = (text, self.tok_encode(text))
+        tokens = self._last[1]
+        return list(tokens), whole[len(tokens) :]
 
     def _loglikelihood_tokens(
         self, requests: list[Encoded], disable_tqdm: bool = False, override_bs: int | None = None
