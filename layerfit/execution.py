@@ -178,7 +178,7 @@ def execute(
 def _scores(loaded: Loaded, model: nn.Module, folder: Path) -> tuple[list[Score], Items]:
     run, tokenizer = loaded.run, loaded.tokenizer
     scores, items = evaluate(model, tokenizer, run.eval, run.hub, loaded.device) if run.eval.tasks else ([], {})
-    if run.eval.judge.bench is None:
+    if not run.eval.judge.benchmarks:
         return scores, items
     more, outcomes = judged(model, tokenizer, run.eval, run.hub, loaded.device, folder)
     return scores + more, items | outcomes

@@ -71,7 +71,7 @@ def load(run: RunConfig, run_id: str) -> Loaded:
     config.check_against_model(run)
     device = process.device_for(run.engine.device)
     tokenizer = load_tokenizer(run.model, run.hub)
-    if run.eval.judge.bench is not None:
+    if run.eval.judge.benchmarks:
         check_template(run.eval.judge, tokenizer)
     data = load_data(run.dataset, run.training, run.hub, tokenizer, Path(run.paths.outputs) / "cache" / "tokens")
     if process.rank() == 0:

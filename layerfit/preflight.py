@@ -67,7 +67,7 @@ def preflight(run: RunConfig, *, here: bool = True) -> None:
     check_dataset(run.dataset, run.hub)
     check_template(run.dataset, run.model, run.hub)
     check_eval(run.eval, run.hub)
-    if run.eval.judge.bench is not None:
+    if run.eval.judge.benchmarks:
         check_judge(run.eval.judge, run.model, run.hub)
     check_space(run)
 

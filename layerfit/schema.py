@@ -98,7 +98,7 @@ class EvalConfig:
         if self.limit is not None:
             check_range("eval.limit", self.limit, 1)
         check_range("eval.batch_size", self.batch_size, 1)
-        if self.judge.bench is None and self.judge != JudgeConfig():
+        if not self.judge.benchmarks and self.judge != JudgeConfig():
             raise UserError(f"eval={self.name} is not judged; eval.judge.* goes with eval=mt_bench or vicuna_bench")
         check_one_of("eval.model_class", self.model_class, ("shared", "stock"))
 

@@ -1,4 +1,4 @@
-"""The schema of a judged benchmark, a part of `EvalConfig`."""
+"""The schema of judged benchmarks, a part of `EvalConfig`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ LABEL = {"identity": False}
 
 @dataclass
 class JudgeConfig:
-    """A benchmark whose answers a judge rates (arXiv:2306.05685): the questions, how they are answered, who judges."""
+    """Benchmarks whose answers a judge rates (arXiv:2306.05685): the questions, how they are answered, who judges."""
 
-    bench: str | None = None
-    """mt_bench | vicuna_bench: a folder of `data`; null = nothing is judged."""
+    benchmarks: dict[str, str | None] = field(default_factory=dict)
+    """mt_bench, vicuna_bench: each a folder of `data`, with the hash of its questions, references and prompts, checked
+    on load; null = any, and no table takes the scores. None = nothing is judged."""
     data: str | None = field(default=None, metadata=LABEL)
-    """A folder in FastChat's layout: judge_prompts.jsonl and <bench>/question.jsonl; null = the mirror's
-    `datasets/lm-sys/FastChat`. It counts by its `fingerprint`, not by its place."""
-    fingerprint: str | None = None
-    """Hash of questions, references and prompts, checked on load; null = any, and no table takes the scores."""
+    """A folder in FastChat's layout: judge_prompts.jsonl and <benchmark>/question.jsonl; null = the mirror's
+    `datasets/lm-sys/FastChat`. It counts by its hashes, not by its place."""
     template: str = "chat"
     """chat (the model's own) | alpaca | vicuna | plain: how a question is put to the model."""
     decoding: str = "fastchat"
@@ -50,8 +49,8 @@ class JudgeConfig:
     """Requests at once."""
 
     def __post_init__(self) -> None:
-        if self.bench is not None:
-            check_one_of("eval.judge.bench", self.bench, ("mt_bench", "vicuna_bench"))
+        for name in self.benchmarks:
+            check_one_of("eval.judge.benchmarks", name, ("mt_bench", "vicuna_bench"))
         check_one_of("eval.judge.template", self.template, ("chat", "alpaca", "vicuna", "plain"))
         check_one_of("eval.judge.decoding", self.decoding, ("fastchat", "greedy"))
         check_one_of("eval.judge.dtype", self.dtype, ("fp32", "bf16"))

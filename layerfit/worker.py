@@ -65,7 +65,7 @@ def _keep(run: RunConfig, folder: Path, done: tuple[Result, Items, Measured]) ->
     kept = Record(run_id, run.method_name(), run.label, result, measured)
     before = record.read(run.paths.results, run_id)
     if before is None or before.result.status not in record.FINAL:
-        if run.eval.judge.bench is not None and result.status == "ok":
+        if run.eval.judge.benchmarks and result.status == "ok":
             keep_judgments(folder, run.paths.results)
         record.write(kept, items, run.paths.results)
     if result.findings.get("ranking"):

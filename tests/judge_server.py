@@ -95,18 +95,24 @@ def write_lines(path, lines):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def write_bench(folder, questions=QUESTIONS, references=REFERENCES):
+def write_bench(folder, questions=QUESTIONS, references=REFERENCES, name="mt_bench"):
     """Write a benchmark in FastChat's layout; returns its data folder."""
     write_lines(folder / "judge_prompts.jsonl", PROMPTS)
-    write_lines(folder / "mt_bench" / "question.jsonl", questions)
-    write_lines(folder / "mt_bench" / "reference_answer" / "gpt-4.jsonl", references)
+    write_lines(folder / name / "question.jsonl", questions)
+    write_lines(folder / name / "reference_answer" / "gpt-4.jsonl", references)
     return folder
 
 
-def config(data, url=None, limit=None, **changed):
-    """An evaluation of that benchmark, pinned, with the key in JUDGE_KEY."""
-    settings = {"bench": "mt_bench", "data": str(data), "model": "judge", "base_url": url, "template": "plain"}
+def fingerprints(data, *names):
+    """The benchmarks of a data folder as `eval.judge.benchmarks` names them, pinned to what is there."""
+    wanted = JudgeConfig(dict.fromkeys(names), data=str(data))
+    return {name: load_bench(wanted, name, HubConfig()).fingerprint for name in names}
+
+
+def config(data, url=None, limit=None, benchmarks=("mt_bench",), **changed):
+    """An evaluation of such benchmarks, pinned unless it is said how, with the key in JUDGE_KEY."""
+    benchmarks = benchmarks if isinstance(benchmarks, dict) else fingerprints(data, *benchmarks)
+    settings = {"data": str(data), "model": "judge", "base_url": url, "template": "plain"}
     settings |= {"key_variable": "JUDGE_KEY", "max_new_tokens": 6, "max_attempts": 2}
-    fingerprint = load_bench(JudgeConfig(bench="mt_bench", data=str(data)), HubConfig()).fingerprint
-    made = JudgeConfig(**settings | {"fingerprint": fingerprint} | changed)
+    made = JudgeConfig(**settings | {"benchmarks": benchmarks} | changed)
     return EvalConfig(name="mt_bench", limit=limit, batch_size=2, judge=made)

@@ -58,7 +58,7 @@ def test_a_template_without_a_system_role_gets_its_text_first(chat_model):
         "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
         "<{{ m['content'] }}>{% endfor %}"
     )
-    made = JudgeConfig(bench="mt_bench", model_path=str(chat_model), dtype="fp32")
+    made = JudgeConfig({"mt_bench": None}, model_path=str(chat_model), dtype="fp32")
     local = LocalJudge(made, HubConfig(), "cpu", 2)
     messages = [{"role": "system", "content": "sofe\n"}, {"role": "user", "content": "eats"}]
     assert local._ids(messages) == local.tokenizer("<sofe\n\neats>", add_special_tokens=False).input_ids
@@ -66,7 +66,7 @@ def test_a_template_without_a_system_role_gets_its_text_first(chat_model):
 
 LOOPBACK = "http://127.0.0.1:9/v1"
 CASES = [
-    ({"base_url": None}, r"mt_bench needs a judge: give eval.judge.base_url="),
+    ({"base_url": None}, r"no judge for mt_bench: give eval.judge.base_url="),
     ({"base_url": "127.0.0.1:9"}, r"eval.judge.base_url=127.0.0.1:9 is no http\(s\) address"),
     ({"base_url": "https://api.example.com/v1"}, r"is not on this machine and hub.offline=true"),
     ({"model": None}, r"eval.judge.model is not set"),
@@ -102,8 +102,8 @@ def test_a_chat_template_that_only_the_network_could_have_is_looked_at_before_tr
     from layerfit.evaluation.judge.answers import check_template
 
     with pytest.raises(UserError, match="no chat template"):
-        check_template(JudgeConfig(bench="mt_bench"), loaded[1])
-    check_template(JudgeConfig(bench="mt_bench", template="alpaca"), loaded[1])
+        check_template(JudgeConfig({"mt_bench": None}), loaded[1])
+    check_template(JudgeConfig({"mt_bench": None}, template="alpaca"), loaded[1])
 
 
 def test_where_the_judge_is_does_not_name_a_run_and_who_it_is_does():
@@ -112,9 +112,9 @@ def test_where_the_judge_is_does_not_name_a_run_and_who_it_is_does():
     with composer():
         asked = compose(["eval=mt_bench", "eval.judge.model=gpt-4-0613", "eval.judge.base_url=http://a/v1"]).eval
         assert "judge" not in identity(compose(["eval=nano"]).eval)  # older records stay found
-    assert (asked.judge.bench, asked.judge.base_url) == ("mt_bench", "http://a/v1")
+    assert (list(asked.judge.benchmarks), asked.judge.base_url) == (["mt_bench"], "http://a/v1")
     labels = {"base_url": "http://b/v1", "key_variable": "K", "data": "/d", "parallel": 9, "timeout_s": 3}
     assert identity(dataclasses.replace(asked.judge, **labels)) == identity(asked.judge)
     others = {"model": "gpt-4o", "judgments": 3, "template": "alpaca", "decoding": "greedy", "max_new_tokens": 9}
-    for name, value in (others | {"fingerprint": "x", "model_path": "a/b", "dtype": "fp32"}).items():
+    for name, value in (others | {"benchmarks": {"mt_bench": "x"}, "model_path": "a/b", "dtype": "fp32"}).items():
         assert identity(dataclasses.replace(asked.judge, **{name: value})) != identity(asked.judge)

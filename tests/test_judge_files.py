@@ -9,7 +9,7 @@ import pytest
 
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.__main__ import by_model_and_judge, main
-from layerfit.evaluation.judge.files import Journal, load_bench, read_lines
+from layerfit.evaluation.judge.files import Journal, load_bench, load_benches, read_lines
 from layerfit.evaluation.judge.rating import asks, rating
 from layerfit.evaluation.judge.scores import average, judged_turns, parts, spread, unparsed
 from layerfit.schema import HubConfig
@@ -21,8 +21,8 @@ JUDGMENTS = FASTCHAT / "mt_bench" / "model_judgment" / "gpt-4_single.jsonl"
 needs_fastchat = pytest.mark.skipif(not FASTCHAT.is_dir(), reason=f"no FastChat files at {FASTCHAT}")
 
 
-def bench_at(folder, **changed):
-    return load_bench(JudgeConfig(**{"bench": "mt_bench", "data": str(folder)} | changed), HubConfig())
+def bench_at(folder, name="mt_bench", fingerprint=None, **changed):
+    return load_bench(JudgeConfig({name: fingerprint}, **{"data": str(folder)} | changed), name, HubConfig())
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_rescoring_gives_the_averages_that_the_file_holds():
     questions = pd.read_json(FASTCHAT / "mt_bench" / "question.jsonl", lines=True).set_index("question_id").category
     table["category"] = table.question_id.map(questions)
     groups = by_model_and_judge(JUDGMENTS)
-    assert {model for model, _ in groups} == set(table.model)
-    for (model, judge), lines in groups.items():
-        assert judge == "gpt-4"
+    assert {model for model, _, _ in groups} == set(table.model)
+    for (model, judge, benchmark), lines in groups.items():
+        assert (judge, benchmark) == ("gpt-4", "")
         rows = table[table.model == model]
         expected = {"rating": rows.score.mean(), "rating_without_coding": rows[rows.category != "coding"].score.mean()}
         expected |= {f"rating_{name}": value for name, value in rows.groupby("category").score.mean().items()}
@@ -117,8 +117,8 @@ def test_the_published_files_have_the_pinned_fingerprints():
 
     conf = Path(__file__).resolve().parents[1] / "conf" / "eval"
     for name, categories in (("mt_bench", 8), ("vicuna_bench", 9)):
-        pinned = yaml.safe_load((conf / f"{name}.yaml").read_text())["judge"]["fingerprint"]
-        bench = bench_at(FASTCHAT, bench=name, fingerprint=pinned)
+        pinned = yaml.safe_load((conf / f"{name}.yaml").read_text())["judge"]["benchmarks"]
+        bench = bench_at(FASTCHAT, name, pinned[name])
         assert (len(bench.questions), len({q.category for q in bench.questions})) == (80, categories)
 
 
@@ -193,8 +193,8 @@ def test_a_benchmark_is_read(tmp_path):
 
 def test_a_mirror_is_read(tmp_path):
     write_bench(tmp_path / "datasets" / "lm-sys" / "FastChat")
-    config = JudgeConfig(bench="mt_bench")
-    assert len(load_bench(config, HubConfig(mirror=str(tmp_path))).questions) == 3
+    [bench] = load_benches(JudgeConfig({"mt_bench": None}), HubConfig(mirror=str(tmp_path)))
+    assert len(bench.questions) == 3
 
 
 def test_what_a_judge_is_shown_is_in_the_fingerprint(tmp_path):
@@ -213,10 +213,10 @@ def test_what_a_judge_is_shown_is_in_the_fingerprint(tmp_path):
     [
         ({"data": "/nowhere"}, r"eval.judge.data=/nowhere is not a folder"),
         ({"data": None}, r"no questions for mt_bench: give eval.judge.data"),
-        ({"bench": "vicuna_bench"}, r"holds no vicuna_bench/question.jsonl"),
+        ({"name": "vicuna_bench"}, r"holds no vicuna_bench/question.jsonl"),
         (
             {"fingerprint": "1234"},
-            r"is not the published mt_bench: its fingerprint is \w{16}, not 1234; .*fingerprint=",
+            r"is not the published mt_bench: its fingerprint is \w{16}, not 1234; .*benchmarks.mt_bench=",
         ),
     ],
 )

@@ -188,6 +188,6 @@ def test_alpacas_prompt_is_the_one_of_the_training_data():
 
 
 def test_temperatures_are_fastchats_or_none():
-    fastchat, greedy = JudgeConfig(bench="mt_bench"), JudgeConfig(bench="mt_bench", decoding="greedy")
+    fastchat, greedy = JudgeConfig(), JudgeConfig(decoding="greedy")
     assert [temperature(fastchat, c) for c in ("writing", "stem", "math", "fermi")] == [0.7, 0.1, 0.0, 0.7]
     assert {temperature(greedy, c) for c in TEMPERATURES} == {0.0}

@@ -13,15 +13,14 @@ from layerfit.evaluation.judge import answers as answers_module
 from layerfit.evaluation.judge import client
 from layerfit.evaluation.judge.__main__ import main as command
 from layerfit.evaluation.judge.client import JudgeError
-from layerfit.evaluation.judge.files import load_bench, read_lines
+from layerfit.evaluation.judge.files import read_lines
 from layerfit.evaluation.judge.generate import generate
 from layerfit.evaluation.judge.run import judged, keep_judgments
 from layerfit.hub import load_model, load_tokenizer
 from layerfit.report.checks import _of_column, of_score
 from layerfit.report.spec import Column
 from layerfit.schema import HubConfig
-from layerfit.schema_judge import JudgeConfig
-from tests.judge_server import NANO, QUESTIONS, always, completion, config, judge, write_bench
+from tests.judge_server import NANO, QUESTIONS, always, completion, config, fingerprints, judge, write_bench
 
 RATINGS = {(1, 1): 8, (1, 2): 6, (2, 1): 3, (2, 2): 2, (3, 1): 1, (3, 2): 4}
 """By question and turn."""
@@ -116,6 +115,30 @@ def test_files_are_fastchats_and_score_again_offline(loaded, data, tmp_path, cap
     for key, score in scores.items():
         if "rating" in key:
             assert re.search(rf"{key.removeprefix('mt_bench/')} +{score.value:.4f} ", out)
+
+
+def test_two_benchmarks_are_asked_and_never_averaged(loaded, data, tmp_path, capsys):
+    """What one has alone, and a second one's questions; its files score again, each by itself."""
+    other = {"question_id": 9, "category": "generic", "turns": ["ruvoson eats"]}
+    write_bench(data, [other], [], name="vicuna_bench")
+
+    def behave(number, body):
+        return completion("[[9]]") if "Q ruvoson eats A" in body["messages"][1]["content"] else rates(number, body)
+
+    with judge(behave) as (url, seen):
+        alone, _ = run(loaded, config(data, url), tmp_path / "alone")
+        seen.clear()
+        both = config(data, url, benchmarks=("mt_bench", "vicuna_bench"))
+        scores, items = run(loaded, both, tmp_path / "run")
+    assert len(seen) == 7
+    assert {key: score for key, score in scores.items() if key.startswith("mt_bench")} == alone
+    assert (scores["vicuna_bench/rating"].value, items["vicuna_bench/rating"]) == (9, [9])
+    assert items["mt_bench/rating"] == [7, 2.5, 2.5]
+    assert scores["vicuna_bench/rating"].version != scores["mt_bench/rating"].version
+    assert command(["rescore", str(keep_judgments(tmp_path / "run", tmp_path / "results")[1])]) == 0
+    first, second = capsys.readouterr().out.split("\n\n")
+    assert re.search(r", mt_bench\n +rating +4.0000 ", first)
+    assert re.search(r", vicuna_bench\n +rating +9.0000 ", second)
 
 
 def test_repeats_give_median_and_spread(loaded, data, tmp_path):
@@ -219,7 +242,7 @@ def test_other_weights_answer_anew(loaded, data, tmp_path):
 
 def test_a_limit_is_marked_and_unpinned_data_are_refused(loaded, data, tmp_path):
     with judge(rates) as (url, seen):
-        scores, _ = run(loaded, config(data, url, limit=2, fingerprint=None), tmp_path / "run")
+        scores, _ = run(loaded, config(data, url, limit=2, benchmarks={"mt_bench": None}), tmp_path / "run")
     assert len(seen) == 4
     score = scores["mt_bench/rating"]
     assert (score.num_items, score.num_available, score.data_complete) == (2, 3, False)
@@ -255,11 +278,11 @@ def test_the_command_line_judges_and_goes_on_after_a_failure(data, tmp_path, mon
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
-    fingerprint = load_bench(JudgeConfig(bench="mt_bench", data=str(data)), HubConfig()).fingerprint
+    pinned = fingerprints(data, "mt_bench")["mt_bench"]
 
     def run_with(url):
         words = ["method=full", "training.max_steps=2", "engine=torch", "eval=mt_bench", f"eval.judge.data={data}"]
-        words += [f"eval.judge.fingerprint={fingerprint}", "eval.judge.template=plain", "eval.judge.model=j"]
+        words += [f"eval.judge.benchmarks.mt_bench={pinned}", "eval.judge.template=plain", "eval.judge.model=j"]
         words += [f"eval.judge.base_url={url}", "eval.judge.max_new_tokens=6", "eval.judge.max_attempts=1"]
         return main([*words, "eval.judge.key_variable=null", "eval.judge.parallel=1", "hub.offline=true"])
 

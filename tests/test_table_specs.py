@@ -52,7 +52,7 @@ def test_a_profile_runs_in_the_embedded_world_alone(name):
         assert {run.model.id.partition("/")[0], *(one.id.partition("/")[0] for one in data)} == {"layerfit"}
         assert all(run.model.name == one.name.partition("_facts")[0].partition("_rules")[0] for one in data)
         assert run.eval.name == "none" or run.eval.name.startswith(run.model.name)
-        assert run.eval.judge.bench is None
+        assert not run.eval.judge.benchmarks
         assert (run.training.dtype, run.training.packing, run.optim.precision) == ("fp32", False, "mixed")
         assert run.training.max_steps <= LONGEST
 

@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from layerfit import preflight, receipt
@@ -167,28 +168,28 @@ def _judge_here(run: RunConfig, wrong: set[tuple[str, str]]) -> bool:
 def _judge_checks(run: RunConfig, mirror: Path, *, model_here: bool, judge_here: bool) -> list[Callable[[], object]]:
     config = run.eval.judge
     out: list[Callable[[], object]] = []
-    if config.bench is None:
+    if not config.benchmarks:
         return []
     if config.model_path is None:
         out.append(lambda: judge.check_server(config, run.hub))
     elif judge_here:
         out.append(lambda: judge.check_local(config, run.hub))
-    out.append(lambda: _check_bench(run, mirror))
+    out += [partial(_check_bench, run, name, mirror) for name in config.benchmarks]
     if model_here:
         out.append(lambda: judge.check_model_template(config, run.model, run.hub))
     return out
 
 
-def _check_bench(run: RunConfig, mirror: Path) -> None:
+def _check_bench(run: RunConfig, name: str, mirror: Path) -> None:
     """Raise UserError with the files to copy, if a judged benchmark's are missing: they are not on the hub."""
     config = run.eval.judge
     try:
-        load_bench(config, run.hub)
+        load_bench(config, name, run.hub)
     except UserError as error:
         if config.data is not None:
             raise
-        files = ["judge_prompts.jsonl", f"{config.bench}/question.jsonl"]
-        files.append(f"{config.bench}/reference_answer/{REFERENCE}.jsonl")
+        files = ["judge_prompts.jsonl", f"{name}/question.jsonl"]
+        files.append(f"{name}/reference_answer/{REFERENCE}.jsonl")
         raise UserError(
             f"{error}; to copy by hand: {', '.join(files)} from fastchat/llm_judge/data of a checkout of "
             f"github.com/{REPOSITORY} to {mirror / DATASETS / REPOSITORY}, under the same names"

@@ -40,26 +40,30 @@ def rescore(file: Path, questions: Path | None = None) -> list[str]:
     groups = by_model_and_judge(file)
     categories = _categories(file, questions)
     out: list[str] = []
-    for (model, judge), lines in groups.items():
-        out += [*_report(model, judge, lines, judged_turns(lines, categories)), ""]
+    for (model, judge, benchmark), lines in groups.items():
+        title = f"{model}, judged by {judge}" + (f", {benchmark}" if benchmark else "")
+        out += [title, *_report(lines, judged_turns(lines, categories)), ""]
     return out[:-1]
 
 
-def by_model_and_judge(file: Path) -> dict[tuple[str, str], list[Line]]:
-    """Return the judgments of a file by model and judge: two judges' ratings are never averaged.
+def by_model_and_judge(file: Path) -> dict[tuple[str, str, str], list[Line]]:
+    """Return the judgments of a file by model, judge and benchmark (empty if not said, as in FastChat's files).
+
+    Ratings of two judges, or of two benchmarks, are never averaged.
 
     Raises:
         UserError: if there are none.
     """
     if not file.is_file():
         raise UserError(f"{file} is no file; give a model_judgment/<judge>_single.jsonl, or a results/judgments/*.gz")
-    groups: dict[tuple[str, str], list[Line]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[Line]] = defaultdict(list)
     for number, line in enumerate(read_lines(file), 1):
         if missing := [key for key in NEEDED if key not in line]:
             raise UserError(f"{file}, judgment {number} has no {missing[0]}; is it a file of single-answer judgments?")
         served = line.get("judge_model")
         judge = str(line["judge"][0])
-        groups[str(line["model"]), judge if served in (None, judge) else f"{judge} (served {served})"].append(line)
+        rater = judge if served in (None, judge) else f"{judge} (served {served})"
+        groups[str(line["model"]), rater, line.get("benchmark", "")].append(line)
     if not groups:
         raise UserError(f"{file} holds no judgments")
     return dict(sorted(groups.items()))
@@ -73,8 +77,8 @@ def _categories(file: Path, questions: Path | None) -> dict[int, str]:
     return {line["question_id"]: line["category"] for line in read_lines(path)} if path else {}
 
 
-def _report(model: str, judge: str, lines: list[Line], turns: list[JudgedTurn]) -> list[str]:
-    out = [f"{model}, judged by {judge}"]
+def _report(lines: list[Line], turns: list[JudgedTurn]) -> list[str]:
+    out = []
     for metric, some in parts(turns).items():
         value = average(some)
         shown = "none" if value is None else f"{value:.4f}"

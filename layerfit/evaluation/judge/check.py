@@ -10,7 +10,7 @@ from pathlib import Path
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.answers import NO_TEMPLATE
 from layerfit.evaluation.judge.client import host_of, is_loopback
-from layerfit.evaluation.judge.files import load_bench
+from layerfit.evaluation.judge.files import load_benches
 from layerfit.evaluation.judge.local import judge_model
 from layerfit.hub import model_source
 from layerfit.schema import HubConfig, ModelConfig
@@ -18,7 +18,7 @@ from layerfit.schema_judge import JudgeConfig
 
 
 def check_judge(config: JudgeConfig, model: ModelConfig, hub: HubConfig) -> None:
-    """Check a judged benchmark: its judge, its files, and how the model shall be asked.
+    """Check judged benchmarks: their judge, their files, and how the model shall be asked.
 
     Raises:
         UserError: naming the first thing that is missing or does not fit, and the fix.
@@ -29,7 +29,7 @@ def check_judge(config: JudgeConfig, model: ModelConfig, hub: HubConfig) -> None
         check_local(config, hub)
     else:
         check_server(config, hub)
-    load_bench(config, hub)
+    load_benches(config, hub)
     check_model_template(config, model, hub)
 
 
@@ -45,8 +45,8 @@ def check_server(config: JudgeConfig, hub: HubConfig) -> None:
     """Raise UserError if the judge's address, id or key is missing, or the address is not allowed offline."""
     if config.base_url is None:
         raise UserError(
-            f"{config.bench} needs a judge: give eval.judge.base_url=<OpenAI-compatible address, up to /v1> and "
-            "eval.judge.model=<its id>, or eval.judge.model_path=<folder or hub id> for one on this machine"
+            f"no judge for {', '.join(config.benchmarks)}: give eval.judge.base_url=<OpenAI-compatible address, up to "
+            "/v1> and eval.judge.model=<its id>, or eval.judge.model_path=<folder or hub id> for one on this machine"
         )
     if host_of(config.base_url) is None:
         raise UserError(f"eval.judge.base_url={config.base_url} is no http(s) address; give one like https://host/v1")

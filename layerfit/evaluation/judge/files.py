@@ -79,39 +79,43 @@ def answer_turns(line: Line) -> list[str]:
     return list(line["choices"][0]["turns"])
 
 
-def bench_folder(config: JudgeConfig, hub: HubConfig) -> Path:
+def bench_folder(config: JudgeConfig, name: str, hub: HubConfig) -> Path:
     """Return the folder of a benchmark's files.
 
     Raises:
         UserError: if it is not there.
     """
-    assert config.bench is not None, "checked"
     if config.data is not None:
         root, what = Path(config.data).expanduser(), f"eval.judge.data={config.data}"
     else:
         found = local_copy(DATASETS, REPOSITORY, hub)
         if found is None:
             raise UserError(
-                f"no questions for {config.bench}: give eval.judge.data=<folder> (fastchat/llm_judge/data of "
+                f"no questions for {name}: give eval.judge.data=<folder> (fastchat/llm_judge/data of "
                 f"{REPOSITORY}), or put that folder at {hub.mirror or '<hub.mirror>'}/{DATASETS}/{REPOSITORY}"
             )
         root, what = found, str(found)
     if not root.is_dir():
         raise UserError(f"{what} is not a folder; give fastchat/llm_judge/data of {REPOSITORY}, or a copy of it")
-    folder = root if (root / "question.jsonl").is_file() else root / config.bench
+    alone = len(config.benchmarks) == 1 and (root / "question.jsonl").is_file()  # a benchmark's own folder
+    folder = root if alone else root / name
     if not (folder / "question.jsonl").is_file():
-        raise UserError(f"{what} holds no {config.bench}/question.jsonl; give fastchat/llm_judge/data of {REPOSITORY}")
+        raise UserError(f"{what} holds no {name}/question.jsonl; give fastchat/llm_judge/data of {REPOSITORY}")
     return folder
 
 
-def load_bench(config: JudgeConfig, hub: HubConfig) -> Bench:
-    """Return the benchmark, checked against `eval.judge.fingerprint`.
+def load_benches(config: JudgeConfig, hub: HubConfig) -> list[Bench]:
+    """Return the benchmarks that are asked for, in their order; raises as `load_bench`."""
+    return [load_bench(config, name, hub) for name in config.benchmarks]
+
+
+def load_bench(config: JudgeConfig, name: str, hub: HubConfig) -> Bench:
+    """Return a benchmark, checked against its fingerprint in `eval.judge.benchmarks`.
 
     Raises:
         UserError: if a file or a reference is missing, a line is not what it should be, or the fingerprint differs.
     """
-    assert config.bench is not None, "asked for judged benchmarks alone"
-    folder = bench_folder(config, hub)
+    folder = bench_folder(config, name, hub)
     prompts = _prompts(folder)
     references = {}
     if (path := folder / "reference_answer" / f"{REFERENCE}.jsonl").is_file():
@@ -130,12 +134,12 @@ def load_bench(config: JudgeConfig, hub: HubConfig) -> Bench:
     if not questions:
         raise UserError(f"{folder}/question.jsonl holds no questions; copy it again")
     found = _fingerprint(questions, prompts)
-    if config.fingerprint not in (None, found):
+    if (pinned := config.benchmarks.get(name)) not in (None, found):
         raise UserError(
-            f"{folder} is not the published {config.bench}: its fingerprint is {found}, not {config.fingerprint}; "
-            f"copy it again, or name what you mean with eval.judge.fingerprint={found}"
+            f"{folder} is not the published {name}: its fingerprint is {found}, not {pinned}; "
+            f"copy it again, or name what you mean with eval.judge.benchmarks.{name}={found}"
         )
-    return Bench(config.bench, questions, prompts, found)
+    return Bench(name, questions, prompts, found)
 
 
 def _question(line: Line, references: dict[int, tuple[str, ...]]) -> Question:

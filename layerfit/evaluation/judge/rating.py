@@ -29,6 +29,7 @@ def rating(judgment: str) -> float | None:
 class Ask:
     """One judgment to ask for. turn and repeat count from 1 and 0."""
 
+    benchmark: str
     question_id: int
     category: str
     turn: int
@@ -52,7 +53,7 @@ def asks(bench: Bench, answers: list[Line], repeats: int) -> Iterator[Ask]:
             name, text = _user(bench, question, answer_turns(line), turn)
             for repeat in range(repeats):
                 system = bench.prompts[name]["system_prompt"]
-                yield Ask(question.id, question.category, turn, repeat, name, system, text)
+                yield Ask(bench.name, question.id, question.category, turn, repeat, name, system, text)
 
 
 def _user(bench: Bench, question: Question, answers: list[str], turn: int) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""A judged benchmark from a trained model to scores: answers, judgments, averages. Everything said is kept."""
+"""Judged benchmarks from a trained model to scores: answers, judgments, averages. Everything said is kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from layerfit.evaluation.harness import evaluating, quiet, random_state
 from layerfit.evaluation.judge.answers import answer_all, check_template
 from layerfit.evaluation.judge.check import check_server
 from layerfit.evaluation.judge.client import JudgeError, Messages, Reply, Server
-from layerfit.evaluation.judge.files import Bench, Journal, Line, load_bench
+from layerfit.evaluation.judge.files import Bench, Journal, Line, load_benches
 from layerfit.evaluation.judge.local import LocalJudge
 from layerfit.evaluation.judge.rating import Ask, asks, rating
 from layerfit.evaluation.judge.scores import Scoring, judged_turns
@@ -48,34 +48,45 @@ def judged(
     device: torch.device | str,
     folder: Path,
 ) -> tuple[list[Score], Items]:
-    """Ask the model a judged benchmark, and the judge about its answers.
+    """Ask the model every judged benchmark, and the judge about its answers.
 
     What `folder` (of the run) already has is not asked again: answers of the same weights, judgments of the same
     texts. The model is left on `device`, or, where a local judge took its place, in host memory.
 
     Raises:
-        UserError: if the benchmark's files or the judge's address are not as they should be.
+        UserError: if a benchmark's files or the judge's address are not as they should be.
         JudgeError: if the judge does not answer; the same run continues where it stopped.
     """
     judge_config = config.judge
     check_template(judge_config, tokenizer)
-    bench = load_bench(judge_config, hub)
-    asked = dataclasses.replace(bench, questions=bench.questions[: config.limit])
-    place = folder / FOLDER / bench.name
+    benches = load_benches(judge_config, hub)
+    asked = [dataclasses.replace(bench, questions=bench.questions[: config.limit]) for bench in benches]
     with quiet(), evaluating(model), random_state():
-        path = place / "model_answer" / f"{folder.name}.jsonl"
-        answers = answer_all(model.to(device), tokenizer, judge_config, asked, path, config.batch_size)
+        model.to(device)
+        answers = []
+        for bench in asked:
+            path = folder / FOLDER / bench.name / "model_answer" / f"{folder.name}.jsonl"
+            answers.append(answer_all(model, tokenizer, judge_config, bench, path, config.batch_size))
         if judge_config.model_path is not None:
             model.to("cpu")
         name, judge = _judge(judge_config, hub, device, config.batch_size)
-        wanted = list(asks(asked, answers, judge_config.judgments))
-        lines = judge_all(judge, name, wanted, folder.name, place / "model_judgment" / f"{_safe(name)}_single.jsonl")
+        lines = []
+        for bench, answered in zip(asked, answers, strict=True):
+            path = folder / FOLDER / bench.name / "model_judgment" / f"{_safe(name)}_single.jsonl"
+            wanted = list(asks(bench, answered, judge_config.judgments))
+            lines.append(judge_all(judge, name, wanted, folder.name, path))
     for kind, some in (("answers", answers), ("judgments", lines)):
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in some)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for said in some for line in said)
         write_atomically(folder / FOLDER / f"{kind}.jsonl", text.encode())
-    version = _version(judge_config, bench, name, lines)
-    pinned = judge_config.fingerprint is not None
-    return Scoring(bench, asked.questions, answers, judged_turns(lines, {}), version, pinned).all()
+    scores: list[Score] = []
+    items: Items = {}
+    for whole, bench, answered, judgments in zip(benches, asked, answers, lines, strict=True):
+        version = _version(judge_config, whole, name, judgments)
+        pinned = judge_config.benchmarks[whole.name] is not None
+        scoring = Scoring(whole, bench.questions, answered, judged_turns(judgments, {}), version, pinned)
+        more, outcomes = scoring.all()
+        scores, items = scores + more, items | outcomes
+    return scores, items
 
 
 def _judge(config: JudgeConfig, hub: HubConfig, device: torch.device | str, batch_size: int) -> tuple[str, Judge]:
@@ -148,6 +159,7 @@ def _line(ask: Ask, reply: Reply, judge: str, model_id: str) -> Line:
         "turn": ask.turn,
         "tstamp": time.time(),
         "category": ask.category,
+        "benchmark": ask.benchmark,
         "repeat": ask.repeat,
         "judge_model": reply.model,
         "system_fingerprint": reply.fingerprint,
