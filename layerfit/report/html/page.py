@@ -17,12 +17,13 @@ from layerfit.report.html.gather import DRAFT, NOT_RUN, RENDERED, STATES, Report
 from layerfit.report.html.tags import Markup, folded, join, listing, tag
 from layerfit.report.spec import PROFILE
 from layerfit.report.table import TableData
+from layerfit.report.values import MEAN
 
 TITLE = "layerfit: results"
 CLAIM = "claim/"
 """What the anchors of claims begin with."""
-MOST_LINES = 6
-"""Columns of a table that the front names."""
+MOST_NUMBERS = 10
+"""Of a table on the front, beyond its first column."""
 SCRIPTS = ("charts.js", "run.js", "report.js")
 
 
@@ -147,26 +148,38 @@ def _key_results(report: Report) -> Markup | None:
 
 
 def key_lines(data: TableData) -> list[str]:
-    """Return a line a column: the best mean of each group, and how many rows were not shown worse."""
-    groups = list(dict.fromkeys(row.group for row in data.rows))
-    out = []
-    for index, shown in enumerate(data.columns):
-        parts = []
-        for group in groups:
-            rows = [row for row in data.rows if row.group == group]
-            best = next((row for row in rows if row.entries[index].best), None)
-            if best is not None:
-                entry = best.entries[index]
-                text = render.cell(entry, unit=shown.column.unit, seeds=len(entry.values) + len(entry.holes)).text
-                close = sum(row.entries[index].bold for row in rows if row is not best)
-                count = sum(row.entries[index].mean is not None for row in rows)
-                also = f" ({count} rows, {close} not shown worse)" if close else f" ({count} rows)"
-                parts.append(f"{best.label} {text}{also}")
-        out += [f"{shown.column.label}: {'; '.join(parts)}"] if parts else []
-    if len(out) > MOST_LINES:
-        out[MOST_LINES:] = [f"and {len(out) - MOST_LINES} more columns"]
+    """Return a line a column, means of columns first: the best of each group, how many rows were not shown worse."""
+    means = [(shown.column.key or "").startswith(MEAN) for shown in data.columns]
+    out: list[str] = []
+    numbers = left_out = 0
+    for index in sorted(range(len(data.columns)), key=lambda index: not means[index]):
+        found = _best_of_groups(data, index)
+        numbers += len(found)
+        if found and out and numbers > MOST_NUMBERS:
+            left_out += 1
+        elif found:
+            out.append(f"{data.columns[index].column.label}: {'; '.join(found)}")
+    if left_out:
+        out.append(f"and {left_out} more column{'s' if left_out > 1 else ''}")
     if out and any(gate.passed is not True for gate in data.gates):
         out.append("A gate did not pass: this table cannot rank methods")
+    return out
+
+
+def _best_of_groups(data: TableData, index: int) -> list[str]:
+    """Return the best mean of each group in a column, in words."""
+    out = []
+    for group in dict.fromkeys(row.group for row in data.rows):
+        rows = [row for row in data.rows if row.group == group]
+        best = next((row for row in rows if row.entries[index].best), None)
+        if best is not None:
+            entry, unit = best.entries[index], data.columns[index].column.unit
+            text = render.cell(entry, unit=unit, seeds=len(entry.values) + len(entry.holes)).text
+            close = sum(row.entries[index].bold for row in rows if row is not best)
+            count = sum(row.entries[index].mean is not None for row in rows)
+            of = f"{count} rows" if count > 1 else "1 row"
+            also = f", {close} not shown worse" if close else ""
+            out.append(f"{best.label} {text} ({of}{also})")
     return out
 
 
