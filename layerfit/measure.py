@@ -35,15 +35,14 @@ class Memory:
     ) -> Measured:
         """Return the record's measurements."""
         seconds = sum(clock.steps)
-        if not self.peak:
+        trained = bool(self.peak)
+        if not trained:
             self.peak = dict.fromkeys(PARTS)
             self.unknown |= dict.fromkeys(PARTS, "nothing was trained")
         on_gpu = self.peak["allocated"] is not None
         unknown = dict(self.unknown)
         if not on_gpu:
-            unknown["gpu_seconds"] = unknown["energy_joules"] = "no GPU was used"
-        elif self.energy_joules is None:
-            unknown["energy_joules"] = "the device reports no energy"
+            unknown["gpu_seconds"] = unknown["energy_joules"] = "no GPU was used" if trained else "nothing was trained"
         return Measured(
             train_seconds=train_seconds,
             eval_seconds=eval_seconds,
@@ -68,16 +67,20 @@ def _bytes(tensors: Iterator[Tensor] | list[Tensor]) -> int:
     return sum(storages.values())
 
 
-def _energy(device: torch.device) -> float | None:
-    """Return the joules a GPU has used since its driver started, None if it does not say."""
+def _energy(device: torch.device, memory: Memory) -> float | None:
+    """Return the joules a GPU has used since its driver started; None if it does not say, and why is in `memory`."""
     if device.type != "cuda":
         return None
     try:
         import pynvml
-
+    except ImportError:
+        memory.unknown["energy_joules"] = "pynvml is not installed (pip install nvidia-ml-py)"
+        return None
+    try:
         pynvml.nvmlInit()
         return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)) / 1000
-    except Exception:
+    except pynvml.NVMLError as error:
+        memory.unknown["energy_joules"] = f"the driver reports no energy: {error}"
         return None
 
 
@@ -85,7 +88,7 @@ def _energy(device: torch.device) -> float | None:
 def watch_activations(engine: Engine, memory: Memory) -> Iterator[None]:
     """Count what autograd keeps for backward in the first optimizer step: bytes beyond the model's own tensors."""
     own = {p.untyped_storage().data_ptr() for p in engine.parameters.values()}
-    memory.energy_start = _energy(engine.device)
+    memory.energy_start = _energy(engine.device, memory)
     if engine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(engine.device)
     seen: dict[int, int] = {}
@@ -146,7 +149,7 @@ def memory_of(engine: Engine, memory: Memory) -> None:
     if engine.device.type == "cuda":
         memory.peak["allocated"] = torch.cuda.max_memory_allocated(engine.device)
         memory.peak["reserved"] = torch.cuda.max_memory_reserved(engine.device)
-        end = _energy(engine.device)
+        end = _energy(engine.device, memory)
         if memory.energy_start is not None and end is not None:
             memory.energy_joules = end - memory.energy_start
     else:

@@ -16,7 +16,7 @@ class JudgeConfig:
 
     benchmarks: dict[str, str | None] = field(default_factory=dict)
     """mt_bench, vicuna_bench: each a folder of `data`, with the hash of its questions, references and prompts, checked
-    on load; null = any, and no table takes the scores. None = nothing is judged."""
+    on load; null = any, and no table takes the scores. Empty: nothing is judged."""
     data: str | None = field(default=None, metadata=LABEL)
     """A folder in FastChat's layout: judge_prompts.jsonl and <benchmark>/question.jsonl; null = the mirror's
     `datasets/lm-sys/FastChat`. It counts by its hashes, not by its place."""

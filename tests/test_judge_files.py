@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from layerfit.errors import UserError
-from layerfit.evaluation.judge.__main__ import by_model_and_judge, main
+from layerfit.evaluation.judge.__main__ import by_model_judge_and_benchmark, main
 from layerfit.evaluation.judge.files import Journal, load_bench, load_benches, read_lines
 from layerfit.evaluation.judge.rating import asks, rating
 from layerfit.evaluation.judge.scores import average, judged_turns, parts, spread, unparsed
@@ -88,7 +88,7 @@ def test_rescoring_gives_the_averages_that_the_file_holds():
     table = table[table.score != -1]
     questions = pd.read_json(FASTCHAT / "mt_bench" / "question.jsonl", lines=True).set_index("question_id").category
     table["category"] = table.question_id.map(questions)
-    groups = by_model_and_judge(JUDGMENTS)
+    groups = by_model_judge_and_benchmark(JUDGMENTS)
     assert {model for model, _, _ in groups} == set(table.model)
     for (model, judge, benchmark), lines in groups.items():
         assert (judge, benchmark) == ("gpt-4", "")
@@ -185,6 +185,9 @@ def test_a_benchmark_is_read(tmp_path):
     bench = bench_at(write_bench(tmp_path))
     assert [q.reference for q in bench.questions] == [(), ("REF2A", "REF2B"), ("REF3A", "REF3B")]
     assert bench_at(tmp_path / "mt_bench").fingerprint == bench.fingerprint
+    both = JudgeConfig({"mt_bench": None, "vicuna_bench": None}, data=str(tmp_path / "mt_bench"))
+    with pytest.raises(UserError, match=r"holds no mt_bench/question\.jsonl"):  # one benchmark's folder is not of two
+        load_benches(both, HubConfig())
     answers = [{"question_id": 2, "choices": [{"turns": ["A {x}", "B"]}]}]
     first, second = asks(bench, answers, 1)
     assert (first.system, first.user) == ("S", "Q pogo fevason eats R REF2A A A {x}")

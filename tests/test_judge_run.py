@@ -128,8 +128,7 @@ def test_two_benchmarks_are_asked_and_never_averaged(loaded, data, tmp_path, cap
     with judge(behave) as (url, seen):
         alone, _ = run(loaded, config(data, url), tmp_path / "alone")
         seen.clear()
-        both = config(data, url, benchmarks=("mt_bench", "vicuna_bench"))
-        scores, items = run(loaded, both, tmp_path / "run")
+        scores, items = run(loaded, config(data, url, benchmarks=("mt_bench", "vicuna_bench")), tmp_path / "run")
     assert len(seen) == 7
     assert {key: score for key, score in scores.items() if key.startswith("mt_bench")} == alone
     assert (scores["vicuna_bench/rating"].value, items["vicuna_bench/rating"]) == (9, [9])

@@ -1,4 +1,7 @@
-"""What a run costs: phases of a step against a clock that only counts, parts of memory of every method."""
+"""What a run costs: phases of a step against a clock that only counts, parts of memory of every method, energy."""
+
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,7 +9,7 @@ import torch
 from layerfit.engines import torch as torch_engine
 from layerfit.engines import zero
 from layerfit.loop import Clock
-from layerfit.measure import Memory, memory_of, phases_of, watch_activations
+from layerfit.measure import Memory, _energy, memory_of, phases_of, watch_activations
 from layerfit.methods import METHODS
 from tests.tiny import SETTINGS, composed, context_for, engine_for, rows, share
 
@@ -71,7 +74,36 @@ def test_of_a_run_that_trains_nothing_no_part_is_known():
     parts = {"weights", "gradients", "optimizer", "activations", "allocated", "reserved"}
     assert found.peak_memory_bytes == dict.fromkeys(parts)
     assert {found.unknown[part] for part in parts} == {"nothing was trained"}
+    assert found.unknown["energy_joules"] == "nothing was trained"
     assert found.tokens_per_step is None
+
+
+class NVMLError(Exception):
+    pass
+
+
+def not_supported(handle):
+    raise NVMLError("Not Supported")
+
+
+@pytest.mark.parametrize(
+    ("counter", "joules", "why"),
+    [
+        (lambda handle: 5000 + handle, 5.003, None),
+        (not_supported, None, "the driver reports no energy: Not Supported"),
+        (None, None, "pynvml is not installed (pip install nvidia-ml-py)"),
+    ],
+)
+def test_energy_is_known_or_it_is_said_why_not(counter, joules, why, monkeypatch):
+    library = SimpleNamespace(
+        NVMLError=NVMLError, nvmlInit=lambda: None, nvmlDeviceGetHandleByIndex=lambda index: index
+    )
+    library.nvmlDeviceGetTotalEnergyConsumption = counter
+    monkeypatch.setitem(sys.modules, "pynvml", library if counter else None)
+    memory = Memory(peak={"allocated": 1})
+    memory.energy_joules = _energy(torch.device("cuda", 3), memory)
+    found = memory.measured(Clock(), 1.0, 1.0, [], {})
+    assert (found.energy_joules, found.unknown.get("energy_joules")) == (joules, why)
 
 
 def test_tokens_of_a_step_are_those_that_it_trains_on():

@@ -37,7 +37,7 @@ def rescore(file: Path, questions: Path | None = None) -> list[str]:
     Raises:
         UserError: if a file cannot be read, or holds no judgments.
     """
-    groups = by_model_and_judge(file)
+    groups = by_model_judge_and_benchmark(file)
     categories = _categories(file, questions)
     out: list[str] = []
     for (model, judge, benchmark), lines in groups.items():
@@ -46,7 +46,7 @@ def rescore(file: Path, questions: Path | None = None) -> list[str]:
     return out[:-1]
 
 
-def by_model_and_judge(file: Path) -> dict[tuple[str, str, str], list[Line]]:
+def by_model_judge_and_benchmark(file: Path) -> dict[tuple[str, str, str], list[Line]]:
     """Return the judgments of a file by model, judge and benchmark (empty if not said, as in FastChat's files).
 
     Ratings of two judges, or of two benchmarks, are never averaged.

@@ -134,7 +134,7 @@ def load_bench(config: JudgeConfig, name: str, hub: HubConfig) -> Bench:
     if not questions:
         raise UserError(f"{folder}/question.jsonl holds no questions; copy it again")
     found = _fingerprint(questions, prompts)
-    if (pinned := config.benchmarks.get(name)) not in (None, found):
+    if (pinned := config.benchmarks[name]) not in (None, found):
         raise UserError(
             f"{folder} is not the published {name}: its fingerprint is {found}, not {pinned}; "
             f"copy it again, or name what you mean with eval.judge.benchmarks.{name}={found}"
