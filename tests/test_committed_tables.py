@@ -4,6 +4,7 @@ import pytest
 
 from layerfit.config import ROOT, composer
 from layerfit.report import build, render, spec
+from tests.test_run_ids import ids_of, pinned
 
 
 def committed():
@@ -14,7 +15,9 @@ def committed():
 def test_a_committed_table_is_what_its_records_give(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     with composer():
-        data = build.assemble(build.load(name))
+        loaded = build.load(name)
+        data = build.assemble(loaded)
+        assert ids_of(loaded.cells) == pinned()[name]
     assert not data.problems
     tables = ROOT / "results" / "tables"
     assert render.markdown(data) == (tables / f"{name}.md").read_text()
