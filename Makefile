@@ -47,7 +47,7 @@ rerun: install  ## run tables from nothing in outputs/rerun and compare: make re
 	$(REPORT) rerun $(T)
 
 estimate: install  ## memory, fit, FLOPs and hours of a table's rows before they run: make estimate T=nano_main [O="--gpu a100"]
-	$(need-T)@$(BIN)/python -m layerfit.report.estimate $(T) $(O)
+	$(need-T)@$(BIN)/python -m layerfit.estimate $(T) $(O)
 
 tune: install  ## run a table's tuning grid and commit to a choice: make tune T=nano_main
 	$(need-T)$(REPORT) tune $(T)
@@ -67,10 +67,10 @@ wandb-report: install  ## a W&B dashboard from the records, T=nano_main or T=all
 	$(need-T)@$(BIN)/python -m layerfit.report.wandb_report $(T) $(O)
 
 claims: install  ## test the sentences of the slides on the committed records, write results/claims.md
-	@$(REPORT) claims
+	@$(BIN)/python -m layerfit.claims
 
 report: install  ## every table, figure and run as one HTML file: outputs/report/index.html
-	@$(REPORT) html
+	@$(BIN)/python -m layerfit.page
 
 bench: install  ## measure something as a ratio: make bench B=switching, or B=evaluation MIRROR=...
 	$(if $(wildcard scripts/bench_$(B).py),,$(error name a benchmark, make bench B=switching; there are: $(patsubst scripts/bench_%.py,%,$(wildcard scripts/bench_*.py))))

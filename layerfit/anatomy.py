@@ -4,9 +4,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from layerfit.methods.base import EMBEDDING, HEAD, NORM, Shape
+EMBEDDING, NORM, HEAD = "embedding", "norm", "head"
+"""The parts of a decoder outside its blocks: token embedding, final norm, language-model head."""
 
 _WRAPPERS = ("module.", "base_model.model.")
+
+
+def layer_units(layers: Any) -> frozenset[str]:
+    """Return the unit names of block indices."""
+    return frozenset(f"layers.{i}" for i in layers)
+
+
+def block_of(unit: str) -> str:
+    """Return the block that a unit is in: `layers.3` for `layers.3.mlp.up_proj`."""
+    return ".".join(unit.split(".")[:2])
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is known of a run before its model is loaded: enough for a method to check its own parameters."""
+
+    num_layers: int
+    num_steps: int
+    linear: tuple[str, ...]
+    """Linear modules inside one block, relative to it: `self_attn.q_proj`, ..."""
+    smallest_side: int | None = None
+    """Rows or columns, whichever is fewer, of the smallest of them."""
+
+    def modules(self) -> list[str]:
+        """Return the unit names of all linear modules, layer by layer."""
+        return [f"layers.{i}.{name}" for i in range(self.num_layers) for name in self.linear]
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import signal
 import sys
 
-from layerfit import config, record
+from layerfit import config
+from layerfit.config.schema import RunConfig
+from layerfit.distributed.place import find_place, writes
 from layerfit.errors import UserError
-from layerfit.interrupt import Interrupted
-from layerfit.place import find_place, writes
-from layerfit.schema import RunConfig
+from layerfit.records import record
+from layerfit.run.interrupt import Interrupted, say_interrupted
 
 HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--resolve", "--shell-completion", "-sc")
 USAGE = (
@@ -48,30 +47,6 @@ def _hydra(argv: list[str]) -> int:
     return 0
 
 
-def expand(overrides: list[str], *, multirun: bool) -> list[list[str]]:
-    """Return the override lists of a sweep, the last key varying fastest; one list without a sweep.
-
-    Raises:
-        UserError: if the grammar is wrong, or values are listed without -m.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        raise UserError(config.one_line(error)) from error
-    choices: list[list[str]] = []
-    for text, override in zip(overrides, parsed, strict=True):
-        if not override.is_sweep_override():
-            choices.append([text])
-        elif multirun:
-            choices.append([f"{override.get_key_element()}={v}" for v in override.sweep_string_iterator()])
-        else:
-            raise UserError(f"{text} lists several values; add -m to run each of them, or quote it")
-    return [list(combination) for combination in itertools.product(*choices)]
-
-
 def _run(argv: list[str]) -> int:
     multirun = any(arg in ("-m", "--multirun") for arg in argv)
     # DeepSpeed's launcher adds --local_rank, which the environment says as well.
@@ -81,8 +56,8 @@ def _run(argv: list[str]) -> int:
     launcher_words, overrides = config.split_launcher(overrides)
     with config.composer():
         launcher = config.compose_launcher(launcher_words)
-        runs = [config.compose(cell) for cell in expand(overrides, multirun=multirun)]
-    from layerfit.cluster.cells import run_cells
+        runs = [config.compose(cell) for cell in config.expand(overrides, multirun=multirun)]
+    from layerfit.launch.slurm import run_cells
 
     ok = run_cells(runs, launcher, group="sweep" if multirun else "run")
     if ok is None:  # submitted, and nobody waits
@@ -91,12 +66,6 @@ def _run(argv: list[str]) -> int:
         for run in {config.run_id(run): run for run in runs}.values():
             print(summary(run))
     return 0 if ok else 1
-
-
-def say_interrupted(error: BaseException) -> int:
-    """Say that a sweep was interrupted; return the shell's exit status for it."""
-    print("layerfit: interrupted; the same command goes on where this one stopped", file=sys.stderr)
-    return error.exit_status if isinstance(error, Interrupted) else 128 + signal.SIGINT
 
 
 def summary(run: RunConfig) -> str:

@@ -26,12 +26,13 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from layerfit.evaluation.harness import _ask, quiet, templates_compiled_once
-from layerfit.evaluation.prefix import Asked, SharedPrefixLM, language_model
-from layerfit.evaluation.tasks import task_manager
-from layerfit.hub import load_tokenizer, local_datasets
-from layerfit.manifest import manifest
-from layerfit.schema import EvalConfig, HubConfig, ModelConfig, TaskConfig
+from layerfit.config.schema import EvalConfig, HubConfig, ModelConfig, TaskConfig
+from layerfit.data.redirect import local_datasets
+from layerfit.evaluation.lm_eval.harness import _ask, quiet, templates_compiled_once
+from layerfit.evaluation.lm_eval.prefix import Asked, SharedPrefixLM, language_model
+from layerfit.evaluation.lm_eval.tasks import task_manager
+from layerfit.models.hub import load_tokenizer
+from layerfit.records.manifest import manifest
 
 TASKS = {
     "mmlu": 5,

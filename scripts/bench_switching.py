@@ -9,11 +9,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from layerfit import config, record
-from layerfit.launch import set_environment
-from layerfit.loop import micro_batches
-from layerfit.manifest import manifest
-from layerfit.schema import RunConfig
+from layerfit import config
+from layerfit.config.schema import RunConfig
+from layerfit.launch.processes import set_environment
+from layerfit.records import record
+from layerfit.records.manifest import manifest
+from layerfit.run.loop import micro_batches
 
 ENGINES = ("torch", "zero0", "zero1", "zero2", "zero3")
 STEPS = 24
@@ -43,9 +44,10 @@ def overrides(engine: str, *, switching: bool) -> list[str]:
 def measure(run: RunConfig) -> tuple[float, float]:
     """Return the median seconds of a step, switch excluded, and of a switch (0 if there was none)."""
     from layerfit.data import order
-    from layerfit.engines import make_engine, process
-    from layerfit.loading import load
-    from layerfit.loop import History, make_context
+    from layerfit.distributed import process
+    from layerfit.engines import make_engine
+    from layerfit.run.loading import load
+    from layerfit.run.loop import History, make_context
 
     process.start(process.device_for("auto"), run.engine.stage)
     loaded = load(run, config.run_id(run))
@@ -68,7 +70,7 @@ def main() -> list[Switching]:
     set_environment()
     import torch
 
-    from layerfit.engines.process import describe_device
+    from layerfit.distributed.process import describe_device
 
     torch.set_num_threads(1)
     out = []

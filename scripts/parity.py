@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from layerfit import config
+from layerfit.config.schema import HubConfig
 from layerfit.errors import UserError
-from layerfit.evaluation.parity import PARTS, Setting, run
-from layerfit.hub import prepare_environment
-from layerfit.schema import HubConfig
+from layerfit.evaluation.lm_eval.parity import PARTS, Setting, run
+from layerfit.models.hub import prepare_environment
 
 
 def main() -> int:

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from layerfit import config
-from layerfit.cli import expand
+from layerfit.config import expand
 from layerfit.errors import UserError
 from layerfit.methods import METHODS
-from tests.tiny import SETTINGS
+from tests.helpers.tiny import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 INDEX = ROOT / "docs" / "methods" / "README.md"
@@ -132,7 +132,7 @@ def test_engines_are_those_that_accept_the_method():
 
 def held_bytes(engine_name: str, dtype: str, precision: str) -> float:
     """Bytes per parameter that full fine-tuning holds beside weights and gradients, read off the live engine."""
-    from tests.tiny import composed, context_for, engine_for
+    from tests.helpers.tiny import composed, context_for, engine_for
 
     words = (f"engine={engine_name}", f"training.dtype={dtype}", f"optim.precision={precision}")
     run = composed("method=full", *words)

@@ -10,10 +10,10 @@ import numpy as np
 
 from layerfit.data.templates import Turn
 from layerfit.data.tokenise import Example
-from layerfit.record import DataCard
+from layerfit.records.record import DataCard
 
 if TYPE_CHECKING:
-    from layerfit.schema import DatasetConfig
+    from layerfit.config.schema import DatasetConfig
 
 _QUANTILES = (0, 0.5, 0.9, 1)
 

@@ -16,13 +16,13 @@ from layerfit.data.sources import Row, read_rows
 from layerfit.data.templates import RUNNING, Exchange, Turn, exchanges, resolve, turns
 from layerfit.data.tokenise import Example, Tokenised, pieces, sift, tokenise_rows
 from layerfit.errors import UserError
-from layerfit.hub import DATASETS, origin
-from layerfit.record import DataCard
+from layerfit.models.hub import DATASETS, origin
+from layerfit.records.record import DataCard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from layerfit.schema import DatasetConfig, HubConfig, TrainingConfig
+    from layerfit.config.schema import DatasetConfig, HubConfig, TrainingConfig
 
 HELD_OUT = "held out"
 

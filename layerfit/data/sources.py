@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
     from pyarrow.parquet import ParquetFile
 
-    from layerfit.schema import DatasetConfig, HubConfig
+    from layerfit.config.schema import DatasetConfig, HubConfig
 
 Row = dict[str, Any]
 SUFFIXES = (".parquet", ".jsonl", ".json")
@@ -154,7 +154,7 @@ def read_rows(dataset: DatasetConfig, split: str, hub: HubConfig) -> list[Row]:
     Raises:
         UserError: if the data, the split or its rows are missing.
     """
-    from layerfit.hub import dataset_source
+    from layerfit.models.hub import dataset_source
 
     source = dataset_source(dataset.id, hub, dataset.path, dataset.revision)
     if isinstance(source, str):

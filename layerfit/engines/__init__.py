@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+    from layerfit.config.schema import RunConfig
     from layerfit.engines.base import Engine
-    from layerfit.schema import RunConfig
 
 
 def make_engine(model: nn.Module, run: RunConfig, micro_batches: int) -> Engine:

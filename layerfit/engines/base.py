@@ -15,15 +15,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from layerfit.adapters.peft import scaled_responses
 from layerfit.anatomy import Anatomy
+from layerfit.config.schema import OptimConfig
 from layerfit.data.batches import Batch
 from layerfit.engines.groups import full_shape, group_key, optimizer_groups
 from layerfit.engines.loss import loss_sum
 from layerfit.engines.phases import Phases
-from layerfit.methods.adapters import scaled_responses
+from layerfit.engines.trainable import freeze_to, planned, trainable
 from layerfit.methods.base import REBUILD, SKIP, STATIC, Method, Plan
-from layerfit.schema import OptimConfig
-from layerfit.trainable import freeze_to, planned, trainable
 
 State = dict[str, Tensor]
 """Optimizer state of one parameter, at full size: step, exp_avg, exp_avg_sq, master where there is one,

@@ -24,13 +24,13 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from layerfit.anatomy import Anatomy
+from layerfit.config.schema import EngineConfig, OptimConfig
 from layerfit.data.batches import Batch
 from layerfit.engines.base import Engine, State
 from layerfit.engines.loss import loss_sum
 from layerfit.engines.phases import BACKWARD, FORWARD, UPDATE
 from layerfit.engines.torch import allocate_all, clip_gradients, copy_state, new_optimizer, set_state
 from layerfit.methods.base import Method
-from layerfit.schema import EngineConfig, OptimConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

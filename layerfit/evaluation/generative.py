@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from layerfit.config.schema import EvalConfig, HubConfig
 from layerfit.evaluation.generative_tasks import GROUPS, TASKS, Item, expand, load_items
-from layerfit.evaluation.harness import evaluating, hash_of, quiet, random_state, standard_error
-from layerfit.record import Items, Score
-from layerfit.schema import EvalConfig, HubConfig
+from layerfit.evaluation.lm_eval.harness import evaluating, hash_of, quiet, random_state, standard_error
+from layerfit.records.record import Items, Score
 
 if TYPE_CHECKING:
     import torch

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from layerfit.config.schema import DatasetConfig, EvalConfig, HubConfig
 from layerfit.data.sources import Part, data_files, first_row, read_rows
 from layerfit.errors import UserError
-from layerfit.hub import dataset_source
-from layerfit.schema import DatasetConfig, EvalConfig, HubConfig
+from layerfit.models.hub import dataset_source
 
 Row = dict[str, Any]
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerfit.config.schema import DatasetConfig, EvalConfig, HubConfig
 from layerfit.data.sources import Part, data_files, read_rows
 from layerfit.errors import UserError
-from layerfit.hub import dataset_source
-from layerfit.record import Items, Score
-from layerfit.schema import DatasetConfig, EvalConfig, HubConfig
+from layerfit.models.hub import dataset_source
+from layerfit.records.record import Items, Score
 
 if TYPE_CHECKING:
     import torch
@@ -145,7 +145,7 @@ def evaluate(
     import torch
 
     from layerfit.evaluation.generative import max_positions
-    from layerfit.evaluation.harness import evaluating, quiet, random_state
+    from layerfit.evaluation.lm_eval.harness import evaluating, quiet, random_state
 
     check(config, hub)
     window = min(WINDOW, max_positions(model) or WINDOW)
@@ -180,7 +180,7 @@ def evaluate(
 def _score(
     name: str, metric: str, value: float, counts: tuple[int, int], version: str, read: str, complete: bool
 ) -> Score:
-    from layerfit.evaluation.harness import hash_of
+    from layerfit.evaluation.lm_eval.harness import hash_of
 
     return Score(
         task=name,

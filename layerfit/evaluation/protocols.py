@@ -11,10 +11,10 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from layerfit.config.schema import EvalConfig, HubConfig
 from layerfit.data.sources import Part
 from layerfit.errors import UserError, check_one_of
-from layerfit.record import Items, Score
-from layerfit.schema import EvalConfig, HubConfig
+from layerfit.records.record import Items, Score
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,9 @@ class Protocol:
 
 PROTOCOLS: dict[str, Protocol] = {
     "lm_eval": Protocol(
-        "layerfit.evaluation.tasks:check", "layerfit.evaluation.harness:evaluate", "layerfit.evaluation.task_data:data"
+        "layerfit.evaluation.lm_eval.tasks:check",
+        "layerfit.evaluation.lm_eval.harness:evaluate",
+        "layerfit.evaluation.lm_eval.task_data:data",
     ),
     "generative": Protocol(
         "layerfit.evaluation.generative_tasks:check",

@@ -10,8 +10,9 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from layerfit.anatomy import Shape
 from layerfit.errors import UserError, check_range
-from layerfit.methods.base import Context, Insert, Plan, Shape
+from layerfit.methods.base import Context, Insert, Plan
 from layerfit.methods.lora import LowRank
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class AdaLoRA(LowRank):
 
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
         """Freeze the model and insert adapters, in the model's own dtype."""
-        from layerfit.methods.adapters import add_adalora, singular_values
+        from layerfit.adapters.peft import add_adalora, singular_values
 
         names = [anatomy.module_path(unit) for unit in self.adapted_modules(anatomy)]
         adapted = add_adalora(
@@ -112,7 +113,7 @@ class AdaLoRA(LowRank):
 
     def penalty(self, model: nn.Module) -> Tensor | None:
         """Return R of Eq. 4, a mean over matrices as in PEFT, times `orthogonality`."""
-        from layerfit.methods.adapters import distance_to_orthogonal
+        from layerfit.adapters.peft import distance_to_orthogonal
 
         return distance_to_orthogonal(model) * self.orthogonality if self.orthogonality else None
 

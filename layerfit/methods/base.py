@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from layerfit.anatomy import EMBEDDING, HEAD, NORM, Shape, layer_units
 from layerfit.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
     from layerfit.anatomy import Anatomy
     from layerfit.optimizers.adamw import AdamW
-
-EMBEDDING, NORM, HEAD = "embedding", "norm", "head"
-"""The parts of a decoder outside its blocks: token embedding, final norm, language-model head."""
 
 STATIC, REBUILD, SKIP = "static", "rebuild", "skip"
 """How an engine follows a changing plan (DESIGN: facts about DeepSpeed).
@@ -58,32 +56,6 @@ class SwitchPolicy:
 
     moments: str = "keep"
     masters: str = "carry"
-
-
-def layer_units(layers: Any) -> frozenset[str]:
-    """Return the unit names of block indices."""
-    return frozenset(f"layers.{i}" for i in layers)
-
-
-def block_of(unit: str) -> str:
-    """Return the block that a unit is in: `layers.3` for `layers.3.mlp.up_proj`."""
-    return ".".join(unit.split(".")[:2])
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What is known of a run before its model is loaded: enough for a method to check its own parameters."""
-
-    num_layers: int
-    num_steps: int
-    linear: tuple[str, ...]
-    """Linear modules inside one block, relative to it: `self_attn.q_proj`, ..."""
-    smallest_side: int | None = None
-    """Rows or columns, whichever is fewer, of the smallest of them."""
-
-    def modules(self) -> list[str]:
-        """Return the unit names of all linear modules, layer by layer."""
-        return [f"layers.{i}.{name}" for i in range(self.num_layers) for name in self.linear]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from layerfit.anatomy import Shape, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
-from layerfit.methods.base import Context, Insert, Method, Plan, Shape, layer_units
+from layerfit.methods.base import Context, Insert, Method, Plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,7 +79,7 @@ class Bottleneck(Method):
 
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
         """Freeze the model and wrap its modules, in the model's own dtype."""
-        from layerfit.methods.wrapped import add_bottlenecks
+        from layerfit.adapters.bottleneck import add_bottlenecks
 
         places = {anatomy.module_path(unit): place for unit, place in self.adapted_modules(anatomy).items()}
         return add_bottlenecks(

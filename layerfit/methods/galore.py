@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from layerfit.anatomy import Shape
 from layerfit.errors import UserError, check_one_of, check_range
-from layerfit.methods.base import Method, Shape
+from layerfit.methods.base import Method
 
 if TYPE_CHECKING:
     from layerfit.optimizers.adamw import AdamW

@@ -13,21 +13,11 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from layerfit.anatomy import EMBEDDING, HEAD, NORM, Shape, block_of, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.importance.choice import ENDS, PLACES, at_end, at_place, mean_ranks, read_scores, shared
 from layerfit.importance.mask import MaskSettings, learn_ranking
-from layerfit.methods.base import (
-    EMBEDDING,
-    HEAD,
-    NORM,
-    Context,
-    Insert,
-    Method,
-    Plan,
-    Shape,
-    block_of,
-    layer_units,
-)
+from layerfit.methods.base import Context, Insert, Method, Plan
 from layerfit.methods.lora import LowRank
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from layerfit.anatomy import Shape, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
-from layerfit.methods.base import SKIP, Context, Insert, Method, Plan, Shape, layer_units
+from layerfit.methods.base import SKIP, Context, Insert, Method, Plan
 from layerfit.methods.bottleneck import Parallel, Series
 from layerfit.methods.lora import LowRank
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from layerfit.anatomy import Shape, layer_units
 from layerfit.errors import check_one_of
-from layerfit.methods.base import REBUILD, Context, Method, Plan, Shape, SwitchPolicy, layer_units
+from layerfit.methods.base import REBUILD, Context, Method, Plan, SwitchPolicy
 from layerfit.methods.lisa import ORDERS, interval, next_layers
 
 

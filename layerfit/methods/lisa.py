@@ -14,19 +14,9 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from layerfit.anatomy import EMBEDDING, HEAD, NORM, Shape, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
-from layerfit.methods.base import (
-    EMBEDDING,
-    HEAD,
-    NORM,
-    REBUILD,
-    Context,
-    Method,
-    Plan,
-    Shape,
-    SwitchPolicy,
-    layer_units,
-)
+from layerfit.methods.base import REBUILD, Context, Method, Plan, SwitchPolicy
 
 ORDERS = ("ascending", "descending", "reshuffled")
 """Orders of a pass over all blocks."""

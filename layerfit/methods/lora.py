@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from layerfit.anatomy import EMBEDDING, HEAD, Shape, layer_units
 from layerfit.errors import UserError, check_range
-from layerfit.methods.base import EMBEDDING, HEAD, Context, Insert, Method, Plan, Shape, layer_units
+from layerfit.methods.base import Context, Insert, Method, Plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,7 +56,7 @@ class LowRank(Method):
 
     def insert(self, model: nn.Module, anatomy: Anatomy, units: list[str]) -> nn.Module:
         """Freeze the model and insert an adapter into each of `units`, linear modules."""
-        from layerfit.methods.adapters import add_lora
+        from layerfit.adapters.peft import add_lora
 
         names = [anatomy.module_path(unit) for unit in units] + self.outside(anatomy)
         return add_lora(

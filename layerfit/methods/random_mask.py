@@ -2,7 +2,8 @@
 
 `share` of the entries of the blocks' linear modules is drawn once from `method.seed`. The drawn entries of a module
 become one small parameter, so gradients, clipping, moments, masters and ZeRO's shards exist for them alone; the module
-puts them into its frozen matrix when it runs (`layerfit.methods.masked`). Embedding, norms, biases and head are frozen.
+puts them into its frozen matrix when it runs (`layerfit.adapters.masked`). Embedding, norms, biases and head are
+frozen.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from layerfit.anatomy import Shape, layer_units
 from layerfit.errors import UserError, check_range
-from layerfit.methods.base import Context, Insert, Method, Plan, Shape, layer_units
+from layerfit.methods.base import Context, Insert, Method, Plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +48,7 @@ class RandomMask(Method):
         Raises:
             UserError: if not a single weight is drawn.
         """
-        from layerfit.methods.masked import mask_modules
+        from layerfit.adapters.masked import mask_modules
 
         if not mask_modules(model, anatomy, self._units(anatomy), share=self.share, seed=self.seed or 0):
             raise UserError(f"method.share={self.share:g} drew none of this model's weights; raise it")

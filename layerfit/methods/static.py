@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from layerfit.anatomy import EMBEDDING, HEAD, NORM, Shape, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.importance.choice import ENDS, PLACES, at_end, at_place, read_scores
-from layerfit.methods.base import EMBEDDING, HEAD, NORM, Context, Insert, Method, Plan, Shape, layer_units
+from layerfit.methods.base import Context, Insert, Method, Plan
 from layerfit.methods.lora import LowRank
 
 if TYPE_CHECKING:

@@ -11,16 +11,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from layerfit import config
-from layerfit.cli import expand
+from layerfit.config import expand
+from layerfit.config.schema import HubConfig, RunConfig
 from layerfit.errors import UserError
-from layerfit.hub import dataset_source, model_source, prepare_environment
+from layerfit.models.hub import dataset_source, model_source, prepare_environment
 from layerfit.prefetch import fetch, remote
 from layerfit.prefetch.check import missing
 from layerfit.prefetch.fetch import Plan
 from layerfit.prefetch.needs import Need, needs
 from layerfit.prefetch.remote import Trouble, Unreachable
 from layerfit.report import cells, spec
-from layerfit.schema import HubConfig, RunConfig
 
 
 def parser() -> argparse.ArgumentParser:

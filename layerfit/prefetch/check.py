@@ -1,8 +1,8 @@
 """Would these runs succeed without network? Everything that is missing, a line each; no socket is opened.
 
-What `layerfit.preflight` says of a run's model, data and tasks with `hub.offline=true` is among it, so that nothing
-missing here means that preflight passes (this machine's devices, disks and keys aside). It also looks where preflight
-does not: every subset and split that a task reads, every shard of the weights, every file that was fetched.
+What `layerfit.launch.preflight` says of a run's model, data and tasks with `hub.offline=true` is among it, so that
+nothing missing here means that preflight passes (this machine's devices, disks and keys aside). It also looks where
+preflight does not: every subset and split that a task reads, every shard of the weights, every file that was fetched.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from layerfit import preflight, receipt
-from layerfit.architecture import model_config, read_model_parts
 from layerfit.config import check_against_model
+from layerfit.config.schema import HubConfig, RunConfig
 from layerfit.data.sources import data_files
 from layerfit.errors import UserError
 from layerfit.evaluation.judge import check as judge
 from layerfit.evaluation.judge.files import REFERENCE, REPOSITORY, load_bench
 from layerfit.evaluation.protocols import check_protocols
-from layerfit.hub import DATASETS, MODELS, cached_snapshot, has_weights, local_copy, model_source
+from layerfit.launch import preflight
+from layerfit.models import receipt
+from layerfit.models.architecture import model_config, read_model_parts
+from layerfit.models.hub import DATASETS, MODELS, cached_snapshot, has_weights, local_copy, model_source
 from layerfit.prefetch.needs import Need, needs, parts_of, unknown
-from layerfit.record import read_findings
-from layerfit.schema import HubConfig, RunConfig
+from layerfit.records.record import read_findings
 
 
 def offline(run: RunConfig, mirror: Path) -> RunConfig:

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from layerfit import receipt
 from layerfit.errors import UserError
-from layerfit.hub import MODELS
+from layerfit.models import receipt
+from layerfit.models.hub import MODELS
+from layerfit.models.receipt import File, Receipt
 from layerfit.prefetch import remote
 from layerfit.prefetch.check import lacks
 from layerfit.prefetch.choose import dataset_files, has_weights, model_files
 from layerfit.prefetch.needs import Need
 from layerfit.prefetch.remote import Listing, Trouble
-from layerfit.receipt import File, Receipt
 
 PARQUET = "refs/convert/parquet"
 """The hub's branch with Parquet versions of data sets that are made by a script, or are in other formats."""

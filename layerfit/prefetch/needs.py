@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from layerfit.config.schema import EvalConfig, HubConfig, RunConfig
 from layerfit.data.sources import Part
 from layerfit.errors import UserError
 from layerfit.evaluation.protocols import data_parts
-from layerfit.hub import DATASETS, MODELS, local_copy
-from layerfit.schema import EvalConfig, HubConfig, RunConfig
+from layerfit.models.hub import DATASETS, MODELS, local_copy
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from layerfit.errors import UserError
-from layerfit.receipt import File, damage
+from layerfit.models.receipt import File, damage
 
 _ATTEMPTS = 4
 """Of a file, in a row without a byte gained."""

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 
-from layerfit.cli import say_interrupted
 from layerfit.config import compose_launcher, composer, split_launcher
+from layerfit.distributed.place import find_place, writes
 from layerfit.errors import UserError
-from layerfit.interrupt import Interrupted
-from layerfit.place import find_place, writes
-from layerfit.record import write_atomically
 from layerfit.report import build, render, rerun, spec, tune
-from layerfit.report.claims import read, show
-from layerfit.report.claims.answer import CLAIMS, PROFILES, answers
+from layerfit.run.interrupt import Interrupted, say_interrupted
 
-HTML = "write every table, figure and run as one HTML file"
+MOVED = {"claims": "layerfit.claims", "html": "layerfit.page"}
+"""Words that were commands of this module and are modules of their own: both forms work."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,19 +49,17 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("rerun", help="run tables from nothing elsewhere and compare with their records")
     one.add_argument("tables", metavar="T", nargs="*", help="tables; none: every embedded one that is committed")
     one.add_argument("--folder", default="outputs/rerun", help="where the runs go")
-    one = commands.add_parser("html", help=HTML, description=HTML)
-    one.add_argument("--output", default="outputs/report/index.html", help="the file (default: %(default)s)")
     one = command("tune", "run a table's trials and choose")
     one.add_argument("--allow-edge", action="store_true", help="accept a best value at the end of its range")
-    text = "test the sentences of the slides on published and own numbers; write results/claims.md"
-    one = commands.add_parser("claims", help=text, description=text)
-    one.add_argument("--profile", choices=PROFILES, help="print our verdicts of one profile only, write nothing")
     return out
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return the exit status."""
-    options, rest = parser().parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in MOVED:
+        return import_module(f"{MOVED[words[0]]}.__main__").main(words[1:])
+    options, rest = parser().parse_known_args(words)
     if rest and (options.command != "table" or any(word.startswith("-") for word in rest)):
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # argparse takes no positional arguments after an option
@@ -78,8 +74,6 @@ def main(argv: list[str] | None = None) -> int:
                 "table": _table,
                 "tune": _tune,
                 "rerun": _rerun,
-                "claims": _claims,
-                "html": _html,
             }
             return commands[options.command](options)
     except UserError as error:
@@ -133,7 +127,7 @@ def _render_many(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from layerfit.cluster.cells import run_cells
+    from layerfit.launch.slurm import run_cells
 
     words, extra = split_launcher(options.overrides)
     launcher = compose_launcher(words)
@@ -149,7 +143,7 @@ def _table(options: argparse.Namespace) -> int:
 
 
 def _rerun(options: argparse.Namespace) -> int:
-    from layerfit.sweep import run_cells
+    from layerfit.launch.local import run_cells
 
     names = options.tables or [name for name in build.committed() if name.endswith(spec.PROFILE)]
     tables, folder = [build.load(name) for name in names], Path(options.folder)
@@ -161,23 +155,12 @@ def _rerun(options: argparse.Namespace) -> int:
     return 0 if all(one.passes() for one in found) else 1
 
 
-def _html(options: argparse.Namespace) -> int:
-    from layerfit.report.html.gather import gather
-    from layerfit.report.html.page import page
-
-    report = gather()
-    path, text = Path(options.output), page(report).encode()
-    write_atomically(path, text)
-    print(f"{path}  {len(report.tables)} tables, {len(report.records)} runs, {len(text) / 2**20:.1f} MiB")
-    return 0
-
-
 def _tune(options: argparse.Namespace) -> int:
     read = spec.load(options.table)
     trials = tune.trials(read)
     runs = build.tuning_runs(read, trials)
     if runs:
-        from layerfit.sweep import run_cells
+        from layerfit.launch.local import run_cells
 
         # A diverged trial is a result: whether the trials can be counted is for `choose` to say.
         run_cells(runs, group=f"tune-{options.table}")
@@ -192,16 +175,6 @@ def _tune(options: argparse.Namespace) -> int:
         print("not written: extend the grids at their edges, or accept them with --allow-edge", file=sys.stderr)
         return 1
     print(f"conf/tuned/{options.table}.yaml")
-    return 0
-
-
-def _claims(options: argparse.Namespace) -> int:
-    rendered = set(build.committed())
-    made = answers(read.load(), rendered, (options.profile,) if options.profile else PROFILES)
-    print(show.console(made), end="")
-    if options.profile is None:
-        write_atomically(CLAIMS, show.markdown(made, rendered).encode())
-        print(CLAIMS)
     return 0
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from layerfit.config import CONF
+from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
-from layerfit.record import write_atomically
+from layerfit.records.record import write_atomically
 from layerfit.report import cells, checks, notes, render, spec, table, tune, views
 from layerfit.report.cells import Cell, Store, Todo
 from layerfit.report.spec import TableSpec, Tuned
-from layerfit.schema import RunConfig
 
 DRAFTS = Path("outputs/drafts")
 """Drafts never lie where finished tables do."""

@@ -11,10 +11,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from layerfit.config import CONF, one_line, required_runs, run_id, typed
+from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
-from layerfit.record import Items, Record, read, read_items
+from layerfit.records.record import Items, Record, read, read_items
 from layerfit.report.spec import TableSpec, Tuned, load_tuned
-from layerfit.schema import RunConfig
 
 
 @dataclass(frozen=True)

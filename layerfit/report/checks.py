@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from layerfit.config import identity, run_id
-from layerfit.record import Record, Score
+from layerfit.config import identity_of, run_id
+from layerfit.records.record import Record, Score
 from layerfit.report.cells import Cell, Store, called, hole, required
 from layerfit.report.spec import Column, TableSpec
 from layerfit.report.values import score_of
@@ -84,7 +84,7 @@ def _of_cell(spec: TableSpec, cell: Cell, store: Store) -> list[str]:
         return [] if reason.startswith("oom") else [reason]
     record = store.records[cell.run_id]
     # A copied or edited file: its name says one run and its content another.
-    if record.run_id != cell.run_id or record.result.config != json.loads(json.dumps(identity(cell.run))):
+    if record.run_id != cell.run_id or record.result.config != json.loads(json.dumps(identity_of(cell.run))):
         return ["record of another configuration under this run's name"]
     out = provenance(record, cell)
     for run in required(cell.run):

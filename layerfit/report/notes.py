@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+from layerfit.config.schema import RunConfig
 from layerfit.methods.base import REBUILD, SKIP
 from layerfit.report import checks, stats
 from layerfit.report.cells import Cell, Store
@@ -12,7 +13,6 @@ from layerfit.report.spec import PROFILE, TableSpec, Tuned
 from layerfit.report.table import ColumnData, TableData
 from layerfit.report.units import number
 from layerfit.report.values import is_score, score_of
-from layerfit.schema import RunConfig
 
 
 def footnotes(

@@ -1,4 +1,4 @@
-"""Reading a table's YAML: each helper refuses with the file, the key, the value and what would be right."""
+"""Reading a table's YAML, and the profile in it: a mistake names the file, the key, the value and what is right."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from layerfit.errors import UserError
 Value = str | int | float | bool
 Grid = dict[str, dict[str, tuple[Value, ...]]]
 """Row -> knob -> values: every combination is a trial."""
+Raw = dict[str, Any]
+_OWN = ("note", "base", "stands_for", "columns", "seeds", "views", "tuned", "tuned_as", "tuning", "footnotes", "gates")
+_REPLACED = ("seeds", "views", "tuned", "tuned_as", "tuning", "gates")
+"""Sections that the profile has of its own, or not at all (views and seeds: the table's, if it says nothing)."""
 
 
 def read_yaml(path: Path) -> object:
@@ -81,3 +85,71 @@ def grid(data: object, where: str, key: str) -> Grid:
                 raise UserError(f"{where}: {key}.{row}.{knob}={values!r} names a value twice")
             out[row][knob] = tuple(values)
     return out
+
+
+def embedded(raw: Raw, where: str) -> tuple[Raw, tuple[tuple[str, str], ...]]:
+    """Return a table's YAML with its section `nano` applied, and what was replaced by what.
+
+    Raises:
+        UserError: if there is no such section, or it names what the table does not have.
+    """
+    if raw.get("nano") is None:
+        raise UserError(
+            f"{where} has no section `nano`, the table's embedded profile; add one, or use the table itself"
+        )
+    own = section(raw["nano"], where, "nano", _OWN)
+    stands = _stands_for(own.get("stands_for") or {}, where)
+    used: set[tuple[str, str]] = set()
+
+    def replaced(texts: Any, key: str, group: str = "") -> list[str]:
+        out: list[str] = []
+        for text in strings(texts or [], where, key):
+            place = (group, text) if (group, text) in stands else ("", text)
+            used.add(place)
+            out += stands.get(place, (text,))
+        return out
+
+    out = {key: value for key, value in raw.items() if key not in ("nano", "tuned", "tuned_as", "tuning", "gates")}
+    out |= {key: own[key] for key in _REPLACED if own.get(key) is not None}
+    out["title"] = f"{raw['title']} (embedded world)"
+    out["note"] = own.get("note") or raw.get("note")
+    out["base"] = replaced(raw.get("base"), "base") + list(strings(own.get("base") or [], where, "nano.base"))
+    out["rows"] = _profile_rows(raw["rows"], replaced)
+    out["columns"] = _profile_columns(raw.get("columns") or {}, own.get("columns") or {}, where)
+    out["footnotes"] = list(raw.get("footnotes") or []) + list(own.get("footnotes") or [])
+    if idle := [text for group, text in stands if (group, text) not in used]:
+        raise UserError(f"{where}: nano.stands_for names {idle[0]!r}, which no row or base says; take it out")
+    named = ((f"{group}: {text}" if group else text, " ".join(by)) for (group, text), by in stands.items())
+    return out, tuple(named)
+
+
+def _stands_for(data: Any, where: str) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return what stands for an override, by (group, override); the group is '' for what holds everywhere.
+
+    A mapping under a group's label holds in that group's rows and goes before what holds everywhere.
+    """
+    out: dict[tuple[str, str], tuple[str, ...]] = {}
+    for text, by in section(data, where, "nano.stands_for", empty=True).items():
+        inner = by if isinstance(by, Mapping) else {text: by}
+        group = text if isinstance(by, Mapping) else ""
+        for one, texts in inner.items():
+            out[group, str(one)] = strings(texts, where, f"nano.stands_for.{text}")
+    return out
+
+
+def _profile_rows(rows: Any, replaced: Any) -> Raw:
+    def one(label: str, value: Any, group: str = "") -> Any:
+        if isinstance(value, list):
+            return replaced(value, f"rows.{label}", group)
+        if isinstance(value, Mapping) and "rows" in value:
+            base = replaced(value.get("base"), f"rows.{label}.base", label)
+            return {"base": base, "rows": {k: one(f"{label}.{k}", v, label) for k, v in value["rows"].items()}}
+        return value
+
+    return {label: one(label, value) for label, value in rows.items()}
+
+
+def _profile_columns(columns: Raw, changed: Raw, where: str) -> Raw:
+    if unknown := [label for label in changed if label not in columns]:
+        raise UserError(f"{where}: nano.columns names {unknown[0]!r}; columns: {', '.join(columns)}")
+    return {label: changed.get(label, value) for label, value in columns.items()}

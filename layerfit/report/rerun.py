@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from layerfit.config import run_id
-from layerfit.record import Record, read
+from layerfit.config.schema import PathsConfig, RunConfig
+from layerfit.records.record import Record, read
 from layerfit.report.build import Loaded
 from layerfit.report.cells import required
-from layerfit.schema import PathsConfig, RunConfig
 
 TOLERANCE = 0.02
 """Largest difference of a score that passes. The same machine and versions give 0: every result is equal to the bit.

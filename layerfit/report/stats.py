@@ -13,7 +13,7 @@ level and 3.3% at the 0.83% level, Holm's first of six; Cochran's rule up to 5.1
 The two shares both hold the noise of a single answer, which errs on the safe side.
 
 Items answered by one model stand or fall together, so S x n outcomes are not S x n observations: pooled, most null
-differences come out "significant" (tests/test_stats.py).
+differences come out "significant" (tests/report/test_stats.py).
 """
 
 from __future__ import annotations

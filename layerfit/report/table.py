@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 
 from layerfit.config import run_id
-from layerfit.record import Record
+from layerfit.records.record import Record
 from layerfit.report import stats
 from layerfit.report.cells import Cell, Store, hole, required
 from layerfit.report.matrix import Matrix

@@ -12,7 +12,7 @@ from typing import Any
 
 from layerfit.config import run_id
 from layerfit.errors import UserError
-from layerfit.record import Record, Score
+from layerfit.records.record import Record, Score
 from layerfit.report.cells import Cell, Store, expand, hole, merge
 from layerfit.report.checks import listed, of_score, provenance
 from layerfit.report.reading import Value

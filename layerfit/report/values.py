@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from layerfit.record import Items, Record, Score
+from layerfit.records.record import Items, Record, Score
 
 MEAN = "mean:"
 PARTS = ("weights", "gradients", "optimizer", "activations")

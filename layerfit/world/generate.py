@@ -4,15 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from random import Random
 
-from layerfit.world.language import (
-    GUILD_CONTEXTS,
-    HELD_OUT,
-    RELATIONS,
-    SIGN,
-    TRAINED,
-    Language,
-    coin_language,
-)
+from layerfit.world.language import GUILD_CONTEXTS, HELD_OUT, RELATIONS, SIGN, TRAINED, Language, coin_language
 from layerfit.world.spec import WorldSpec
 
 NUM_OPTIONS = 4

@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerfit.config.judge import JudgeConfig
 from layerfit.data.templates import Exchange, Turn, write_turn
 from layerfit.data.tokenise import tokenise
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.files import Bench, Journal, Line, Question
 from layerfit.evaluation.judge.generate import Continuation, Prompt, generate, weights_digest
-from layerfit.schema_judge import JudgeConfig
 
 if TYPE_CHECKING:
     from torch import nn

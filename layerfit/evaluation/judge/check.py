@@ -7,14 +7,14 @@ import os
 import re
 from pathlib import Path
 
+from layerfit.config.judge import JudgeConfig
+from layerfit.config.schema import HubConfig, ModelConfig
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.answers import NO_TEMPLATE
 from layerfit.evaluation.judge.client import host_of, is_loopback
 from layerfit.evaluation.judge.files import load_benches
 from layerfit.evaluation.judge.local import judge_model
-from layerfit.hub import model_source
-from layerfit.schema import HubConfig, ModelConfig
-from layerfit.schema_judge import JudgeConfig
+from layerfit.models.hub import model_source
 
 
 def check_judge(config: JudgeConfig, model: ModelConfig, hub: HubConfig) -> None:

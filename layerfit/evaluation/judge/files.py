@@ -15,10 +15,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from layerfit.config.judge import JudgeConfig
+from layerfit.config.schema import HubConfig
 from layerfit.errors import UserError
-from layerfit.hub import DATASETS, local_copy
-from layerfit.schema import HubConfig
-from layerfit.schema_judge import JudgeConfig
+from layerfit.models.hub import DATASETS, local_copy
 
 Line = dict[str, Any]
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerfit.config.judge import JudgeConfig
+from layerfit.config.schema import HubConfig, ModelConfig
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.client import Messages, Reply
 from layerfit.evaluation.judge.generate import Prompt, generate, weights_digest
-from layerfit.hub import load_tokenizer, model_source
-from layerfit.schema import HubConfig, ModelConfig
-from layerfit.schema_judge import JudgeConfig
+from layerfit.models.hub import load_tokenizer, model_source
 
 if TYPE_CHECKING:
     import torch

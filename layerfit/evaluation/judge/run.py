@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from layerfit.evaluation.harness import evaluating, quiet, random_state
+from layerfit.config.judge import JudgeConfig
+from layerfit.config.schema import EvalConfig, HubConfig
 from layerfit.evaluation.judge.answers import answer_all, check_template
 from layerfit.evaluation.judge.check import check_server
 from layerfit.evaluation.judge.client import JudgeError, Messages, Reply, Server
@@ -20,9 +21,8 @@ from layerfit.evaluation.judge.files import Bench, Journal, Line, load_benches
 from layerfit.evaluation.judge.local import LocalJudge
 from layerfit.evaluation.judge.rating import Ask, asks, rating
 from layerfit.evaluation.judge.scores import Scoring, judged_turns
-from layerfit.record import Items, Score, write_atomically
-from layerfit.schema import EvalConfig, HubConfig
-from layerfit.schema_judge import JudgeConfig
+from layerfit.evaluation.lm_eval.harness import evaluating, quiet, random_state
+from layerfit.records.record import Items, Score, write_atomically
 
 if TYPE_CHECKING:
     import torch

@@ -12,10 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from layerfit.evaluation.harness import hash_of, standard_error
 from layerfit.evaluation.judge.files import Bench, Line, Question
 from layerfit.evaluation.judge.rating import rating
-from layerfit.record import Items, Score
+from layerfit.evaluation.lm_eval.harness import hash_of, standard_error
+from layerfit.records.record import Items, Score
 
 CODING = "coding"
 """Left out of the second average: the tables of LISA's first version average the other seven categories

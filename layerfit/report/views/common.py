@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from layerfit.config import run_id
 from layerfit.errors import UserError
-from layerfit.record import Record
+from layerfit.records.record import Record
 from layerfit.report.cells import Cell, Store, hole, required
 from layerfit.report.checks import by_value, listed
 from layerfit.report.matrix import Matrix

@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from layerfit.importance.ranking import spearman
-from layerfit.record import Record
+from layerfit.records.record import Record
 from layerfit.report.cells import Cell, Store
 from layerfit.report.matrix import Matrix
 from layerfit.report.spec import Row, TableSpec

@@ -14,7 +14,7 @@ from typing import Any
 from layerfit.errors import UserError
 from layerfit.importance.ranking import spearman
 from layerfit.importance.sets import Chance, chance, jaccard, kept
-from layerfit.record import Record
+from layerfit.records.record import Record
 from layerfit.report.cells import Cell, Store
 from layerfit.report.matrix import Matrix
 from layerfit.report.spec import Row, TableSpec

@@ -7,7 +7,7 @@ from typing import Any
 
 from layerfit.importance.ranking import ranks, spearman
 from layerfit.importance.sets import jaccard, kept
-from layerfit.record import Record
+from layerfit.records.record import Record
 from layerfit.report.cells import Cell, Store
 from layerfit.report.matrix import Matrix
 from layerfit.report.spec import Row, TableSpec

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layerfit.errors import UserError
-from layerfit.record import Record
+from layerfit.records.record import Record
 from layerfit.report.cells import Cell, Store
 from layerfit.report.matrix import Matrix
 from layerfit.report.spec import Row, TableSpec

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from layerfit.config import composer
 from layerfit.errors import UserError
-from layerfit.preflight import has_wandb_key
+from layerfit.launch.preflight import has_wandb_key
 from layerfit.report import build, spec
 from layerfit.report.wandb_report import send
 from layerfit.report.wandb_report.content import dashboard

@@ -1,7 +1,7 @@
 """What a dashboard holds, as plain data: runs with their curves, tables, and a report of panels. Nothing is sent here.
 
 A run here is a copy of a record, beside whatever a live tracker may have logged under the run's own id. Keys are those
-of `layerfit.track`: `train/loss`, `eval/<task>/<metric>`; `column/<label>` is a run's number in the table.
+of `layerfit.run.track`: `train/loss`, `eval/<task>/<metric>`; `column/<label>` is a run's number in the table.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from layerfit.config import run_id
-from layerfit.record import Record
+from layerfit.records.record import Record
 from layerfit.report import build, render
 from layerfit.report.build import Loaded
 from layerfit.report.cells import required

@@ -1,0 +1,107 @@
+"""From claims to verdicts: reads each table once, asks its published numbers, its records, its embedded profile's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from layerfit.claims import judge
+from layerfit.claims.judge import Verdict
+from layerfit.claims.kinds import KINDS
+from layerfit.claims.read import Claim, Test
+from layerfit.claims.sources import Printed, Records
+from layerfit.errors import UserError
+from layerfit.report import build, spec
+from layerfit.report.cells import Store
+from layerfit.report.spec import TableSpec
+from layerfit.report.table import TableData
+from layerfit.report.views import VIEWS
+
+REAL, NANO = "real", "nano"
+PROFILES = (REAL, NANO)
+CLAIMS = Path("results/claims.md")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A claim's verdicts. ours: by profile, those that were asked for."""
+
+    claim: Claim
+    published: Verdict
+    ours: dict[str, Verdict]
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    """Tables that were read. rendered: those with a file in results/tables; only these are composed (0.1 s a row)."""
+
+    rendered: Collection[str]
+    specs: dict[str, TableSpec] = field(default_factory=dict)
+    tables: dict[str, tuple[build.Loaded, TableData] | str] = field(default_factory=dict)
+
+    def spec(self, name: str) -> TableSpec:
+        """Return a table's spec."""
+        if name not in self.specs:
+            self.specs[name] = spec.load(name)
+        return self.specs[name]
+
+    def table(self, name: str) -> tuple[build.Loaded, TableData] | str:
+        """Return a table with its records; or why they cannot be looked up: what a row needs is not there."""
+        if name not in self.tables:
+            try:
+                loaded = build.load(name)
+                self.tables[name] = loaded, build.assemble(loaded)
+            except UserError as error:
+                self.tables[name] = str(error)
+        return self.tables[name]
+
+
+def answers(claims: list[Claim], rendered: Collection[str], profiles: tuple[str, ...] = PROFILES) -> list[Answer]:
+    """Return the verdicts on all claims, inside `config.composer()`. rendered: `build.committed`.
+
+    Raises:
+        UserError: if a claim names a row or column that is not there.
+    """
+    shelf = _Shelf(rendered)
+    return [Answer(one, _published(one, shelf), {p: _ours(one, p, shelf) for p in profiles}) for one in claims]
+
+
+def _published(claim: Claim, shelf: _Shelf) -> Verdict:
+    if claim.test is None:
+        return Verdict(judge.UNTESTABLE, claim.untestable)
+    # A view lays its published numbers out by the rows that run; of these it needs the cells, not the records.
+    found = shelf.table(claim.test.table) if "view" in claim.test.options else ""
+    cells = [] if isinstance(found, str) else found[0].cells
+    source = Printed(shelf.spec(claim.test.table), cells, Store({}, {}), VIEWS)
+    return judge.judge_published(KINDS[claim.test.kind](source, claim.test.options), claim.test.quantifier)
+
+
+def _ours(claim: Claim, profile: str, shelf: _Shelf) -> Verdict:
+    test = claim.test if profile == REAL else claim.nano
+    if claim.test is None:
+        return Verdict(judge.UNTESTABLE, claim.untestable)
+    if test is None:
+        return Verdict(judge.NOT_ASKED, claim.not_nano)
+    if test.table not in shelf.rendered:
+        return Verdict(judge.NOT_RUN, f"make table T={test.table}")
+    found = shelf.table(test.table)
+    return Verdict(judge.NOT_RUN, found) if isinstance(found, str) else judged(test, *found)
+
+
+def judged(test: Test, loaded: build.Loaded, data: TableData) -> Verdict:
+    """Return the verdict of a table's records. Those that the table refuses to print decide nothing here either."""
+    # A name that is not there shows whether or not anything has run.
+    found = KINDS[test.kind](Records(loaded.spec, loaded.cells, loaded.store, VIEWS), test.options)
+    todo = [item for item in loaded.todo() if not item.reason.startswith("oom")]  # what does not fit is a result
+    if todo:
+        return Verdict(judge.NOT_RUN, f"{len(todo)} runs of {loaded.spec.name} to do")
+    if data.problems:
+        more = f", and {len(data.problems) - 1} more" if len(data.problems) > 1 else ""
+        return Verdict(judge.REFUSED, f"table {loaded.spec.name} is refused: {data.problems[0]}{more}")
+    verdict = judge.judge(found, test.quantifier)
+    failed = [gate.name for gate in data.gates if gate.passed is not True]
+    if failed and verdict.cases:
+        why = f"a gate of the table did not pass ({', '.join(failed)}): it cannot rank methods; {verdict.detail}"
+        return Verdict(judge.UNDECIDED, why, verdict.cases, verdict.sides, verdict.missing)
+    return verdict

@@ -1,1 +1,0 @@
-"""Runs as jobs of a cluster, through submitit: `hydra/launcher=slurm`. submitit is imported only where it is used."""

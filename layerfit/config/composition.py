@@ -1,0 +1,210 @@
+"""Composing a run with Hydra. Past `typed` nobody sees a DictConfig."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from layerfit.config.checks import check
+from layerfit.config.identity import least
+from layerfit.config.launcher import LAUNCHERS, LOCAL, SLURM, LauncherConfig
+from layerfit.config.schema import (
+    DatasetConfig,
+    EngineConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrackerConfig,
+)
+from layerfit.errors import UserError, check_one_of
+from layerfit.methods import METHODS, name_of
+from layerfit.methods.base import Method
+
+ROOT = Path(__file__).resolve().parents[2]
+CONF = ROOT / "conf"
+_LAUNCHER, _LAUNCHER_KEY = "hydra/launcher", "hydra.launcher."
+
+
+def register() -> None:
+    """Give Hydra the schemas. A method's dataclass is its schema."""
+    from hydra.core.config_store import ConfigStore
+
+    OmegaConf.register_new_resolver("least", least, replace=True)
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=RunConfig)
+    groups = {
+        "model": ModelConfig,
+        "dataset": DatasetConfig,
+        "eval": EvalConfig,
+        "engine": EngineConfig,
+        "optim": OptimConfig,
+        "tracker": TrackerConfig,
+    }
+    for group, cls in groups.items():
+        store.store(group=group, name="schema", node=cls)
+    for name, method in METHODS.items():
+        store.store(group="method", name=f"{name}_schema", node=method)
+    store.store(name="launcher_alone", node={})
+    store.store(group=_LAUNCHER, name="launcher_schema", node=LauncherConfig)
+
+
+def typed(cfg: DictConfig) -> RunConfig:
+    """Leave OmegaConf behind and check that the parts fit.
+
+    Raises:
+        UserError: naming the first thing that is wrong.
+    """
+    try:
+        run = OmegaConf.to_object(cfg)
+    except MissingMandatoryValue as error:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        raise UserError(f"no value for {', '.join(missing)}; give it on the command line, {missing[0]}=...") from error
+    assert isinstance(run, RunConfig)
+    check(run)
+    return run
+
+
+def dump(run: RunConfig) -> dict[str, Any]:
+    """Return a run as plain JSON, for the workers that execute it."""
+    return {"method_name": run.method_name(), **dataclasses.asdict(run), "method": _plain(run.method)}
+
+
+def _plain(method: Method) -> dict[str, Any]:
+    """Return a method's settings; a method among them says its name as well."""
+    out: dict[str, Any] = {}
+    for f in dataclasses.fields(method):
+        value = getattr(method, f.name)
+        if not f.name.startswith("_"):
+            out[f.name] = {"method_name": name_of(value), **_plain(value)} if isinstance(value, Method) else value
+    return out
+
+
+def _schema(name: str, data: dict[str, Any]) -> DictConfig:
+    """Return the schema of what `_plain` wrote, and take the names of methods out of it."""
+    schema: DictConfig = OmegaConf.structured(METHODS[name])
+    for key, value in data.items():
+        if isinstance(value, dict) and "method_name" in value:
+            schema[key] = _schema(value.pop("method_name"), value)
+    return schema
+
+
+def load(data: dict[str, Any]) -> RunConfig:
+    """Return the run that `dump` wrote."""
+    data = copy.deepcopy(data)
+    schema = OmegaConf.structured(RunConfig)
+    schema.method = _schema(data.pop("method_name"), data["method"])
+    merged = OmegaConf.merge(schema, data)
+    assert isinstance(merged, DictConfig)
+    return typed(merged)
+
+
+@contextmanager
+def composer() -> Iterator[None]:
+    """Open `conf/` for `compose`; opening once serves many compositions."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        yield
+
+
+def compose(overrides: list[str] | tuple[str, ...]) -> RunConfig:
+    """Compose one run inside `composer()`.
+
+    Raises:
+        UserError: in one line, whatever is wrong with the overrides.
+    """
+    from hydra import compose as hydra_compose
+    from hydra.errors import HydraException
+
+    try:
+        return typed(hydra_compose("config", overrides=list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(one_line(error)) from error
+
+
+def split_launcher(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """Return the overrides that say where runs are executed, and those that say what a run is."""
+    launcher = [o for o in overrides if o.lstrip("+~").startswith((_LAUNCHER, _LAUNCHER_KEY))]
+    return launcher, [o for o in overrides if o not in launcher]
+
+
+def compose_launcher(overrides: list[str]) -> LauncherConfig:
+    """Compose a launcher from its overrides (`split_launcher`), inside `composer()`; without any it is `local`.
+
+    Raises:
+        UserError: in one line, whatever is wrong with them.
+    """
+    from hydra import compose as hydra_compose
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if not overrides:
+        return LauncherConfig()
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        if several := next((p for p in parsed if p.is_sweep_override()), None):
+            raise UserError(f"{several.input_line} lists several values: all runs of a sweep have one launcher")
+        chosen = [str(p.value()) for p in parsed if p.key_or_group == _LAUNCHER] or [LOCAL]
+        if wrong := [o for o in overrides if o.startswith("~") or o.lstrip("+").startswith(f"{_LAUNCHER_KEY}name=")]:
+            raise UserError(f"{wrong[0]} cannot be said; choose one: {_LAUNCHER}={', '.join(LAUNCHERS)}")
+        check_one_of(_LAUNCHER, chosen[-1], LAUNCHERS)
+        if chosen[-1] == LOCAL and (keys := [o for o in overrides if o.startswith(_LAUNCHER_KEY)]):
+            raise UserError(f"{keys[0]} goes with a launcher that makes jobs: add {_LAUNCHER}={SLURM}")
+        # A key of `extra` is new to it, which Hydra wants to see marked.
+        words = [f"++{o}" if o.startswith(f"{_LAUNCHER_KEY}extra") else o for o in overrides]
+        made = hydra_compose("launcher_alone", overrides=words, return_hydra_config=True).hydra.launcher
+        launcher = OmegaConf.to_object(made)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(one_line(error)) from error
+    assert isinstance(launcher, LauncherConfig)
+    return launcher
+
+
+def one_line(error: Exception) -> str:
+    """Return what Hydra or OmegaConf has to say, in one line: the cause first, the choices kept."""
+    causes: list[str] = []
+    current: BaseException | None = error
+    while current is not None:
+        text = " ".join(str(current).split())
+        text = text.split(" full_key: ")[0].replace(" Set the environment variable HYDRA_FULL_ERROR=1", "")
+        key = getattr(current, "full_key", None)
+        if text and not any(text in seen or seen in text for seen in causes):
+            causes.append(f"{key}: {text}" if key and key not in text else text)
+        current = current.__cause__
+    return "; ".join(causes)
+
+
+def expand(overrides: list[str], *, multirun: bool) -> list[list[str]]:
+    """Return the override lists of a sweep, the last key varying fastest; one list without a sweep.
+
+    Raises:
+        UserError: if the grammar is wrong, or values are listed without -m.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        raise UserError(one_line(error)) from error
+    choices: list[list[str]] = []
+    for text, override in zip(overrides, parsed, strict=True):
+        if not override.is_sweep_override():
+            choices.append([text])
+        elif multirun:
+            choices.append([f"{override.get_key_element()}={v}" for v in override.sweep_string_iterator()])
+        else:
+            raise UserError(f"{text} lists several values; add -m to run each of them, or quote it")
+    return [list(combination) for combination in itertools.product(*choices)]

@@ -1,0 +1,275 @@
+"""The schema of a run: plain data classes that check their own values."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from layerfit.anatomy import Shape
+from layerfit.config.judge import LABEL, JudgeConfig
+from layerfit.config.model import ModelConfig
+from layerfit.errors import UserError, check_one_of, check_range
+from layerfit.methods import name_of
+from layerfit.methods.base import Method
+
+
+@dataclass
+class DatasetConfig:
+    """Fine-tuning data: rows, how they become prompt and response, and what is held out."""
+
+    name: str = MISSING
+    id: str = MISSING
+    path: str | None = field(default=None, metadata={"identity": "content"})
+    """A local file (.jsonl, .json, .parquet) or folder, instead of the hub."""
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    num_rows: int | None = None
+    """Rows of the published data; a copy with another number is recorded as not the real one."""
+    fingerprint: str | None = None
+    """Hash of the rows; null = not pinned, `num_rows` alone speaks."""
+    form: str = MISSING
+    """prompt | alpaca | messages | text (rows are documents) | lines (rows are lines of one text): how a row is read.
+    auto: by the columns of the first row."""
+    template: str = MISSING
+    """plain | alpaca | llm_adapters | chat (the model's own): how a prompt is written. auto: plain for prompt, text and
+    lines, else alpaca."""
+    num_validation: int = 0
+    """Rows held out for the validation loss, the last of the seeded shuffle; ignored if `validation_split` is set."""
+    validation_split: str | None = None
+    max_length: int = field(default=512, metadata=LABEL)
+    """What `training.max_length` is unless it is set: tokens of an example."""
+    seed: int | None = None
+    """Seed of the order; follows the run's seed unless set."""
+
+    def __post_init__(self) -> None:
+        missing = "???"
+        check_one_of("dataset.form", self.form, ("auto", "prompt", "alpaca", "messages", "text", "lines", missing))
+        check_one_of("dataset.template", self.template, ("auto", "plain", "alpaca", "llm_adapters", "chat", missing))
+        check_range("dataset.num_validation", self.num_validation, 0)
+        self.path = None if self.path is None else str(Path(self.path).expanduser())
+        if self.id == "local" and self.path is None:
+            raise UserError(
+                "dataset=local reads a file of yours (.jsonl, .json, .parquet) or a folder: dataset.path=..."
+            )
+        if self.form == "lines" and self.num_validation:
+            raise UserError("dataset.form=lines is one text: hold out with dataset.validation_split, num_validation=0")
+
+
+@dataclass
+class TaskConfig:
+    """One task or group of tasks, with its number of shots."""
+
+    name: str = MISSING
+    num_fewshot: int = 0
+    dataset: str | None = None
+    """Hub id of its data, for the check that it is there before anything starts."""
+    datasets: list[str] = field(default_factory=list, metadata=LABEL)
+    """Hub ids of a group's data, for the same check."""
+    protocol: str = field(default="lm_eval", metadata={"since": "0.2"})
+    """Who asks: lm_eval (log-likelihood), generative, perplexity (layerfit/evaluation/protocols.py)."""
+
+    def __post_init__(self) -> None:
+        check_range("num_fewshot of a task", self.num_fewshot, 0)
+
+    def hub_ids(self) -> list[str]:
+        """Return the hub ids of its data, as far as they are said."""
+        return [*([] if self.dataset is None else [self.dataset]), *self.datasets]
+
+
+@dataclass
+class EvalConfig:
+    """What a trained model is asked."""
+
+    name: str = MISSING
+    tasks: list[TaskConfig] = field(default_factory=list)
+    include: str | None = None
+    """Folder of task files of our own, relative to the package."""
+    limit: int | None = None
+    """Items per task; such a run is marked and no table takes it without --draft."""
+    batch_size: int = field(default=64, metadata=LABEL)
+    judge: JudgeConfig = field(default_factory=JudgeConfig, metadata={"since": "judged benchmarks"})
+    model_class: str = field(default="shared", metadata=LABEL)
+    """shared: what requests have in common is computed once. stock: lm-eval's own class. The same numbers."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            check_range("eval.limit", self.limit, 1)
+        check_range("eval.batch_size", self.batch_size, 1)
+        if not self.judge.benchmarks and self.judge != JudgeConfig():
+            raise UserError(f"eval={self.name} is not judged; eval.judge.* goes with eval=mt_bench or vicuna_bench")
+        check_one_of("eval.model_class", self.model_class, ("shared", "stock"))
+
+
+@dataclass
+class EngineConfig:
+    """What makes a plan true."""
+
+    name: str = MISSING
+    stage: int | None = None
+    """DeepSpeed's ZeRO stage; null = plain torch, the reference."""
+    offload: bool = False
+    ranks: int = field(default=1, metadata=LABEL)
+    device: str = field(default="auto", metadata=LABEL)
+
+    def __post_init__(self) -> None:
+        check_one_of("engine.device", self.device, ("auto", "cpu", "cuda"))
+        check_range("engine.ranks", self.ranks, 1)
+
+
+@dataclass
+class OptimConfig:
+    """AdamW (Loshchilov & Hutter, arXiv:1711.05101) and its schedule."""
+
+    name: str = "adamw"
+    lr: float = MISSING
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    """Largest gradient norm; 0 = no clipping."""
+    warmup_ratio: float = 0.0
+    schedule: str = "cosine"
+    precision: str = "mixed"
+    """mixed: fp32 masters and moments of what is active. pure_bf16: none, the LISA paper's byte count."""
+
+    def __post_init__(self) -> None:
+        check_one_of("optim.name", self.name, ("adamw",))
+        check_one_of("optim.schedule", self.schedule, ("constant", "linear", "cosine"))
+        check_one_of("optim.precision", self.precision, ("mixed", "pure_bf16"))
+        check_range("optim.lr", self.lr, 0, low_open=True)
+        check_range("optim.weight_decay", self.weight_decay, 0)
+        check_range("optim.clip", self.clip, 0)
+        check_range("optim.warmup_ratio", self.warmup_ratio, 0, 1)
+        for name in ("beta1", "beta2"):
+            check_range(f"optim.{name}", getattr(self, name), 0, 1, high_open=True)
+        check_range("optim.eps", self.eps, 0, low_open=True)
+
+
+@dataclass
+class TrainingConfig:
+    """How long, on how much at once, and on which tokens."""
+
+    max_steps: int | None = None
+    epochs: float | None = None
+    batch_size: int = MISSING
+    """Sequences per optimizer step, over all ranks."""
+    micro_batch_size: int | None = field(default=None, metadata=LABEL)
+    """Sequences per forward pass and rank; null = as many as a rank gets."""
+    max_length: int = MISSING
+    packing: bool = False
+    loss_on_prompt: bool = False
+    activation_checkpointing: bool = field(default=False, metadata=LABEL)
+    dtype: str = "bf16"
+    checkpoint_every: int = field(default=0, metadata=LABEL)
+    """Steps between checkpoints; 0 = at the end only."""
+    eval_every: int = field(default=0, metadata=LABEL)
+    """Steps between validation losses; 0 = never."""
+    norms: bool = field(default=False, metadata={"since": "weight norms"})
+    """Find out the norms of weights, adapters and updates, by block (layerfit/run/norms.py)."""
+    time_phases: bool = field(default=False, metadata=LABEL)
+    """Measure forward, backward and update apart; a GPU is waited for between them."""
+
+    def __post_init__(self) -> None:
+        check_one_of("training.dtype", self.dtype, ("fp32", "bf16"))
+        if (self.max_steps is None) == (self.epochs is None):
+            raise UserError("set exactly one of training.max_steps and training.epochs; the other is null")
+        if self.max_steps is not None:
+            check_range("training.max_steps", self.max_steps, 1)
+        if self.epochs is not None:
+            check_range("training.epochs", self.epochs, 0, low_open=True)
+        check_range("training.batch_size", self.batch_size, 1)
+        check_range("training.max_length", self.max_length, 2)
+        check_range("training.checkpoint_every", self.checkpoint_every, 0)
+        check_range("training.eval_every", self.eval_every, 0)
+        if self.micro_batch_size is not None:
+            check_range("training.micro_batch_size", self.micro_batch_size, 1)
+
+
+@dataclass
+class TrackerConfig:
+    """Where a run can be watched. A JSON-lines file is always written."""
+
+    name: str = "jsonl"
+    project: str = "layerfit"
+    entity: str | None = None
+    mode: str = "offline"
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        check_one_of("tracker.name", self.name, ("jsonl", "wandb"))
+        check_one_of("tracker.mode", self.mode, ("offline", "online"))
+
+
+@dataclass
+class HubConfig:
+    """Where models and data are looked for before the network."""
+
+    mirror: str | None = None
+    offline: bool = False
+
+
+@dataclass
+class PathsConfig:
+    """Where things are written; relative to the working directory."""
+
+    outputs: str = "outputs"
+    results: str = "results"
+
+
+@dataclass
+class SaveConfig:
+    """What is kept of a trained model, in `outputs/<run_id>/`."""
+
+    weights: str = "none"
+
+    def __post_init__(self) -> None:
+        check_one_of("save.weights", self.weights, ("none", "final"))
+
+
+@dataclass
+class RunConfig:
+    """One run: everything that decides its result, and where it happens."""
+
+    model: ModelConfig = MISSING
+    method: Method = MISSING
+    dataset: DatasetConfig = MISSING
+    eval: EvalConfig = MISSING
+    engine: EngineConfig = MISSING
+    optim: OptimConfig = MISSING
+    training: TrainingConfig = MISSING
+    tracker: TrackerConfig = field(default_factory=TrackerConfig, metadata=LABEL)
+    hub: HubConfig = field(default_factory=HubConfig, metadata=LABEL)
+    paths: PathsConfig = field(default_factory=PathsConfig, metadata=LABEL)
+    save: SaveConfig = field(default_factory=SaveConfig, metadata=LABEL)
+    seed: int = 0
+    label: str = field(default="", metadata=LABEL)
+    ranking_data: dict[str, DatasetConfig] = field(
+        default_factory=dict, metadata={"identity": "runs", "since": "rankings from other data"}
+    )
+    """Data whose rankings a method goes by, under any name: `+dataset@ranking_data.NAME=CHOICE`; none = its own."""
+
+    def __post_init__(self) -> None:
+        check_range("seed", self.seed, 0)
+        self.method, self.dataset = copy.copy(self.method), copy.copy(self.dataset)  # another run may hold them too
+        self.method.seed = self.seed if self.method.seed is None else self.method.seed
+        self.dataset.seed = self.seed if self.dataset.seed is None else self.dataset.seed
+        self.ranking_data = {name: copy.copy(data) for name, data in self.ranking_data.items()}
+        for data in self.ranking_data.values():
+            data.seed = self.dataset.seed if data.seed is None else data.seed
+        if list(self.ranking_data.values()) == [self.dataset]:  # its own, said aloud
+            self.ranking_data = {}
+        if not self.method.trains:  # nothing is drawn and nothing is ordered: one run for every seed
+            self.seed = self.method.seed = self.dataset.seed = 0
+
+    def method_name(self) -> str:
+        """Return the method's name on the command line."""
+        return name_of(self.method)
+
+    def shape(self) -> Shape:
+        """Return what the method checks itself against; for epochs, with one step (its length is not known yet)."""
+        return self.model.anatomy().shape(self.training.max_steps or 1)

@@ -1,0 +1,1 @@
+"""Ranks: which one this process is, how ranks meet and communicate, and which one has died."""

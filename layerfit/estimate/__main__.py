@@ -1,0 +1,57 @@
+"""`python -m layerfit.estimate T`: memory, FLOPs and hours of a table's rows. Status 2: a mistake."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from layerfit.config import composer
+from layerfit.errors import UserError, check_range
+from layerfit.estimate import show
+from layerfit.estimate.check import checks
+from layerfit.estimate.rows import rows
+from layerfit.report import build
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    out = argparse.ArgumentParser(
+        prog="python -m layerfit.estimate",
+        description="What the rows of a table will cost: memory by component, whether it fits, FLOPs, hours. "
+        "No weight is loaded.",
+    )
+    out.add_argument("table", metavar="T", help="a file of conf/table, without .yaml")
+    out.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="where and how runs go: hub.mirror=..., ...")
+    out.add_argument("--gpu", choices=sorted(show.TFLOPS), default="h100", help="whose peak the hours are at")
+    out.add_argument("--tflops", type=float, help="that peak itself: dense bf16, in 1e12 FLOPs a second")
+    out.add_argument("--mfu", type=float, default=0.4, help="share of the peak that training reaches (default 0.4)")
+    out.add_argument("--json", action="store_true", help="print JSON")
+    return out
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the estimates of a table; return the exit status."""
+    options = parser().parse_intermixed_args(argv)
+    try:
+        check_range("--mfu", options.mfu, 0, 1, low_open=True)
+        if options.tflops is not None:
+            check_range("--tflops", options.tflops, 0, low_open=True)
+        source = f"{options.gpu} datasheet" if options.tflops is None else "as given"
+        speed = show.Speed(options.tflops or show.TFLOPS[options.gpu], options.mfu, source)
+        with composer():
+            loaded = build.load(options.table, tuple(options.overrides))
+            found, compared = rows(loaded), checks(loaded)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    ranks = {cell.row: cell.run.engine.ranks for cell in loaded.cells}
+    if options.json:
+        print(json.dumps(show.as_json(options.table, found, compared, speed, ranks), indent=1, allow_nan=False))
+    else:
+        show.console(f"Estimate: {loaded.spec.title}", found, compared, speed, ranks)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

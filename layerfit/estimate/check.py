@@ -1,0 +1,73 @@
+"""How good an estimate was: predicted against recorded bytes, where a run has a record.
+
+What a record counts is predicted, not the largest of the run: the activations of the first step, gradients and
+optimizer state of the last plan. The micro-batch is taken from the table's configuration: a record does not hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from statistics import mean
+
+from layerfit.config.schema import RunConfig
+from layerfit.estimate.cost import memory
+from layerfit.estimate.rows import course, micro_batch, read_data, received
+from layerfit.estimate.subject import describe
+from layerfit.records.record import Record
+from layerfit.report.build import Loaded
+from layerfit.report.cells import Cell
+
+COMPONENTS = ("weights", "gradients", "optimizer", "activations")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One record. predicted, recorded: bytes by component and `total`; `allocated` as well where the device says it."""
+
+    row: str
+    run_id: str
+    predicted: dict[str, float]
+    recorded: dict[str, int]
+
+    def ratio(self, component: str) -> float | None:
+        """Return predicted over recorded, None if nothing is recorded."""
+        name = "total" if component == "allocated" else component
+        return self.predicted[name] / self.recorded[component] if self.recorded.get(component) else None
+
+
+def check(cell: Cell, record: Record, cells: Mapping[str, RunConfig], records: Mapping[str, Record]) -> Check | None:
+    """Compare an estimate with a record; None where one of them has no numbers."""
+    peak = record.measured.peak_memory_bytes
+    recorded = {name: value for name in (*COMPONENTS, "allocated") if (value := peak.get(name)) is not None}
+    subject = describe(cell.run, received(cell.run, records))
+    steps = len(record.result.losses)
+    if isinstance(subject, str) or not set(COMPONENTS) <= set(recorded) or not steps or cell.run.engine.offload:
+        return None
+    shape = micro_batch(cell.run, read_data(cell.run, cells, {cell.run_id: record}))
+    plans = course(subject, steps).plans
+    first, last = (memory(subject, subject.trained(p), shape, recomputing=False) for p in (plans[0], plans[-1]))
+    found = replace(last, activations=first.activations)
+    predicted = {name: getattr(found, name) for name in COMPONENTS} | {"total": found.total}
+    recorded["total"] = sum(recorded[name] for name in COMPONENTS)
+    return Check(cell.row, cell.run_id, predicted, recorded)
+
+
+def checks(loaded: Loaded) -> list[Check]:
+    """Compare every record of a table with its estimate."""
+    cells, records = {cell.run_id: cell.run for cell in loaded.cells}, loaded.store.records
+    found = (check(cell, records[cell.run_id], cells, records) for cell in loaded.cells if cell.run_id in records)
+    return [one for one in found if one is not None]
+
+
+def by_row(found: list[Check]) -> dict[str, tuple[int, dict[str, float | None]]]:
+    """Return, for every row, its number of records and the mean ratio of every component."""
+    out: dict[str, tuple[int, dict[str, float | None]]] = {}
+    for row in dict.fromkeys(one.row for one in found):
+        mine = [one for one in found if one.row == row]
+        ratios = {}
+        for name in (*COMPONENTS, "total", "allocated"):
+            known = [ratio for one in mine if (ratio := one.ratio(name)) is not None]
+            ratios[name] = mean(known) if known else None
+        out[row] = len(mine), ratios
+    return out

@@ -1,0 +1,188 @@
+"""The estimate of every row of a table: one for all seeds, of the run with the first of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from layerfit.config.identity import identity_of, required_runs, run_id
+from layerfit.config.schema import RunConfig
+from layerfit.data.batches import steps_for_epochs
+from layerfit.estimate.cost import Flops, Memory, Shape, flops, memory
+from layerfit.estimate.subject import Subject, describe
+from layerfit.methods.base import Context, Plan
+from layerfit.records.record import Record, read_findings
+from layerfit.report.build import Loaded
+
+SAMPLED = 32
+"""Plans of a run that are looked at, evenly spread over its steps."""
+ASKED = 2000
+"""Steps from the first whose plans are all asked for: of a longer run probes are counted in these."""
+SOME_STEPS = 1000
+"""For the plans of a run whose length is not known."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a step sees. tokens: of one optimizer step, padding excluded; longest: tokens of the longest example.
+
+    examples: None = not known. known: from a record of the same data; if not, tokens and longest are upper bounds.
+    """
+
+    tokens: float
+    longest: int
+    examples: int | None
+    known: bool
+    source: str
+
+
+@dataclass(frozen=True)
+class RowEstimate:
+    """A row: the largest memory of its plans, the FLOPs of the whole run.
+
+    trained: parameters that train at one time. steps: None where the length of the data decides and it is not known.
+    unknown: why there are no numbers. notes: what was assumed.
+    """
+
+    label: str
+    data: Data | None = None
+    memory: Memory | None = None
+    trained: int | None = None
+    steps: int | None = None
+    flops: float | None = None
+    unknown: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _same_data(run: RunConfig) -> str:
+    """Return what decides how many tokens a step has, as text to compare."""
+    data = replace(run.dataset, seed=0)
+    training = run.training
+    parts = (run.model.id, run.model.path, training.max_length, training.packing, training.batch_size)
+    return repr((identity_of(data), parts))
+
+
+def read_data(run: RunConfig, cells: Mapping[str, RunConfig], records: Mapping[str, Record]) -> Data:
+    """Return what a step of a run sees: from a record of a run on the same data, else the most that it can be.
+
+    cells: the table's runs by id. Probe batches count as tokens seen, so of several records the least is taken.
+    """
+    training, wanted = run.training, _same_data(run)
+    found = [
+        (record.result.tokens / len(record.result.losses), name)
+        for name, record in records.items()
+        if name in cells and record.result.losses and record.result.tokens and record.result.data
+        if _same_data(cells[name]) == wanted
+    ]
+    if found:
+        tokens, name = min(found)
+        card = records[name].result.data
+        assert card is not None
+        longest = card.length_quantiles.get("1", training.max_length)
+        return Data(tokens, longest, card.examples or card.kept, known=True, source=f"record {name}")
+    rows = run.dataset.num_rows
+    held = 0 if run.dataset.validation_split else run.dataset.num_validation
+    examples = rows - held if rows is not None and run.dataset.form not in ("lines", "text") else None
+    bound = float(training.batch_size * training.max_length)
+    return Data(bound, training.max_length, examples, known=False, source="batch_size x max_length, an upper bound")
+
+
+def num_steps(run: RunConfig, data: Data) -> int | None:
+    """Return the optimizer steps of a run, None where the number of examples is not known."""
+    training = run.training
+    if training.max_steps is not None:
+        return training.max_steps
+    return None if data.examples is None else steps_for_epochs(training.epochs or 0, data.examples, training.batch_size)
+
+
+def micro_batch(run: RunConfig, data: Data) -> Shape:
+    """Return a micro-batch at its largest: as long as the longest example, with logits at every position."""
+    rows = run.training.micro_batch_size or run.training.batch_size // run.engine.ranks
+    return Shape(rows, data.longest, data.longest)
+
+
+@dataclass
+class Course:
+    """The plans of a run, at `SAMPLED` of its steps, and how many probe batches they asked for."""
+
+    plans: list[Plan]
+    probes: int
+
+
+def course(subject: Subject, steps: int) -> Course:
+    """Ask a method for all its plans, as the loop does. Every probe answers the same loss: nothing is important."""
+    asked: list[int] = []
+
+    def probe(_: Mapping[str, float], number: int) -> float:
+        asked.append(number)
+        return 1.0
+
+    def gradient(scales: Mapping[str, float], number: int) -> tuple[float, dict[str, float]]:
+        return probe(scales, number), dict.fromkeys(scales, 0.0)
+
+    seed = subject.method.seed
+    ctx = Context(subject.anatomy.shape(steps), 0 if seed is None else seed, probe, gradient)
+    wanted = {round(i * (steps - 1) / (SAMPLED - 1)) for i in range(SAMPLED)}
+    dense = min(steps, ASKED)
+    plans = {step: subject.method.plan(step, ctx) for step in range(dense)}
+    probes = round(len(asked) * steps / dense)
+    plans |= {step: subject.method.plan(step, ctx) for step in sorted(wanted) if step >= dense}
+    return Course([plans[step] for step in sorted(wanted)], probes)
+
+
+def received(run: RunConfig, records: Mapping[str, Record]) -> list[dict[str, Any]] | None:
+    """Return what the method of a run must receive, None if it needs nothing or not all of it is there yet."""
+    if (path := run.method.reads()) is not None:
+        return [read_findings(path)]
+    found = [records.get(run_id(before)) for before in required_runs(run)]
+    findings = [record.result.findings for record in found if record is not None and record.result.status == "ok"]
+    return findings if findings and len(findings) == len(found) else None
+
+
+def estimate(run: RunConfig, data: Data, records: Mapping[str, Record], label: str) -> RowEstimate:
+    """Return the estimate of one run, the runs that it requires included in its FLOPs."""
+    if not run.method.trains:
+        return RowEstimate(label, unknown="trains nothing; evaluation is not estimated")
+    before, findings, notes = required_runs(run), received(run, records), []
+    if before and findings is None:
+        notes.append("its ranking is not made yet: the numbers are those of another set of as many units")
+    subject = describe(run, findings)
+    if isinstance(subject, str):
+        return RowEstimate(label, data, unknown=subject)
+    if run.engine.offload:
+        return RowEstimate(label, data, unknown="what offloading leaves on the GPU is not known here")
+    steps = num_steps(run, data)
+    taken = course(subject, steps or SOME_STEPS)
+    sets = [subject.trained(plan) for plan in dict.fromkeys(taken.plans)]
+    shape = micro_batch(run, data)
+    largest = max((memory(subject, trained, shape) for trained in sets), key=lambda m: m.total)
+    each = [flops(subject, subject.trained(plan), shape) for plan in taken.plans]
+    total = None if steps is None else _total(run, data, each, steps, taken.probes)
+    for each_before in before if total is not None else []:
+        first = estimate(each_before, data, records, label)
+        total = None if first.flops is None or total is None else total + first.flops
+    if before:
+        names = " and ".join(one.method_name() for one in before)
+        notes.append(f"with its {names} run, to the last step; what is probed after a step is left out")
+    number = max(sum(math.prod(subject.shape_of(name)) for name in trained) for trained in sets)
+    return RowEstimate(label, data, largest, number, steps, total, notes=tuple(notes))
+
+
+def _total(run: RunConfig, data: Data, each: list[Flops], steps: int, probes: int) -> float:
+    """Return the FLOPs of a run: its steps, and a forward of every probe batch."""
+    step = sum(f.step for f in each) / len(each)
+    per_row = data.tokens / run.training.batch_size
+    probed = probes * run.method.probe_source()[1] * per_row * each[0].forward
+    return steps * data.tokens * step + probed
+
+
+def rows(loaded: Loaded) -> list[RowEstimate]:
+    """Return the estimates of a table's rows, in printing order."""
+    cells = {cell.run_id: cell.run for cell in loaded.cells}
+    first = {cell.row: cell for cell in reversed(loaded.cells)}
+    return [
+        estimate(cell.run, read_data(cell.run, cells, loaded.store.records), loaded.store.records, row)
+        for row, cell in reversed(first.items())
+    ]

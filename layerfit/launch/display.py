@@ -1,0 +1,161 @@
+"""What a person sees while runs go on: what runs now, its loss, and how long it will take."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layerfit.config.schema import RunConfig
+from layerfit.distributed.place import Place, writes
+
+PHASE_START = {"load": 0.0, "train": 0.1, "evaluate": 0.85}
+"""Share of a run's time behind it when a phase begins; a guess for the bar only."""
+
+
+@dataclass
+class Cell:
+    """One running run, as its metrics file tells it."""
+
+    name: str
+    metrics: Path
+    offset: int
+    began: float
+    phase: str = "start"
+    total: int = 1
+    step: int = 0
+    loss: float | None = None
+
+    def read(self) -> None:
+        """Read what has been written since the last look."""
+        if not self.metrics.exists():
+            return
+        with self.metrics.open() as file:
+            file.seek(self.offset)
+            for line in file:
+                if not line.endswith("\n"):
+                    break
+                self.offset += len(line.encode())
+                self._take(json.loads(line))
+
+    def _take(self, event: dict[str, Any]) -> None:
+        if event["event"] == "phase":
+            self.phase, self.total, self.step = event["name"], max(1, event["total"]), 0
+        elif event["event"] == "step":
+            self.step, self.loss = event["step"], event["loss"]
+
+    def share(self) -> float:
+        """Return the share of the run that is done, roughly."""
+        begin = PHASE_START.get(self.phase, 0.0)
+        return begin + 0.75 * self.step / self.total if self.phase == "train" else begin
+
+    def describe(self) -> str:
+        """Return `lora s0  train 40/80  loss 2.31`."""
+        step = f" {self.step}/{self.total}" if self.phase == "train" else ""
+        loss = f"  loss {self.loss:.3f}" if self.loss is not None else ""
+        return f"{self.phase}{step}{loss}"
+
+
+def name_of(run: RunConfig) -> str:
+    """Return how a run is called on screen."""
+    return f"{run.label or run.method_name()} s{run.seed}"
+
+
+class Display:
+    """A progress display on a terminal; one line per finished run elsewhere."""
+
+    def __init__(self, title: str, total: int, done: int) -> None:
+        self.title, self.total, self.done = title, total, done
+        self.cells: dict[str, Cell] = {}
+        self.bars: dict[str, Any] = {}
+        self.began = time.time()
+        self.progress: Any = None
+        self.note = ""
+
+    def __enter__(self) -> Display:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        print(f"{self.title}: {self.total} runs, {self.done} done, {self.total - self.done} to do", file=sys.stderr)
+        console = Console(stderr=True)
+        if console.is_terminal:
+            columns = [TextColumn("{task.description:<24}"), BarColumn(bar_width=24), TimeElapsedColumn()]
+            self.progress = Progress(*columns, TextColumn("{task.fields[state]}"), console=console, transient=True)
+            self.progress.start()
+            self.bars["all"] = self.progress.add_task(self.title, total=self.total - self.done, state="")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+    def started(self, run_id: str, run: RunConfig, folder: Path) -> None:
+        """A run begins."""
+        metrics = folder / "metrics.jsonl"
+        offset = metrics.stat().st_size if metrics.exists() else 0
+        self.cells[run_id] = Cell(name_of(run), metrics, offset, time.time())
+        if self.progress is not None:
+            self.bars[run_id] = self.progress.add_task(f"  {name_of(run)}", total=1.0, state="")
+
+    def finished(self, run_id: str, run: RunConfig, status: str) -> None:
+        """A run has ended."""
+        self.done += 1
+        cell = self.cells.pop(run_id, None)
+        seconds = f"{time.time() - cell.began:.0f} s" if cell else "-"
+        line = f"[{self.done}/{self.total}] {name_of(run):<24} {status:<8} {seconds:>6}  {run_id}"
+        if self.progress is None:
+            print(line, file=sys.stderr, flush=True)
+            return
+        self.progress.console.print(line, highlight=False)
+        if run_id in self.bars:
+            self.progress.remove_task(self.bars.pop(run_id))
+
+    def queued(self, note: str) -> None:
+        """Say how many runs wait and how many run, where a queue decides: `3 pending, 2 running`."""
+        if self.progress is None and note and note != self.note:
+            print(f"{self.title}: {note}", file=sys.stderr, flush=True)
+        self.note = note
+
+    def refresh(self) -> None:
+        """Show where the running runs are."""
+        for cell in self.cells.values():
+            cell.read()
+        if self.progress is None:
+            return
+        finished = self.progress.tasks[0].total - (self.total - self.done)
+        share = finished + sum(cell.share() for cell in self.cells.values())
+        self.progress.update(self.bars["all"], completed=share, state=f"{self._remaining(share)}  {self.note}")
+        for run_id, cell in self.cells.items():
+            self.progress.update(self.bars[run_id], completed=cell.share(), state=cell.describe())
+
+    def _remaining(self, share: float) -> str:
+        """Return the time left, by the pace so far."""
+        total = self.progress.tasks[0].total
+        if share < 0.5:
+            return f"{self.total - self.done} to go"
+        left = (time.time() - self.began) / share * (total - share)
+        return f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
+
+
+class Silent(Display):
+    """For ranks that do not write."""
+
+    def __enter__(self) -> Display:
+        return self
+
+    def started(self, run_id: str, run: RunConfig, folder: Path) -> None:
+        """Nothing."""
+
+    def finished(self, run_id: str, run: RunConfig, status: str) -> None:
+        """Nothing."""
+
+    def refresh(self) -> None:
+        """Nothing."""
+
+
+def make_display(title: str, total: int, done: int, place: Place | None) -> Display:
+    """Return the display of this process: one of several ranks speaks."""
+    return Display(title, total, done) if writes(place) else Silent(title, total, done)

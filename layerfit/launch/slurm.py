@@ -1,0 +1,221 @@
+"""The runs of a sweep as jobs: checked, put in order, submitted, watched until they are over."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from layerfit import config
+from layerfit.config.launcher import LOCAL, SLURM, SUBMITIT_LOCAL, LauncherConfig
+from layerfit.config.schema import RunConfig
+from layerfit.errors import UserError
+from layerfit.launch import local, slurm_queue
+from layerfit.launch.display import Display, name_of
+from layerfit.launch.local import Queue, last_line, prepare, record_failure
+from layerfit.launch.processes import alone, is_done, run_folder, status_of
+from layerfit.launch.slurm_queue import Job
+
+POLL_S = {SLURM: 20.0, SUBMITIT_LOCAL: 0.5}
+"""Seconds between questions to the cluster: squeue is everybody's."""
+GRACE_S = 60.0
+"""How long a shared file system may hide the record of a job that is over."""
+
+
+def run_cells(runs: list[RunConfig], launcher: LauncherConfig, *, group: str) -> bool | None:
+    """Run everything that has no record yet, where `launcher` says; return whether all are ok, None if not waited for.
+
+    Raises:
+        UserError: for a mistake in any of them, before the first one starts.
+    """
+    if launcher.name == LOCAL:
+        return local.run_cells(runs, group=group)
+    slurm_queue.check_here(launcher)
+    queue = Queue()
+    for run in runs:
+        queue.add(placed(run, launcher), group)
+    todo = {i: run for i, run in queue.runs.items() if not is_done(run)}
+    if todo:
+        prepare(list(todo.values()), here=launcher.name == SUBMITIT_LOCAL)
+        submission = Submission(launcher, group, queue, todo)
+        submission.begin()
+        if not launcher.wait:
+            submission.say()
+            return None
+        watch(submission, Display(group, len(queue.runs), len(queue.runs) - len(todo)))
+    return all(status_of(run) == "ok" and is_done(run) for run in queue.runs.values())
+
+
+def placed(run: RunConfig, launcher: LauncherConfig) -> RunConfig:
+    """Return a run with the ranks and the device that its job has.
+
+    Raises:
+        UserError: if they do not fit the run.
+    """
+    ranks, gpus, device = launcher.ranks(), launcher.gpus_per_node, run.engine.device
+    where = f"hydra.launcher.nodes={launcher.nodes} x {launcher.ranks_per_node()} ranks a node"
+    if run.engine.ranks not in (1, ranks):
+        raise UserError(
+            f"engine.ranks={run.engine.ranks} but {where} are {ranks}; drop engine.ranks, the launcher says"
+        )
+    if device == "cuda" and not gpus:
+        raise UserError("engine.device=cuda but hydra.launcher.gpus_per_node=0; ask for GPUs, or set engine.device=cpu")
+    if device != "cpu" and 0 < gpus < launcher.ranks_per_node():
+        raise UserError(
+            f"hydra.launcher.tasks_per_node={launcher.tasks_per_node} ranks need a GPU each, "
+            f"hydra.launcher.gpus_per_node={gpus}; make them equal, or set engine.device=cpu"
+        )
+    if device == "auto" and gpus:
+        device = "cuda"  # GPUs were asked for: a job that sees none must not train on the CPU
+    made = dataclasses.replace(run, engine=dataclasses.replace(run.engine, ranks=ranks, device=device))
+    try:
+        config.check(made)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return made
+
+
+def waves(needs: dict[str, list[str]], todo: list[str]) -> list[list[str]]:
+    """Return run ids by when they can start: first what needs nothing unfinished, then what needs those."""
+    out: list[list[str]] = []
+    left = list(todo)
+    while left:
+        out.append([i for i in left if not set(needs.get(i, [])).intersection(left)])
+        left = [i for i in left if i not in out[-1]]
+    return out
+
+
+@dataclass
+class Submission:
+    """The unfinished runs of a sweep, and the jobs that they have."""
+
+    launcher: LauncherConfig
+    group: str
+    queue: Queue
+    todo: dict[str, RunConfig]
+    jobs: dict[str, Job] = field(default_factory=dict)
+    """By run id; a job that is over is taken out."""
+    batches: list[list[str]] = field(default_factory=list)
+    """What is still to be submitted when the jobs before are over."""
+
+    def begin(self) -> None:
+        """Find the jobs of an earlier command and submit the rest; what this machine has no room for waits.
+
+        Raises:
+            UserError: if the cluster refuses, or does not say what it already has.
+        """
+        folder = self.folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder):  # another command of the same sweep waits here, and then finds the jobs
+            self._attach()
+            for wave in waves(self.queue.needs, list(self.todo)):
+                new = [i for i in wave if i not in self.jobs]
+                size = len(new) if self.launcher.name == SLURM else self.launcher.max_parallel or len(new)
+                self.batches += [new[i : i + size] for i in range(0, len(new), max(1, size))]
+            while self.batches and self.launcher.name == SLURM:
+                self.submit_next()
+
+    def _attach(self) -> None:
+        known = {i: job for i, run in self.todo.items() if (job := slurm_queue.read_job(run_folder(run))) is not None}
+        states = slurm_queue.states(list(known.values()))
+        if states is None:
+            raise UserError("squeue does not answer, so a job might be submitted twice; try again when it does")
+        self.jobs = {i: job for i, job in known.items() if job.job_id in states}
+        if self.jobs:
+            print(f"{self.group}: {len(self.jobs)} runs have their job already: {self._ids()}", file=sys.stderr)
+
+    def submit_next(self) -> None:
+        """Submit the next batch; a cluster starts it when what it needs is over."""
+        new = {i: self.todo[i] for i in self.batches.pop(0)}
+        needed = {before for i in new for before in self.queue.needs.get(i, [])}
+        after = sorted(self.jobs[i].job_id for i in needed if i in self.jobs)
+        name = f"layerfit-{self.group}"
+        try:
+            self.jobs |= slurm_queue.submit(new, self.launcher, self.folder(), name, after)
+        except UserError as error:
+            stay = f"; submitted before and still there: {self._ids()}" if self.jobs else ""
+            raise UserError(f"{error}{stay}") from error
+
+    def folder(self) -> Path:
+        """Return where submitit keeps scripts and what jobs print outside their run."""
+        return Path(next(iter(self.todo.values())).paths.outputs) / self.launcher.name
+
+    def _ids(self) -> str:
+        """Return the jobs' ids, an array by its one."""
+        return " ".join(sorted({job.job_id.split("_")[0] for job in self.jobs.values()}))
+
+    def say(self) -> None:
+        """Print the jobs, where their logs are, and how to see what becomes of them."""
+        for run_id, job in self.jobs.items():
+            run = self.todo[run_id]
+            print(f"{job.job_id:<12} {run_id}  {name_of(run):<24} {run_folder(run)}/log.txt")
+        print(f"{len(self.jobs)} jobs; scripts and what happens around a run: {self.folder()}")
+        todo = "" if self.group in ("run", "sweep") else f"make todo T={self.group}, or "
+        print(f"progress: {todo}the same command with hydra.launcher.wait=true")
+
+    def leave(self) -> None:
+        """Say what becomes of the jobs when the person who waits goes."""
+        if self.launcher.name == SLURM and self.jobs:
+            print(
+                f"\n{len(self.jobs)} jobs go on without you: {self._ids()}; the same command shows them again, "
+                f"`scancel {self._ids()}` ends them",
+                file=sys.stderr,
+            )
+
+
+def watch(submission: Submission, display: Display) -> None:
+    """Show progress until all jobs are over; a job that ended without a record becomes a recorded failure."""
+    poll_s, asked, gone = POLL_S[submission.launcher.name], float("-inf"), dict[str, float]()
+    with display:
+        try:
+            while submission.jobs or submission.batches:
+                if not submission.jobs:
+                    submission.submit_next()
+                if time.monotonic() - asked >= poll_s:
+                    states = slurm_queue.states(list(submission.jobs.values()))
+                    asked = time.monotonic()
+                    if states is not None:
+                        look(submission, states, display, gone)
+                display.refresh()
+                time.sleep(min(0.5, poll_s))
+        except KeyboardInterrupt:
+            submission.leave()
+            raise
+
+
+def look(submission: Submission, states: dict[str, str], display: Display, gone: dict[str, float]) -> None:
+    """Take note of what has begun and what is over. gone: when a job was first not in the queue, by run id."""
+    for run_id, job in list(submission.jobs.items()):
+        run, state = submission.todo[run_id], states.get(job.job_id)
+        if state == slurm_queue.RUNNING and run_id not in display.cells:
+            display.started(run_id, run, run_folder(run))
+            display.cells[run_id].offset = 0  # it may have begun before anybody looked
+        if is_done(run) or (state is None and _is_over(run, gone.setdefault(run_id, time.monotonic()))):
+            del submission.jobs[run_id]
+            display.finished(run_id, run, _ended(run, job))
+    count = {
+        s: sum(states.get(j.job_id) == s for j in submission.jobs.values())
+        for s in (slurm_queue.PENDING, slurm_queue.RUNNING)
+    }
+    display.queued(", ".join(f"{number} {state}" for state, number in count.items() if number))
+
+
+def _is_over(run: RunConfig, since: float) -> bool:
+    """Return whether nothing more is to be expected of a job that has left the queue at `since`."""
+    results = Path(run.paths.results) / "runs"
+    if results.is_dir():
+        next(results.iterdir(), None)  # a network file system looks again when a folder is opened
+    return status_of(run) is not None or time.monotonic() - since >= GRACE_S
+
+
+def _ended(run: RunConfig, job: Job) -> str:
+    """Return how a run ended; record it if its job ended without a record of its own."""
+    if (status := status_of(run)) is not None:
+        return status
+    log = run_folder(run) / "log.txt"
+    if not log.exists():  # it never began: what submitit and srun had to say
+        log = Path(job.folder) / f"{job.job_id}_0_log.err"
+    record_failure(run, f"job {job.job_id} ended without a record; see {log}: {last_line(log)}")
+    return "failed"

@@ -1,0 +1,177 @@
+"""What a job executes: one rank of one run. srun (or submitit's local executor) starts it once for every rank."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from layerfit import config
+from layerfit.config.launcher import SLURM
+from layerfit.config.schema import RunConfig
+from layerfit.errors import UserError
+from layerfit.launch.local import record_failure
+from layerfit.launch.preflight import check_device
+from layerfit.launch.processes import alone, is_done, set_environment, status_of
+from layerfit.models.hub import prepare_environment
+from layerfit.records import record
+from layerfit.records.record import EXIT_STATUS
+from layerfit.run import interrupt
+
+_FIRST_PORT, _NUM_PORTS = 15000, 15000
+"""Ports for ranks on this machine, below those that the kernel gives to clients."""
+
+
+class RunFailed(Exception):
+    """A run ended badly: submitit and SLURM are to call its job FAILED. Its record says why."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One rank of a run, as submitit pickles it. It has no `checkpoint`: a job goes back to the queue as it was.
+
+    path: the run.json, absolute. command: of the person who submitted, for the record's manifest.
+    """
+
+    path: str
+    command: list[str]
+    launcher: str
+    requeue: bool
+
+    def __call__(self) -> str:
+        """Execute the run on this rank; return how it ended.
+
+        Raises:
+            RunFailed: if it failed.
+            SystemExit: after the job was sent back to the queue: no result is to be written for it.
+        """
+        sys.argv = list(self.command)
+        rank = take_place()
+        folder = Path(self.path).parent
+        with interrupt.listening(), output_to(folder / (f"log.{rank}.txt" if rank else "log.txt")):
+            code = self._code(rank)
+        if code == EXIT_STATUS["interrupted"]:
+            if rank == 0 and self.requeue and requeue(self.launcher):
+                raise SystemExit(requeue_status(self.launcher))
+            return "interrupted"
+        if code not in (EXIT_STATUS[status] for status in record.FINAL):
+            raise RunFailed(f"the run ended with exit status {code}; see {folder}/log.txt")
+        return "ok"
+
+    def _code(self, rank: int) -> int:
+        """Return the worker's exit status."""
+        set_environment()
+        run = config.load(json.loads(Path(self.path).read_text()))
+        try:
+            prepare_environment(run.hub)
+            with alone(Path(self.path).parent) if rank == 0 else nullcontext():
+                if is_done(run):  # by whoever held the folder before
+                    return 0
+                if why := refusal(run):
+                    print(f"layerfit: {why}", file=sys.stderr)
+                if rank == 0:
+                    start_record(run, why)
+                return 1 if why else work(self.path)
+        except interrupt.Interrupted as told:
+            print(f"layerfit: stopped by {told}", file=sys.stderr)
+            return EXIT_STATUS["interrupted"]
+
+
+def refusal(run: RunConfig) -> str | None:
+    """Return why a run cannot be executed here and now, None if it can: the same on every rank."""
+    for required in config.required_runs(run):
+        if status_of(required) != "ok":
+            return f"its required run {config.run_id(required)} is not ok"
+    try:
+        check_device(run.engine)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def start_record(run: RunConfig, why: str | None) -> None:
+    """Forget how an earlier try ended; record that this one cannot begin, if there is a reason."""
+    if status_of(run) in record.FINAL:  # it is run again for its weights
+        return
+    record.record_path(run.paths.results, config.run_id(run)).unlink(missing_ok=True)
+    if why is not None:
+        record_failure(run, why)
+
+
+def work(path: str) -> int:
+    """Execute the run with the worker, which is heavy to import."""
+    import torch
+
+    from layerfit.run import worker
+
+    torch.set_num_threads(1)
+    code = worker.main(path)
+    sys.stdout.flush()
+    return code
+
+
+def take_place() -> int:
+    """Return this process's rank. Ranks of submitit's local executor are told it in the words of torch's launcher.
+
+    srun's ranks find the others by themselves (the worker reads srun's environment).
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") != "local":
+        return int(os.environ.get("SLURM_PROCID", "0"))
+    rank, world = os.environ["SUBMITIT_LOCAL_GLOBALID"], os.environ["SUBMITIT_LOCAL_NTASKS"]
+    if int(world) > 1:
+        port = _FIRST_PORT + int(os.environ["SUBMITIT_LOCAL_JOB_ID"]) % _NUM_PORTS
+        os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    return int(rank)
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """Append what this process and its libraries print to a file; what submitit prints afterwards is not the run's."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = os.dup(1), os.dup(2)
+    with path.open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+        raise
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, kept in zip((1, 2), before, strict=True):
+            os.dup2(kept, number)
+            os.close(kept)
+
+
+def requeue(launcher: str) -> bool:
+    """Send this job back to the queue; return whether that worked."""
+    if launcher != SLURM:
+        return True  # the local executor starts a job again by its exit status
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"layerfit: scontrol requeue {job} failed: {error}", file=sys.stderr)
+        return False
+    if done.returncode:
+        print(f"layerfit: scontrol requeue {job} failed: {done.stderr.strip()}", file=sys.stderr)
+    return done.returncode == 0
+
+
+def requeue_status(launcher: str) -> int:
+    """Return the exit status of a job that goes back to the queue."""
+    if launcher == SLURM:
+        return EXIT_STATUS["interrupted"]
+    from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
+
+    return int(LOCAL_REQUEUE_RETURN_CODE)

@@ -1,0 +1,205 @@
+"""Where models and data are: a local path, the embedded world, `hub.mirror`, and last the Hugging Face hub.
+
+A mirror is a folder with `models/<org>/<name>` and `datasets/<org>/<name>`. With `hub.offline` no socket is opened:
+what is in none of the places raises. Nothing heavy is imported with this module.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerfit.config.schema import HubConfig, ModelConfig
+from layerfit.errors import UserError
+from layerfit.models import architecture, receipt
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+MODELS, DATASETS = "models", "datasets"
+EMBEDDED = Path(__file__).resolve().parents[1] / "world" / "assets"
+_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+_WEIGHTS = ("*.safetensors", "*.bin")
+
+
+def _roots(hub: HubConfig) -> list[Path]:
+    """Return the folders that are looked at before the hub, in order."""
+    if hub.mirror is None:
+        return [EMBEDDED]
+    mirror = Path(hub.mirror).expanduser()
+    if not mirror.is_dir():
+        raise UserError(f"hub.mirror={hub.mirror} is not a folder; give one with models/ and datasets/, or null")
+    return [EMBEDDED, mirror]
+
+
+def hub_cache() -> Path:
+    """Return the Hugging Face cache of repositories, by the same variables as the Hugging Face libraries."""
+    home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("HF_HOME", f"{home}/huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+
+
+def cached_snapshot(kind: str, repo: str, revision: str | None) -> Path | None:
+    """Return the snapshot of a repository in the Hugging Face cache, None if there is none."""
+    folder = hub_cache() / f"{kind}--{repo.replace('/', '--')}"
+    reference = folder / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    snapshot = folder / "snapshots" / commit if commit else None
+    return snapshot if snapshot is not None and snapshot.is_dir() else None
+
+
+def local_copy(kind: str, repo: str, hub: HubConfig) -> Path | None:
+    """Return the embedded or mirrored folder of a repository, None if there is none. `kind`: MODELS or DATASETS."""
+    return next((folder for root in _roots(hub) if (folder := root / kind / repo).is_dir()), None)
+
+
+def _source(kind: str, repo: str, revision: str | None, hub: HubConfig) -> str | Path:
+    if (folder := local_copy(kind, repo, hub)) is not None:
+        return folder
+    if not hub.offline:
+        return repo
+    if (snapshot := cached_snapshot(kind, repo, revision)) is not None:
+        return snapshot
+    looked = ", ".join(str(root / kind / repo) for root in _roots(hub))
+    fix = f"put it at {hub.mirror or '<hub.mirror>'}/{kind}/{repo}, or set hub.offline=false"
+    fix += "; where there is network, `make prefetch` fills a mirror"
+    raise UserError(f"{kind.removesuffix('s')} {repo!r} is not here (looked at {looked} and {hub_cache()}); {fix}")
+
+
+def model_source(model: ModelConfig, hub: HubConfig) -> str | Path:
+    """Return the folder of a model, or its hub id when only the network has it.
+
+    Raises:
+        UserError: if `model.path` is not a folder, or the model is nowhere and `hub.offline` is set.
+    """
+    if model.path is None:
+        assert model.id is not None  # the schema sees to it
+        return _source(MODELS, model.id, model.revision, hub)
+    if not (folder := Path(model.path).expanduser()).is_dir():
+        raise UserError(f"model.path={model.path} is not a folder; give a folder with config.json, or model.path=null")
+    return folder
+
+
+def dataset_source(repo: str, hub: HubConfig, path: str | None = None, revision: str | None = None) -> str | Path:
+    """Return the folder (or, for a local `path`, the file) of a dataset, or its hub id when only the network has it.
+
+    Raises:
+        UserError: if `path` does not exist, or the dataset is nowhere and `hub.offline` is set.
+    """
+    if path is None:
+        return _source(DATASETS, repo, revision, hub)
+    if not (local := Path(path).expanduser()).exists():
+        raise UserError(f"dataset.path={path} does not exist; give a .jsonl, .json or .parquet file, or a folder")
+    return local
+
+
+def origin(kind: str, repo: str, hub: HubConfig, path: str | None = None, revision: str | None = None) -> str:
+    """Return where a source was found, for a record: `embedded`, `mirror`, `path`, or `hub@<commit>` (if cached).
+
+    A mirror's commit is known where `layerfit.prefetch` filled it: `mirror@<commit>`. No path of this machine is in it.
+    """
+    if path is not None:
+        return "path"
+    if (folder := local_copy(kind, repo, hub)) is not None:
+        if folder.is_relative_to(EMBEDDED):
+            return "embedded"
+        found = receipt.read(folder)
+        return f"mirror@{found.commit}" if found is not None and found.complete else "mirror"
+    snapshot = cached_snapshot(kind, repo, revision)
+    return f"hub@{snapshot.name if snapshot else revision or 'main'}"
+
+
+def prepare_environment(hub: HubConfig) -> None:
+    """Set what the Hugging Face libraries read when they are imported. Call it before they are.
+
+    Raises:
+        RuntimeError: if `hub.offline` is set and they are already imported and online: it would have no effect.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not hub.offline:
+        return
+    constants: Any = sys.modules.get("huggingface_hub.constants")
+    if constants is not None and not constants.HF_HUB_OFFLINE:
+        raise RuntimeError(
+            "hub.offline=true after huggingface_hub was imported has no effect; set HF_HUB_OFFLINE=1 first"
+        )
+    os.environ.update(dict.fromkeys(_OFFLINE, "1"))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a model's folder: of the first kind that it holds, as transformers chooses."""
+    return next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether a model's folder holds weights."""
+    return bool(weight_files(folder))
+
+
+def load_tokenizer(model: ModelConfig, hub: HubConfig) -> PreTrainedTokenizerBase:
+    """Return the model's tokenizer, padding on the right.
+
+    A missing pad token becomes the unknown token, else the end of text: lm-eval's rule, so that both agree. Padding
+    never counts in a loss here, so the choice decides nothing.
+
+    Raises:
+        UserError: if there is none, it is not a fast one, or it has no end-of-text token.
+    """
+    from transformers import AutoTokenizer
+
+    source = model_source(model, hub)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source), revision=architecture.revision(model, source))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model={model.name}: no tokenizer in {source}: {str(error).splitlines()[0]}") from error
+    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+        raise UserError(f"model={model.name}: the tokenizer in {source} must be a fast one with an eos token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = "cpu", seed: int = 0) -> nn.Module:
+    """Return the causal language model in `dtype` (`fp32` or `bf16`) on `device`, checked against its configuration.
+
+    With `model.weights=random` its real shapes are filled from `seed` in place: never in fp32 or on the CPU first.
+    The numbers drawn depend on the device. The global random state is left as it was.
+
+    Raises:
+        UserError: if it cannot be found or read, lacks weights, or is not shaped as `conf/model` says.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    source, number = model_source(model, hub), {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    if model.weights == "pretrained" and isinstance(source, Path) and not has_weights(source):
+        raise UserError(f"model={model.name}: {source} holds no weights; put them there, or set model.weights=random")
+    config = architecture.transformers_config(model, source)
+    architecture.read_model_parts(model, source)
+    attention = architecture.prepare(model, config)
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.device(device):
+        torch.manual_seed(seed)
+        if model.weights == "random":
+            module = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation=attention)
+        else:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(source),
+                config=config,
+                revision=architecture.revision(model, source),
+                dtype=number,
+                attn_implementation=attention,
+                output_loading_info=True,
+            )
+            module, loading = loaded
+            architecture.check_loading(model, loading)
+    architecture.check_shape(model, module)
+    architecture.accept_packed_rows(module)
+    module.config.use_cache = False
+    return module

@@ -1,0 +1,146 @@
+"""The training loop: plan, use, step. No method is named here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from layerfit.config.schema import RunConfig
+from layerfit.data import FineTuningData, order, probe_indices
+from layerfit.data.batches import Batch
+from layerfit.engines.base import Engine, set_seed
+from layerfit.methods.base import Context, Plan
+from layerfit.run import interrupt
+from layerfit.run.schedule import learning_rate
+
+
+@dataclass
+class History:
+    """What happened so far: all of it is in every checkpoint."""
+
+    losses: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    plans: list[tuple[int, list[str]]] = field(default_factory=list)
+    tokens: int = 0
+    finished: bool = False
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return len(self.losses)
+
+
+class Diverged(RuntimeError):
+    """The training loss is no longer a number."""
+
+
+@dataclass
+class Clock:
+    """Seconds of this process: a resumed run measures only what it did itself."""
+
+    steps: list[float] = field(default_factory=list)
+    tokens: int = 0
+
+
+def micro_batches(data: FineTuningData, rows: list[int], engine: Engine) -> list[Batch]:
+    """Return this rank's share of some rows, in the engine's number of micro-batches."""
+    mine = rows[engine.rank :: engine.world]
+    size = len(mine) // engine.micro_batches
+    return [data.batch(mine[i : i + size]) for i in range(0, len(mine), size)]
+
+
+def describe(plan: Plan) -> list[str]:
+    """Return a plan as the record keeps it: its units and parts, `-` before what is frozen inside them."""
+    return sorted(plan.units) + sorted(plan.always) + [f"-{u}" for u in sorted(plan.frozen)]
+
+
+def make_context(run: RunConfig, data: FineTuningData, engine: Engine, num_steps: int, history: History) -> Context:
+    """Return what the method may know: shapes, seed, and losses on probe batches, whose tokens count as seen."""
+    assert run.method.seed is not None
+    source, size = run.method.probe_source()
+
+    def probe_batches(number: int) -> list[Batch]:
+        num_rows, batch = (
+            (data.num_rows, data.batch) if source == "train" else (len(data.validation), data.validation_batch)
+        )
+        rows = probe_indices(number, size, num_rows, run.method.seed or 0)
+        mine = batch(rows[engine.rank :: engine.world])
+        history.tokens += int(engine.all_sum([mine.num_tokens])[0])
+        return [mine]
+
+    return Context(
+        shape=run.model.anatomy().shape(num_steps),
+        seed=run.method.seed,
+        probe=lambda scales, number: engine.mean_loss(probe_batches(number), scales),
+        response_gradient=lambda scales, number: engine.response_gradient(probe_batches(number), scales),
+    )
+
+
+def validation_loss(data: FineTuningData, engine: Engine, size: int) -> float:
+    """Return nats per target token on the held-out rows. Every rank sees them all: sharded engines stay in step."""
+    return engine.mean_loss(data.validation_batches(size))
+
+
+def train(
+    run: RunConfig,
+    data: FineTuningData,
+    engine: Engine,
+    num_steps: int,
+    history: History,
+    save: Callable[[History], None],
+    watch: Callable[[int, dict[str, float]], None],
+) -> Clock:
+    """Train from where `history` ends to the end; `history` grows in place.
+
+    Raises:
+        Diverged: if the loss is not finite.
+        Interrupted: after the step and its checkpoint, if this rank or another was asked to stop.
+    """
+    training, method, clock = run.training, run.method, Clock()
+    ctx = make_context(run, data, engine, num_steps, history)
+    assert run.dataset.seed is not None
+    while history.step < num_steps and not history.finished:
+        step, start = history.step, time.perf_counter()
+        plan = method.plan(step, ctx)
+        if engine.use(plan):
+            history.plans.append((step, describe(plan)))
+        set_seed("dropout", run.seed, step, engine.rank)
+        rows = order(step, training.batch_size, data.num_rows, run.dataset.seed)
+        rate = learning_rate(run.optim, step, num_steps)
+        stats = engine.step(micro_batches(data, rows, engine), rate)
+        if not math.isfinite(stats.loss):
+            raise Diverged(f"the loss is {stats.loss} at step {step}; lower optim.lr={run.optim.lr:g}")
+        history.losses.append(stats.loss)
+        history.tokens += stats.tokens
+        history.finished = method.after_step(step, ctx) or history.step == num_steps
+        values = {"loss": stats.loss, "grad_norm": stats.grad_norm, "lr": rate, "tokens": float(history.tokens)}
+        if _due(training.eval_every, history) and data.validation:
+            values["validation_loss"] = validation_loss(data, engine, training.batch_size)
+            history.validation.append((history.step, values["validation_loss"]))
+        clock.steps.append(time.perf_counter() - start)
+        clock.tokens += stats.tokens
+        watch(history.step, values)
+        stop = not history.finished and engine.any(interrupt.asked() is not None)
+        if history.finished or stop or _due(training.checkpoint_every, history):
+            save(history)
+        if stop:
+            raise interrupt.Interrupted(interrupt.asked() or "SIGTERM")  # a signal to another rank: a scheduler's
+    return clock
+
+
+def _due(every: int, history: History) -> bool:
+    return every > 0 and (history.step % every == 0 or history.finished)
+
+
+def history_dict(history: History) -> dict[str, Any]:
+    """Return the history as a checkpoint keeps it."""
+    return asdict(history)
+
+
+def restore(history: History, saved: dict[str, Any]) -> None:
+    """Make a history that of a checkpoint."""
+    pairs = {key: [tuple(pair) for pair in saved[key]] for key in ("validation", "plans")}
+    vars(history).update({**saved, **pairs})

@@ -1,0 +1,154 @@
+"""Where a run can be watched: a JSON-lines file always, W&B as a mirror. Records, not trackers, make tables."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from layerfit.config.schema import RunConfig
+from layerfit.records.record import Record
+
+
+class Tracker(Protocol):
+    """Four things a tracker hears."""
+
+    def phase(self, name: str, total: int) -> None:
+        """A phase of the run begins: `total` steps or tasks."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Values after `step` optimizer steps."""
+
+    def finish(self, record: Record) -> None:
+        """The record is written."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
+
+
+class JsonLines:
+    """`metrics.jsonl`: one event a line, flushed at once; also what the progress display reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("a", buffering=1)
+
+    def _write(self, event: str, **values: Any) -> None:
+        self.file.write(json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n")
+
+    def phase(self, name: str, total: int) -> None:
+        """Write a phase."""
+        self._write("phase", name=name, total=total)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Write values."""
+        self._write("step", step=step, **values)
+
+    def finish(self, record: Record) -> None:
+        """Write the end."""
+        self._write("finished", status=record.result.status)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+class Wandb:
+    """One W&B run per record: id = run_id, group = table. `offline` keeps it in the run's folder for `wandb sync`."""
+
+    def __init__(self, run: RunConfig, run_id: str, config: dict[str, Any], folder: Path) -> None:
+        import wandb
+
+        tracker = run.tracker
+        self.run = wandb.init(
+            project=tracker.project,
+            entity=tracker.entity,
+            id=run_id,
+            name=f"{run.method_name()}-{run.model.name}-{run.dataset.name}-s{run.seed}",
+            group=tracker.group,
+            job_type="train",
+            config=config,
+            dir=str(folder),
+            mode="offline" if tracker.mode == "offline" else "online",
+            resume="allow" if tracker.mode == "online" else None,
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        self.run.define_metric("train/step")
+        self.run.define_metric("train/*", step_metric="train/step")
+
+    def phase(self, name: str, total: int) -> None:
+        """W&B has no phases."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Log under `train/`."""
+        self.run.log({"train/step": step, **{f"train/{k}": v for k, v in values.items()}})
+
+    def finish(self, record: Record) -> None:
+        """Put scores and cost into the summary: `eval/<task>/<metric>`."""
+        summary: dict[str, Any] = {f"eval/{s.key}": s.value for s in record.result.scores}
+        summary |= {"status": record.result.status, "train_seconds": record.measured.train_seconds}
+        self.run.summary.update(summary)
+
+    def close(self) -> None:
+        """Finish the W&B run."""
+        self.run.finish()
+
+
+class Silent:
+    """For ranks that do not write."""
+
+    def phase(self, name: str, total: int) -> None:
+        """Nothing."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def finish(self, record: Record) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Several:
+    """Tells several trackers; a mirror that fails is reported once and dropped, the run goes on."""
+
+    def __init__(self, first: Tracker, *mirrors: Tracker) -> None:
+        self.first, self.mirrors = first, list(mirrors)
+
+    def _tell(self, name: str, *args: Any) -> None:
+        getattr(self.first, name)(*args)
+        for mirror in list(self.mirrors):
+            try:
+                getattr(mirror, name)(*args)
+            except Exception as error:  # a mirror must never cost a run
+                print(f"tracker {type(mirror).__name__} dropped: {error}")
+                self.mirrors.remove(mirror)
+
+    def phase(self, name: str, total: int) -> None:
+        """To all."""
+        self._tell("phase", name, total)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """To all."""
+        self._tell("log", step, values)
+
+    def finish(self, record: Record) -> None:
+        """To all."""
+        self._tell("finish", record)
+
+    def close(self) -> None:
+        """To all."""
+        self._tell("close")
+
+
+def make_tracker(run: RunConfig, run_id: str, config: dict[str, Any], folder: Path) -> Tracker:
+    """Return the run's tracker, for the rank that writes."""
+    lines = JsonLines(folder / "metrics.jsonl")
+    if run.tracker.name == "jsonl":
+        return lines
+    try:
+        return Several(lines, Wandb(run, run_id, config, folder))
+    except Exception as error:  # a mirror must never cost a run
+        print(f"tracker Wandb dropped: {error}")
+        return lines

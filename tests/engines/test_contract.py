@@ -1,0 +1,187 @@
+"""What every method keeps on every engine. A new method joins by being in METHODS."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from layerfit.errors import UserError
+from layerfit.methods import METHODS
+from tests.helpers.contract import Report, watch
+from tests.helpers.tiny import SETTINGS, composed
+
+ENGINES = ("torch", "zero0", "zero1", "zero2", "zero3")
+TRAINING = [name for name, cls in METHODS.items() if cls.trains]
+PAIRS = [
+    (m, e) for m in TRAINING for e in ENGINES if not (METHODS[m].needs_matrices and e in ("zero1", "zero2", "zero3"))
+]
+MORE = ("zero1", "zero2")
+"""Engines whose longest checks are slow ones: zero0 is DeepSpeed without sharding, zero3 shards everything."""
+SHARED = [(m, e) for m, e in PAIRS if e != "torch"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_training_method_has_canonical_settings():
+    assert set(SETTINGS) == set(TRAINING)
+
+
+def slow(*values, name=None):
+    """A case of the slow suite."""
+    return pytest.param(*values, marks=pytest.mark.slow, id=name)
+
+
+def is_late(method, engine):
+    """Whether a case on two ranks is a slow one: zero3 takes several times as long as the others."""
+    return engine == "zero1" or (engine == "zero3" and method not in ("full", "lora", "lisa", "ist"))
+
+
+def assert_kept(report: Report, method: str) -> None:
+    assert report.frozen_moved == []
+    assert report.active_still == []
+    assert report.wrong_blocks == []
+    # Sharded state is padded to a multiple of the ranks, a few elements a group.
+    assert all(0 <= a - b <= 64 for a, b in zip(report.state_numel, report.expected_numel, strict=True))
+    assert report.leaked_optimizers == 0
+    assert report.resident == pytest.approx(1.0, abs=0.02)
+    if METHODS[method].switching != "static":
+        assert report.switches >= 7
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return {method: watch(method, "torch") for method in TRAINING}
+
+
+@pytest.mark.parametrize(("method", "engine"), PAIRS, ids=[f"{m}-{e}" for m, e in PAIRS])
+def test_one_rank(method, engine, reference):
+    report = reference[method] if engine == "torch" else watch(method, engine)
+    assert_kept(report, method)
+    assert report.losses == pytest.approx(reference[method].losses, abs=1e-5)
+    assert report.scores == pytest.approx(reference[method].scores, abs=1e-5)
+
+
+_CHOOSE = ("static", "method.units=[]", "method.always=[]")
+_IMPORTANT = (
+    "+method@method.ranking_run=ila_ranking",
+    "method.select=most",
+    "method.unit=module",
+    "method.num_units=9",
+)
+_MISSED = ("+method@method.ranking_run=greedy_ranking", "method.select=most", "method.base=lora", "method.num_units=2")
+VARIANTS = {
+    "ila over full": ("ila", "method.base=full"),
+    "ila, the opposite": ("ila", "method.freeze=most"),
+    "ila, first modules": ("ila", "method.freeze=first"),
+    "ila over full, drawn modules": ("ila", "method.base=full", "method.freeze=random"),
+    "adapters of drawn blocks": (*_CHOOSE, "method.base=lora", "method.select=random", "method.num_units=2"),
+    "adapters of blocks of a ranking": (*_CHOOSE, *_MISSED),
+    "modules of a ranking": (*_CHOOSE, *_IMPORTANT),
+    "embedding and head only": ("lisa", "method.num_active=0"),
+    "coins": ("lisa", "method.sampling=bernoulli"),
+    "in turn": ("lisa", "method.sampling=reshuffled", "method.always=[]"),
+    "embedding and head have adapters too": ("lora", "method.embeddings=true", "method.rank=2"),
+    "fixed draw": ("ist", "method.policy=fixed"),
+    "over series adapters": ("ist", "method.base=series", "method.rank=8", "method.size=3"),
+    "over parallel adapters": ("ist", "method.base=parallel", "method.rank=8", "method.size=3"),
+}
+
+
+@pytest.mark.parametrize("engine", [slow("zero2"), "zero3"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants(variant, engine):
+    method, *extra = VARIANTS[variant]
+    expected, report = (watch(method, name, steps=8, extra=tuple(extra)) for name in ("torch", engine))
+    for kept in (expected, report):
+        assert (kept.frozen_moved, kept.active_still, kept.wrong_blocks, kept.leaked_optimizers) == ([], [], [], 0)
+    assert report.losses == pytest.approx(expected.losses, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["full", "lisa", "ist"])
+def test_offload_is_the_same_arithmetic(method, reference):
+    report = watch(method, "zero3_offload")
+    assert (report.frozen_moved, report.active_still) == ([], [])
+    assert report.losses == pytest.approx(reference[method].losses, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """Methods on one DeepSpeed engine and two ranks: one launch, whose reports all test processes share."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+    def reports(engine: str, late: bool) -> dict[str, Report]:
+        out = folder / f"two_ranks_{engine}_{'late' if late else 'early'}.json"
+        with out.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not out.exists():
+                launch_two_ranks([f"{m}:{e}" for m, e in SHARED if e == engine and is_late(m, e) == late], out)
+        return {case: Report(**report) for case, report in json.loads(out.read_text()).items()}
+
+    return reports
+
+
+def launch_two_ranks(cases: list[str], out: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "localhost:0", "-m", "tests.contract", str(out), ",".join(cases)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.mark.parametrize(
+    ("method", "engine"),
+    [slow(m, e, name=f"{m}-{e}") if is_late(m, e) else pytest.param(m, e, id=f"{m}-{e}") for m, e in SHARED],
+)
+def test_two_ranks(method, engine, two_ranks, reference):
+    report = two_ranks(engine, is_late(method, engine))[f"{method}:{engine}"]
+    assert_kept(report, method)
+    assert report.losses == pytest.approx(reference[method].losses, abs=1e-5)
+    assert report.scores == pytest.approx(reference[method].scores, abs=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("method", ["full", "lisa", "ist"])
+def test_bf16_is_judged_on_masters(method, engine):
+    report = watch(method, engine, "bf16", steps=8)
+    assert report.frozen_moved == []
+    assert report.active_still == []
+    assert report.wrong_blocks == []
+
+
+@pytest.mark.parametrize(("moments", "masters"), [("reset", "drop"), ("reset", "carry"), slow("keep", "drop")])
+@pytest.mark.parametrize("engine", ["zero0", *map(slow, MORE), "zero3"])
+def test_switching_rules_agree_with_torch(engine, moments, masters):
+    extra = (f"method.moments={moments}", f"method.masters={masters}")
+    expected = watch("lisa", "torch", extra=extra)
+    report = watch("lisa", engine, extra=extra)
+    assert_kept(report, "lisa")
+    assert report.losses == pytest.approx(expected.losses, abs=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["torch", "zero0", slow("zero1"), "zero2", slow("zero3")])
+def test_weights_are_resident_once_after_twenty_switches(engine):
+    report = watch("lisa", engine, steps=21, extra=("method.switch_every=1", "method.moments=reset"))
+    assert report.switches == 20
+    assert report.resident == pytest.approx(1.0, abs=0.02)
+    assert report.leaked_optimizers == 0
+
+
+def test_the_switching_rules_differ():
+    kept = watch("lisa", "torch").losses
+    assert kept != pytest.approx(watch("lisa", "torch", extra=("method.moments=reset",)).losses, abs=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("method", [m for m in TRAINING if METHODS[m].needs_matrices])
+def test_pairs_that_cannot_be_right_are_refused_by_name(method, engine):
+    with pytest.raises(UserError, match=f"method={method} .*engine={engine} .*zero0"):
+        composed(f"method={method}", f"engine={engine}", *SETTINGS[method])
+
+
+def test_the_reference_is_one_process():
+    with pytest.raises(UserError, match=r"engine=torch .*engine\.ranks=2"):
+        composed("engine=torch", "engine.ranks=2")

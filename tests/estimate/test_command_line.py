@@ -1,0 +1,46 @@
+"""`make estimate` as a command: what it prints, as JSON too, without anything heavy; mistakes in one line."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from layerfit.config import ROOT
+from layerfit.estimate.__main__ import main
+
+
+def test_from_the_command_line(capsys):
+    assert main(["nano_main"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 100
+    assert re.search(r"Full FT +5 +1\.000 +1\.000 +1\.000 +1\.0", out)
+
+
+def test_as_json_without_anything_heavy():
+    code = (
+        "import sys; from layerfit.estimate.__main__ import main\n"
+        "main(['nano_main', '--json', '--tflops', '100', '--mfu', '0.5'])\n"
+        "bad = {'torch', 'transformers', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {bad}' if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    full = data["rows"][1]
+    assert full["hours"] == pytest.approx(full["flops"] / 0.5e14 / 3600)
+    assert full["fits"]["24 GB"] == "yes"
+    assert full["memory"]["total"] == sum(
+        full["memory"][p] for p in ("weights", "gradients", "optimizer", "activations")
+    )
+    assert data["ratios"]["Full FT"]["optimizer"] == 1
+    assert data["ratios"]["Full FT"]["allocated"] is None  # the CPU's allocator does not say
+
+
+@pytest.mark.parametrize(("argv", "text"), [(["nope"], "no table"), (["nano_main", "--mfu", "2"], "--mfu")])
+def test_a_mistake_is_one_line_and_status_2(capsys, argv, text):
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert text in error
+    assert error.count("\n") == 1

@@ -1,0 +1,42 @@
+"""What a sweep does to its runs before they start: nothing."""
+
+from layerfit import config
+from layerfit.config.schema import SaveConfig
+from layerfit.launch.local import Queue, prepare
+
+
+def test_checking_a_sweep_leaves_its_runs_as_they_were():
+    with config.composer():
+        runs = [config.compose([f"method={m}", "seed=3"]) for m in ("vanilla", "lora", "full")]
+    before = [config.run_id(run) for run in runs]
+    prepare(runs)
+    assert [config.run_id(run) for run in runs] == before
+    assert [config.run_id(config.load(config.dump(run))) for run in runs] == before
+
+
+def test_a_required_run_shares_nothing_with_the_run_that_requires_it():
+    with config.composer():
+        run = config.compose(["method=ila", "seed=3", "save.weights=final"])
+    before = config.run_id(run)
+    (required,) = config.required_runs(run)
+    assert required.dataset is not run.dataset
+    assert required.save == SaveConfig()
+    required.dataset.seed = 7
+    assert config.run_id(run) == before
+
+
+def test_a_queue_puts_what_is_required_first():
+    with config.composer():
+        run = config.compose(["method=ila"])
+    queue = Queue()
+    queue.add(run, "g")
+    assert [r.method_name() for r in queue.runs.values()] == ["ila_ranking", "ila"]
+
+
+def test_a_tables_short_way_of_composing_is_hydras():
+    from layerfit.report import build
+
+    with config.composer():
+        for table in ("nano_main", "nano_location", "mirror"):
+            for cell in build.load(table).cells[::3]:
+                assert config.run_id(config.compose(cell.overrides)) == cell.run_id, cell.name
