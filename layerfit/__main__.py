@@ -2,13 +2,7 @@
 
 import sys
 
-from layerfit.cli import main as _main
-
-
-def main() -> None:
-    """Entry point."""
-    sys.exit(_main())
-
+from layerfit.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

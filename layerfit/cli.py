@@ -57,9 +57,9 @@ def _run(argv: list[str]) -> int:
     with config.composer():
         launcher = config.compose_launcher(launcher_words)
         runs = [config.compose(cell) for cell in config.expand(overrides, multirun=multirun)]
-    from layerfit.launch.slurm import run_cells
+    from layerfit.launch import make_launcher
 
-    ok = run_cells(runs, launcher, group="sweep" if multirun else "run")
+    ok = make_launcher(launcher, group="sweep" if multirun else "run")(runs)
     if ok is None:  # submitted, and nobody waits
         return 0
     if writes(find_place()):

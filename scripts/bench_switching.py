@@ -46,11 +46,12 @@ def measure(run: RunConfig) -> tuple[float, float]:
     from layerfit.data import order
     from layerfit.distributed import process
     from layerfit.engines import make_engine
+    from layerfit.run.history import History
     from layerfit.run.loading import load
-    from layerfit.run.loop import History, make_context
+    from layerfit.run.loop import make_context
 
     process.start(process.device_for("auto"), run.engine.stage)
-    loaded = load(run, config.run_id(run))
+    loaded = load(run)
     engine = make_engine(loaded.model, run, 1)
     ctx = make_context(run, loaded.data, engine, STEPS, History())
     seconds = []

@@ -7,6 +7,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -118,6 +119,11 @@ def _meet(place: Place, name: str) -> dist.Store:
 def peers() -> Peers | None:
     """Return this rank's view of the others; None if it is alone."""
     return _state.peers
+
+
+def together() -> AbstractContextManager[None]:
+    """Inside, this rank waits for the others, if there are any: one that is gone ends it."""
+    return nullcontext() if _state.peers is None else _state.peers.together()
 
 
 def leave_group() -> None:

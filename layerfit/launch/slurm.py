@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from layerfit import config
-from layerfit.config.launcher import LOCAL, SLURM, SUBMITIT_LOCAL, LauncherConfig
+from layerfit.config.launcher import SLURM, SUBMITIT_LOCAL, LauncherConfig
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
-from layerfit.launch import local, slurm_queue
+from layerfit.launch import slurm_queue
 from layerfit.launch.display import Display, name_of
-from layerfit.launch.local import Queue, last_line, prepare, record_failure
-from layerfit.launch.processes import alone, is_done, run_folder, status_of
+from layerfit.launch.processes import alone
+from layerfit.launch.queue import Queue, Queued, last_line, prepare
 from layerfit.launch.slurm_queue import Job
 
 POLL_S = {SLURM: 20.0, SUBMITIT_LOCAL: 0.5}
@@ -24,28 +24,25 @@ GRACE_S = 60.0
 """How long a shared file system may hide the record of a job that is over."""
 
 
-def run_cells(runs: list[RunConfig], launcher: LauncherConfig, *, group: str) -> bool | None:
-    """Run everything that has no record yet, where `launcher` says; return whether all are ok, None if not waited for.
+def run_all(runs: list[RunConfig], launcher: LauncherConfig, *, group: str) -> bool | None:
+    """Run everything that has no record yet as jobs; return whether all are ok, None if they are not waited for.
 
     Raises:
-        UserError: for a mistake in any of them, before the first one starts.
+        UserError: for a mistake in any of them, before the first one is submitted.
     """
-    if launcher.name == LOCAL:
-        return local.run_cells(runs, group=group)
     slurm_queue.check_here(launcher)
-    queue = Queue()
+    queue = Queue(group)
     for run in runs:
-        queue.add(placed(run, launcher), group)
-    todo = {i: run for i, run in queue.runs.items() if not is_done(run)}
-    if todo:
-        prepare(list(todo.values()), here=launcher.name == SUBMITIT_LOCAL)
-        submission = Submission(launcher, group, queue, todo)
+        queue.add(placed(run, launcher))
+    if todo := queue.todo():
+        prepare([queued.run for queued in todo.values()], here=launcher.name == SUBMITIT_LOCAL)
+        submission = Submission(launcher, group, todo)
         submission.begin()
         if not launcher.wait:
             submission.say()
             return None
         watch(submission, Display(group, len(queue.runs), len(queue.runs) - len(todo)))
-    return all(status_of(run) == "ok" and is_done(run) for run in queue.runs.values())
+    return all(queued.status() == "ok" and queued.is_done() for queued in queue.runs.values())
 
 
 def placed(run: RunConfig, launcher: LauncherConfig) -> RunConfig:
@@ -77,12 +74,12 @@ def placed(run: RunConfig, launcher: LauncherConfig) -> RunConfig:
     return made
 
 
-def waves(needs: dict[str, list[str]], todo: list[str]) -> list[list[str]]:
-    """Return run ids by when they can start: first what needs nothing unfinished, then what needs those."""
+def waves(todo: dict[str, Queued]) -> list[list[str]]:
+    """Return run ids by when they can start: first those that need nothing unfinished, then those that need them."""
     out: list[list[str]] = []
     left = list(todo)
     while left:
-        out.append([i for i in left if not set(needs.get(i, [])).intersection(left)])
+        out.append([i for i in left if not set(todo[i].needs).intersection(left)])
         left = [i for i in left if i not in out[-1]]
     return out
 
@@ -93,8 +90,7 @@ class Submission:
 
     launcher: LauncherConfig
     group: str
-    queue: Queue
-    todo: dict[str, RunConfig]
+    todo: dict[str, Queued]
     jobs: dict[str, Job] = field(default_factory=dict)
     """By run id; a job that is over is taken out."""
     batches: list[list[str]] = field(default_factory=list)
@@ -110,7 +106,7 @@ class Submission:
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder):  # another command of the same sweep waits here, and then finds the jobs
             self._attach()
-            for wave in waves(self.queue.needs, list(self.todo)):
+            for wave in waves(self.todo):
                 new = [i for i in wave if i not in self.jobs]
                 size = len(new) if self.launcher.name == SLURM else self.launcher.max_parallel or len(new)
                 self.batches += [new[i : i + size] for i in range(0, len(new), max(1, size))]
@@ -118,7 +114,7 @@ class Submission:
                 self.submit_next()
 
     def _attach(self) -> None:
-        known = {i: job for i, run in self.todo.items() if (job := slurm_queue.read_job(run_folder(run))) is not None}
+        known = {i: job for i, run in self.todo.items() if (job := slurm_queue.read_job(run.folder)) is not None}
         states = slurm_queue.states(list(known.values()))
         if states is None:
             raise UserError("squeue does not answer, so a job might be submitted twice; try again when it does")
@@ -129,7 +125,7 @@ class Submission:
     def submit_next(self) -> None:
         """Submit the next batch; a cluster starts it when what it needs is over."""
         new = {i: self.todo[i] for i in self.batches.pop(0)}
-        needed = {before for i in new for before in self.queue.needs.get(i, [])}
+        needed = {before for queued in new.values() for before in queued.needs}
         after = sorted(self.jobs[i].job_id for i in needed if i in self.jobs)
         name = f"layerfit-{self.group}"
         try:
@@ -140,7 +136,7 @@ class Submission:
 
     def folder(self) -> Path:
         """Return where submitit keeps scripts and what jobs print outside their run."""
-        return Path(next(iter(self.todo.values())).paths.outputs) / self.launcher.name
+        return Path(next(iter(self.todo.values())).run.paths.outputs) / self.launcher.name
 
     def _ids(self) -> str:
         """Return the jobs' ids, an array by its one."""
@@ -149,8 +145,8 @@ class Submission:
     def say(self) -> None:
         """Print the jobs, where their logs are, and how to see what becomes of them."""
         for run_id, job in self.jobs.items():
-            run = self.todo[run_id]
-            print(f"{job.job_id:<12} {run_id}  {name_of(run):<24} {run_folder(run)}/log.txt")
+            queued = self.todo[run_id]
+            print(f"{job.job_id:<12} {run_id}  {name_of(queued.run):<24} {queued.folder}/log.txt")
         print(f"{len(self.jobs)} jobs; scripts and what happens around a run: {self.folder()}")
         todo = "" if self.group in ("run", "sweep") else f"make todo T={self.group}, or "
         print(f"progress: {todo}the same command with hydra.launcher.wait=true")
@@ -188,13 +184,13 @@ def watch(submission: Submission, display: Display) -> None:
 def look(submission: Submission, states: dict[str, str], display: Display, gone: dict[str, float]) -> None:
     """Take note of what has begun and what is over. gone: when a job was first not in the queue, by run id."""
     for run_id, job in list(submission.jobs.items()):
-        run, state = submission.todo[run_id], states.get(job.job_id)
+        queued, state = submission.todo[run_id], states.get(job.job_id)
         if state == slurm_queue.RUNNING and run_id not in display.cells:
-            display.started(run_id, run, run_folder(run))
+            display.started(run_id, queued.run, queued.folder)
             display.cells[run_id].offset = 0  # it may have begun before anybody looked
-        if is_done(run) or (state is None and _is_over(run, gone.setdefault(run_id, time.monotonic()))):
+        if queued.is_done() or (state is None and _is_over(queued, gone.setdefault(run_id, time.monotonic()))):
             del submission.jobs[run_id]
-            display.finished(run_id, run, _ended(run, job))
+            display.finished(run_id, queued.run, _ended(queued, job))
     count = {
         s: sum(states.get(j.job_id) == s for j in submission.jobs.values())
         for s in (slurm_queue.PENDING, slurm_queue.RUNNING)
@@ -202,20 +198,20 @@ def look(submission: Submission, states: dict[str, str], display: Display, gone:
     display.queued(", ".join(f"{number} {state}" for state, number in count.items() if number))
 
 
-def _is_over(run: RunConfig, since: float) -> bool:
+def _is_over(queued: Queued, since: float) -> bool:
     """Return whether nothing more is to be expected of a job that has left the queue at `since`."""
-    results = Path(run.paths.results) / "runs"
+    results = Path(queued.run.paths.results) / "runs"
     if results.is_dir():
         next(results.iterdir(), None)  # a network file system looks again when a folder is opened
-    return status_of(run) is not None or time.monotonic() - since >= GRACE_S
+    return queued.status() is not None or time.monotonic() - since >= GRACE_S
 
 
-def _ended(run: RunConfig, job: Job) -> str:
+def _ended(queued: Queued, job: Job) -> str:
     """Return how a run ended; record it if its job ended without a record of its own."""
-    if (status := status_of(run)) is not None:
+    if (status := queued.status()) is not None:
         return status
-    log = run_folder(run) / "log.txt"
+    log = queued.folder / "log.txt"
     if not log.exists():  # it never began: what submitit and srun had to say
         log = Path(job.folder) / f"{job.job_id}_0_log.err"
-    record_failure(run, f"job {job.job_id} ended without a record; see {log}: {last_line(log)}")
+    queued.record_failure(f"job {job.job_id} ended without a record; see {log}: {last_line(log)}")
     return "failed"

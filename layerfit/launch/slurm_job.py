@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,9 +15,9 @@ from layerfit import config
 from layerfit.config.launcher import SLURM
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
-from layerfit.launch.local import record_failure
 from layerfit.launch.preflight import check_device
-from layerfit.launch.processes import alone, is_done, set_environment, status_of
+from layerfit.launch.processes import alone, set_environment
+from layerfit.launch.queue import Queued, read_queued
 from layerfit.models.hub import prepare_environment
 from layerfit.records import record
 from layerfit.records.record import EXIT_STATUS
@@ -67,17 +66,20 @@ class Task:
     def _code(self, rank: int) -> int:
         """Return the worker's exit status."""
         set_environment()
-        run = config.load(json.loads(Path(self.path).read_text()))
+        path = Path(self.path)
+        queued = read_queued(path)
         try:
-            prepare_environment(run.hub)
-            with alone(Path(self.path).parent) if rank == 0 else nullcontext():
-                if is_done(run):  # by whoever held the folder before
+            prepare_environment(queued.run.hub)
+            with alone(path.parent) if rank == 0 else nullcontext():
+                if queued.is_done():  # by another process that held the folder before
                     return 0
-                if why := refusal(run):
+                if why := refusal(queued.run):
                     print(f"layerfit: {why}", file=sys.stderr)
                 if rank == 0:
-                    start_record(run, why)
-                return 1 if why else work(self.path)
+                    queued.forget_failure()
+                    if why:
+                        queued.record_failure(why)
+                return 1 if why else work(path)
         except interrupt.Interrupted as told:
             print(f"layerfit: stopped by {told}", file=sys.stderr)
             return EXIT_STATUS["interrupted"]
@@ -86,8 +88,9 @@ class Task:
 def refusal(run: RunConfig) -> str | None:
     """Return why a run cannot be executed here and now, None if it can: the same on every rank."""
     for required in config.required_runs(run):
-        if status_of(required) != "ok":
-            return f"its required run {config.run_id(required)} is not ok"
+        before = Queued(required, config.run_id(required))
+        if before.status() != "ok":
+            return f"its required run {before.run_id} is not ok"
     try:
         check_device(run.engine)
     except UserError as error:
@@ -95,23 +98,14 @@ def refusal(run: RunConfig) -> str | None:
     return None
 
 
-def start_record(run: RunConfig, why: str | None) -> None:
-    """Forget how an earlier try ended; record that this one cannot begin, if there is a reason."""
-    if status_of(run) in record.FINAL:  # it is run again for its weights
-        return
-    record.record_path(run.paths.results, config.run_id(run)).unlink(missing_ok=True)
-    if why is not None:
-        record_failure(run, why)
-
-
-def work(path: str) -> int:
+def work(path: Path) -> int:
     """Execute the run with the worker, which is heavy to import."""
     import torch
 
     from layerfit.run import worker
 
     torch.set_num_threads(1)
-    code = worker.main(path)
+    code = worker.work(path)
     sys.stdout.flush()
     return code
 

@@ -17,11 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from layerfit import config
 from layerfit.config.launcher import SLURM, LauncherConfig
-from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
-from layerfit.launch.processes import run_folder, status_of
+from layerfit.launch.queue import Queued
 from layerfit.launch.slurm_job import Task
 from layerfit.records import record
 
@@ -91,7 +89,7 @@ def _runs_here(job: Job) -> bool:
 
 
 def submit(
-    runs: dict[str, RunConfig], launcher: LauncherConfig, folder: Path, name: str, after: list[str]
+    runs: dict[str, Queued], launcher: LauncherConfig, folder: Path, name: str, after: list[str]
 ) -> dict[str, Job]:
     """Submit runs as one array, to start once the jobs `after` are over; return each run's job, noted in its folder.
 
@@ -99,7 +97,7 @@ def submit(
         UserError: with what sbatch says, if it refuses.
     """
     tasks = [
-        Task(str(_write_run(run).absolute()), list(sys.argv), launcher.name, launcher.requeue) for run in runs.values()
+        Task(str(_write(run).absolute()), list(sys.argv), launcher.name, launcher.requeue) for run in runs.values()
     ]
     said = io.StringIO()
     try:
@@ -109,19 +107,15 @@ def submit(
         raise UserError(f"hydra/launcher={launcher.name}: {' '.join(str(error).split())}") from error
     jobs = {run_id: Job(launcher.name, j.job_id, str(folder)) for run_id, j in zip(runs, submitted, strict=True)}
     for run_id, job in jobs.items():
-        path = run_folder(runs[run_id]) / "job.json"
+        path = runs[run_id].folder / "job.json"
         record.write_atomically(path, (json.dumps(asdict(job), indent=1) + "\n").encode())
     return jobs
 
 
-def _write_run(run: RunConfig) -> Path:
+def _write(queued: Queued) -> Path:
     """Write the resolved run for its job, and forget how an earlier try ended; return the file."""
-    path = run_folder(run) / "run.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if status_of(run) not in record.FINAL:
-        record.record_path(run.paths.results, path.parent.name).unlink(missing_ok=True)
-    record.write_atomically(path, (json.dumps(config.dump(run), indent=1) + "\n").encode())
-    return path
+    queued.forget_failure()
+    return queued.write()
 
 
 def _executor(launcher: LauncherConfig, folder: Path, name: str, number: int, after: list[str]) -> Any:

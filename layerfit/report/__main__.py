@@ -127,13 +127,13 @@ def _render_many(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from layerfit.launch.slurm import run_cells
+    from layerfit.launch import make_launcher
 
     words, extra = split_launcher(options.overrides)
     launcher = compose_launcher(words)
     loaded = build.load_elsewhere(options.table, tuple(extra)) if extra else build.load(options.table)
     runs = [cell.run for cell in loaded.cells]
-    ok = run_cells(runs, launcher, group=options.table) if loaded.todo() else True
+    ok = make_launcher(launcher, group=options.table)(runs) if loaded.todo() else True
     if ok is None:  # submitted, and nobody waits
         return 0
     if not writes(find_place()):
@@ -143,12 +143,12 @@ def _table(options: argparse.Namespace) -> int:
 
 
 def _rerun(options: argparse.Namespace) -> int:
-    from layerfit.launch.local import run_cells
+    from layerfit.launch.local import run_all
 
     names = options.tables or [name for name in build.committed() if name.endswith(spec.PROFILE)]
     tables, folder = [build.load(name) for name in names], Path(options.folder)
     runs = rerun.elsewhere(tables, folder)
-    run_cells([run for _, run in runs.values()], group="rerun")
+    run_all([run for _, run in runs.values()], group="rerun")
     committed = {number: table.spec.results for table in tables for number in rerun.elsewhere([table], folder)}
     found = rerun.compare_all(runs, committed, folder)
     print("\n".join(rerun.lines(found)))
@@ -160,10 +160,10 @@ def _tune(options: argparse.Namespace) -> int:
     trials = tune.trials(read)
     runs = build.tuning_runs(read, trials)
     if runs:
-        from layerfit.launch.local import run_cells
+        from layerfit.launch.local import run_all
 
         # A diverged trial is a result: whether the trials can be counted is for `choose` to say.
-        run_cells(runs, group=f"tune-{options.table}")
+        run_all(runs, group=f"tune-{options.table}")
         if not writes(find_place()):
             return 0
     choices = build.finish_tuning(read, trials, allow_edge=options.allow_edge)

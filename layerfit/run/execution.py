@@ -1,4 +1,4 @@
-"""One run on one rank: load, train, evaluate. What becomes of it is the worker's business."""
+"""One run on one rank: load, train, evaluate. How it ends is for the worker to see to."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import gc
 import json
 import shutil
 import time
-from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from layerfit import config
 from layerfit.adapters.peft import is_adapted, save_trained
-from layerfit.config.schema import RunConfig
 from layerfit.distributed import process
 from layerfit.engines import make_engine
 from layerfit.engines.base import Engine
@@ -28,56 +26,52 @@ from layerfit.records import record
 from layerfit.records.manifest import manifest
 from layerfit.records.record import Items, Measured, Result, Score
 from layerfit.run import checkpoint, interrupt
+from layerfit.run.attempt import Attempt
+from layerfit.run.history import history_dict, restore
 from layerfit.run.loading import Loaded, fresh_model, load
-from layerfit.run.loop import Clock, History, history_dict, restore, train
+from layerfit.run.loop import Clock, train
 from layerfit.run.measure import Memory, memory_of, phases_of, watch_activations
 from layerfit.run.norms import Norms
-from layerfit.run.track import Tracker
 
 
-def train_or_resume(
-    loaded: Loaded, engine: Engine, folder: Path, tracker: Tracker, history: History, norms: Norms | None
-) -> Clock:
-    """Train from the last checkpoint, or from the start, to the end; `history` and `norms` are filled in place.
+def resume(attempt: Attempt, engine: Engine, norms: Norms | None) -> None:
+    """Go on from the last checkpoint, if there is one; history, method, engine and `norms` are filled in place.
 
     Raises:
         UserError: if the ranks do not find the same checkpoint.
-        Diverged: if the loss is not finite.
-        Interrupted: after a checkpoint, if one of the ranks was asked to stop.
     """
-    run, path = loaded.run, folder / "checkpoint.pt"
-    saved = checkpoint.load(path)
+    run = attempt.run
+    saved = checkpoint.load(attempt.folder / "checkpoint.pt")
     if not engine.agree(0 if saved is None else 1 + len(saved["history"]["losses"])):
         raise UserError(
             f"the ranks do not find the same checkpoint in paths.outputs={run.paths.outputs}; "
             "it must be on a file system that all of them share"
         )
     if saved is not None:
-        restore(history, saved["history"])
+        restore(attempt.history, saved["history"])
         run.method.load_state_dict(saved["method"])
         engine.load_state_dict(saved["engine"])
         if norms is not None:
             norms.load_state_dict(saved["norms"])
-    tracker.phase("train", loaded.num_steps)
 
-    def save(history: History) -> None:
-        content: dict[str, Any] = {
-            "history": history_dict(history),
-            "method": run.method.state_dict(),
-            "engine": engine.state_dict(),
-        }
-        content["norms"] = None if norms is None else norms.state_dict()
-        if engine.rank == 0:
-            checkpoint.save(path, content)
 
-    def watch(step: int, values: dict[str, float]) -> None:
-        if norms is not None:
-            norms.add()
-        tracker.log(step, values)
+def save(attempt: Attempt, engine: Engine, norms: Norms | None) -> None:
+    """Write a checkpoint; every rank takes part, rank 0 writes."""
+    content: dict[str, Any] = {
+        "history": history_dict(attempt.history),
+        "method": attempt.run.method.state_dict(),
+        "engine": engine.state_dict(),
+        "norms": None if norms is None else norms.state_dict(),
+    }
+    if engine.rank == 0:
+        checkpoint.save(attempt.folder / "checkpoint.pt", content)
 
-    peers = process.peers()
-    with nullcontext() if peers is None else peers.together():
-        return train(run, loaded.data, engine, loaded.num_steps, history, save, watch)
+
+def watch(attempt: Attempt, norms: Norms | None, step: int, values: dict[str, float]) -> None:
+    """Take note of a step."""
+    if norms is not None:
+        norms.add()
+    attempt.tracker.log(step, values)
 
 
 def trained_model(loaded: Loaded, engine: Engine) -> nn.Module | None:
@@ -99,83 +93,101 @@ def trained_model(loaded: Loaded, engine: Engine) -> nn.Module | None:
     return model
 
 
-def save_weights(loaded: Loaded, model: nn.Module, folder: Path, result: Result) -> None:
+def save_weights(attempt: Attempt, model: nn.Module, tokenizer: Any, result: Result) -> None:
     """Write `model/`, or `adapter/` for adapters, under a temporary name first.
 
     Raises:
         UserError: if the run has a record with another result: the weights would not be those that it speaks of.
     """
-    recorded = record.read(loaded.run.paths.results, loaded.run_id)
+    results, run_id, folder = attempt.run.paths.results, attempt.run_id, attempt.folder
+    recorded = record.read(results, run_id)
     if recorded is not None and recorded.result.status == "ok" and _differs(recorded.result, result):
         raise UserError(
-            f"run again for its weights, {loaded.run_id} gave another result than its record (other hardware or "
-            f"versions?); to replace it move {record.record_path(loaded.run.paths.results, loaded.run_id)} away"
+            f"run again for its weights, {run_id} gave another result than its record (other hardware or "
+            f"versions?); to replace it move {record.record_path(results, run_id)} away"
         )
     model_kind, adapter_kind = record.WEIGHT_FOLDERS
     target = folder / (adapter_kind if is_adapted(model) else model_kind)
     writing = folder / f".{target.name}.writing"
     shutil.rmtree(writing, ignore_errors=True)  # half-written by a run that was killed
     save_trained(model, writing)
-    loaded.tokenizer.save_pretrained(writing)
+    tokenizer.save_pretrained(writing)
     shutil.rmtree(target, ignore_errors=True)
     writing.rename(target)
 
 
 def _differs(recorded: Result, result: Result) -> bool:
-    """Return whether a run gave another result; what this version finds out beside is no difference."""
+    """Return whether a run gave another result. Findings that the recorded one does not have are no difference."""
     known = {key: value for key, value in result.findings.items() if key in recorded.findings}
     plain = [json.dumps(asdict(r), sort_keys=True) for r in (recorded, replace(result, findings=known))]
     return plain[0] != plain[1]
 
 
-def execute(
-    run: RunConfig, run_id: str, folder: Path, tracker: Tracker, history: History
-) -> tuple[Result, Items, Measured] | None:
-    """Execute a run on this rank; `history` is filled in place, for whatever comes of it.
+def execute(attempt: Attempt) -> tuple[Result, Items, Measured] | None:
+    """Execute an attempt on this rank; its history is filled in place, whether it succeeds or not.
 
     Returns:
         Result, items and measurements on the rank that writes; None on the others.
 
     Raises:
-        Interrupted: if this process was asked to stop; what was trained is in the checkpoint.
+        Diverged: if the loss is not finite.
+        Interrupted: if this process was asked to stop; the checkpoint holds all steps taken.
     """
-    tracker.phase("load", 1)
+    run = attempt.run
+    attempt.tracker.phase("load", 1)
     with interrupt.at_once():
-        loaded = load(run, run_id)
+        loaded = load(run)
     per_rank = run.training.batch_size // run.engine.ranks
     engine = make_engine(loaded.model, run, per_rank // (run.training.micro_batch_size or per_rank))
     engine.phases.on = run.training.time_phases
     norms = Norms(engine) if run.training.norms else None
-    start = time.perf_counter()
-    clock, memory = Clock(), Memory()
+    start, clock, memory = time.perf_counter(), Clock(), Memory()
     if loaded.num_steps:
+        hooks = partial(save, attempt, engine, norms), partial(watch, attempt, norms)
         with watch_activations(engine, memory):
-            clock = train_or_resume(loaded, engine, folder, tracker, history, norms)
+            resume(attempt, engine, norms)
+            attempt.tracker.phase("train", loaded.num_steps)
+            with process.together():
+                clock = train(run, loaded.data, engine, loaded.num_steps, attempt.history, *hooks)
         memory_of(engine, memory)
     phases_of(engine, memory)
-    train_seconds = time.perf_counter() - start
     found = {} if norms is None or engine.rank != 0 else {"norms": norms.findings()}
-    del norms
-    switches, num_trained = list(engine.switch_seconds), engine.num_trained()
+    training = Trained(clock, memory, time.perf_counter() - start, list(engine.switch_seconds), engine.num_trained())
     model = trained_model(loaded, engine)
-    del engine
+    del norms, engine
     gc.collect()
-    if model is None:
-        return None
-    tracker.phase("evaluate", len(run.eval.tasks))
+    return None if model is None else evaluated(attempt, loaded, model, training, found)
+
+
+@dataclass
+class Trained:
+    """What training cost. seconds: with loading of the engine; num_trained: parameters that were in a plan."""
+
+    clock: Clock
+    memory: Memory
+    seconds: float
+    switch_seconds: list[float]
+    num_trained: int
+
+
+def evaluated(
+    attempt: Attempt, loaded: Loaded, model: nn.Module, training: Trained, found: dict[str, Any]
+) -> tuple[Result, Items, Measured]:
+    """Evaluate a trained model, keep its weights if they are asked for. found: findings that are not the method's."""
+    run = attempt.run
+    attempt.tracker.phase("evaluate", len(run.eval.tasks))
     start = time.perf_counter()
     with interrupt.at_once():
-        scores, items = _scores(loaded, model, folder)
+        scores, items = _scores(loaded, model, attempt.folder)
     eval_seconds = time.perf_counter() - start
-    result = _result(loaded, history, num_trained, scores, found)
+    result = _result(attempt, loaded, training.num_trained, scores, found)
     if run.save.weights == "final":
-        save_weights(loaded, model, folder, result)
-    device = process.describe_device(run.engine.device)
+        save_weights(attempt, model, loaded.tokenizer, result)
     model_id = run.model.id or run.model.name
     sources = {model_id: origin(MODELS, run.model.id or "", run.hub, run.model.path, run.model.revision)}
-    sources |= loaded.data.sources
-    measured = memory.measured(clock, train_seconds, eval_seconds, switches, manifest(device, sources))
-    return result, items, measured
+    made = manifest(process.describe_device(run.engine.device), sources | loaded.data.sources)
+    memory = training.memory
+    return result, items, memory.measured(training.clock, training.seconds, eval_seconds, training.switch_seconds, made)
 
 
 def _scores(loaded: Loaded, model: nn.Module, folder: Path) -> tuple[list[Score], Items]:
@@ -187,10 +199,11 @@ def _scores(loaded: Loaded, model: nn.Module, folder: Path) -> tuple[list[Score]
     return scores + more, items | outcomes
 
 
-def _result(loaded: Loaded, history: History, num_trained: int, scores: list[Score], found: dict[str, Any]) -> Result:
-    """Return the result of a run that came to its end; `found`: findings that are not the method's."""
+def _result(attempt: Attempt, loaded: Loaded, num_trained: int, scores: list[Score], found: dict[str, Any]) -> Result:
+    """Return the result of a run that came to its end."""
+    history = attempt.history
     return Result(
-        config=config.identity_of(loaded.run),
+        config=attempt.identity,
         status="ok",
         scores=scores,
         losses=history.losses,
@@ -200,5 +213,5 @@ def _result(loaded: Loaded, history: History, num_trained: int, scores: list[Sco
         total_parameters=loaded.num_parameters,
         tokens=history.tokens,
         data=loaded.data.card,
-        findings=loaded.run.method.findings() | found,
+        findings=attempt.run.method.findings() | found,
     )

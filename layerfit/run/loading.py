@@ -26,7 +26,6 @@ class Loaded:
     """A run's model, data and length."""
 
     run: RunConfig
-    run_id: str
     device: torch.device
     model: nn.Module
     tokenizer: Any
@@ -66,7 +65,7 @@ def fresh_model(run: RunConfig, device: torch.device) -> nn.Module:
     return model
 
 
-def load(run: RunConfig, run_id: str) -> Loaded:
+def load(run: RunConfig) -> Loaded:
     """Load everything a run needs."""
     read_model_parts(run.model, model_source(run.model, run.hub))
     config.check_against_model(run)
@@ -83,4 +82,4 @@ def load(run: RunConfig, run_id: str) -> Loaded:
         steps = 0
     model = fresh_model(run, device)
     total = sum(p.numel() for p in model.parameters())
-    return Loaded(run, run_id, device, model, tokenizer, data, steps, total)
+    return Loaded(run, device, model, tokenizer, data, steps, total)

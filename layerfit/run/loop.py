@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from layerfit.config.schema import RunConfig
 from layerfit.data import FineTuningData, order, probe_indices
@@ -14,23 +13,8 @@ from layerfit.data.batches import Batch
 from layerfit.engines.base import Engine, set_seed
 from layerfit.methods.base import Context, Plan
 from layerfit.run import interrupt
+from layerfit.run.history import History
 from layerfit.run.schedule import learning_rate
-
-
-@dataclass
-class History:
-    """What happened so far: all of it is in every checkpoint."""
-
-    losses: list[float] = field(default_factory=list)
-    validation: list[tuple[int, float]] = field(default_factory=list)
-    plans: list[tuple[int, list[str]]] = field(default_factory=list)
-    tokens: int = 0
-    finished: bool = False
-
-    @property
-    def step(self) -> int:
-        """Steps taken."""
-        return len(self.losses)
 
 
 class Diverged(RuntimeError):
@@ -90,7 +74,7 @@ def train(
     engine: Engine,
     num_steps: int,
     history: History,
-    save: Callable[[History], None],
+    save: Callable[[], None],
     watch: Callable[[int, dict[str, float]], None],
 ) -> Clock:
     """Train from where `history` ends to the end; `history` grows in place.
@@ -125,7 +109,7 @@ def train(
         watch(history.step, values)
         stop = not history.finished and engine.any(interrupt.asked() is not None)
         if history.finished or stop or _due(training.checkpoint_every, history):
-            save(history)
+            save()
         if stop:
             raise interrupt.Interrupted(interrupt.asked() or "SIGTERM")  # a signal to another rank: a scheduler's
     return clock
@@ -133,14 +117,3 @@ def train(
 
 def _due(every: int, history: History) -> bool:
     return every > 0 and (history.step % every == 0 or history.finished)
-
-
-def history_dict(history: History) -> dict[str, Any]:
-    """Return the history as a checkpoint keeps it."""
-    return asdict(history)
-
-
-def restore(history: History, saved: dict[str, Any]) -> None:
-    """Make a history that of a checkpoint."""
-    pairs = {key: [tuple(pair) for pair in saved[key]] for key in ("validation", "plans")}
-    vars(history).update({**saved, **pairs})

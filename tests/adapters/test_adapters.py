@@ -11,6 +11,7 @@ from layerfit.adapters.bottleneck import bottlenecks, load_bottlenecks
 from layerfit.adapters.peft import save_trained
 from layerfit.engines.base import set_seed
 from layerfit.errors import UserError
+from layerfit.launch.queue import Queued
 from layerfit.optimizers.adalora import RankAdamW
 from layerfit.records import record
 from layerfit.run import checkpoint, worker
@@ -277,9 +278,7 @@ def test_a_run_cut_in_two_gives_the_result_of_a_whole_one(words, tmp_path, monke
         more = ["training.max_steps=16", "training.checkpoint_every=6", "eval=nano", "eval.limit=50"]
         with config.composer():
             run = config.compose([*words, *more, *paths])
-        folder = tmp_path / name / "outputs" / config.run_id(run)
-        folder.mkdir(parents=True, exist_ok=True)
-        worker.work(run, folder)
+        worker.work(Queued(run, config.run_id(run)).write())
         return record.read(run.paths.results, config.run_id(run)).result
 
     def save_and_die(path, content):

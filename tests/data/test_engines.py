@@ -12,7 +12,8 @@ from layerfit.distributed import process
 from layerfit.engines import make_engine
 from layerfit.records import record
 from layerfit.run import loading
-from layerfit.run.loop import History, train
+from layerfit.run.history import History
+from layerfit.run.loop import train
 
 MIRROR = Path(__file__).resolve().parents[3] / "shared" / "hub"
 needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason=f"no mirror at {MIRROR}")
@@ -29,12 +30,12 @@ def losses(tmp_path, engine, *words):
     with config.composer():
         run = config.compose([*shared, "training.batch_size=1"])
         process.start(process.device_for("cpu"), run.engine.stage)
-        number = loading.load(run, "probe").data.num_rows
+        number = loading.load(run).data.num_rows
         run = config.compose([*shared, f"training.batch_size={number}"])
-    loaded = loading.load(run, "run")
+    loaded = loading.load(run)
     per_rank = run.training.batch_size // (run.training.micro_batch_size or run.training.batch_size)
     made, history = make_engine(loaded.model, run, per_rank), History()
-    train(run, loaded.data, made, STEPS, history, lambda _: None, lambda *_: None)
+    train(run, loaded.data, made, STEPS, history, lambda: None, lambda *_: None)
     made.close()
     return history.losses, number
 

@@ -8,7 +8,8 @@ import pytest
 from layerfit import config
 from layerfit.config import required_runs, run_id
 from layerfit.errors import UserError
-from layerfit.launch.local import Queue, prepare, run_cells
+from layerfit.launch.local import run_all
+from layerfit.launch.queue import Queue, prepare
 from layerfit.records.record import read
 from layerfit.report import build, cells
 from tests.helpers.report_fakes import record
@@ -114,15 +115,15 @@ def test_a_run_comes_back_from_its_json(make):
 
 
 def test_rankings_are_queued_once_before_what_needs_them():
-    queue = Queue()
+    queue = Queue("g")
     for run in (ila(LIMA, NO_ROBOTS), ila(NO_ROBOTS), ila()):
-        queue.add(run, "g")
-    kinds = [(run.method_name(), run.dataset.name) for run in queue.runs.values()]
+        queue.add(run)
+    kinds = [(one.run.method_name(), one.run.dataset.name) for one in queue.runs.values()]
     assert kinds.count(("ila_ranking", "no_robots")) == kinds.count(("ila_ranking", "lima")) == 1
     order = list(queue.runs)
     assert len(order) == 5
-    assert all(order.index(before) < order.index(name) for name, needed in queue.needs.items() for before in needed)
-    assert sorted(map(len, queue.needs.values())) == [1, 1, 2]
+    assert all(order.index(before) < order.index(name) for name, one in queue.runs.items() for before in one.needs)
+    assert sorted(len(one.needs) for one in queue.runs.values() if one.needs) == [1, 1, 2]
 
 
 def test_what_a_table_still_needs_says_which_data():
@@ -168,11 +169,11 @@ def test_static_goes_by_one_ranking():
 def test_the_data_of_a_ranking_is_looked_at_before_anything_starts(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "answer": "b"}\n')
-    queue = Queue()
+    queue = Queue("g")
     words = ["+dataset@ranking_data.mine=local", f"ranking_data.mine.path={path}", "ranking_data.mine.form=messages"]
-    queue.add(config.compose(["method=ila", *words, f"paths.results={tmp_path}", f"paths.outputs={tmp_path}"]), "g")
+    queue.add(config.compose(["method=ila", *words, f"paths.results={tmp_path}", f"paths.outputs={tmp_path}"]))
     with pytest.raises(UserError, match="messages"):
-        prepare(list(queue.runs.values()))
+        prepare([one.run for one in queue.runs.values()])
 
 
 def test_the_data_of_a_ranking_is_fetched():
@@ -208,7 +209,7 @@ def test_a_fine_tune_freezes_what_the_rankings_of_two_data_sets_share(tmp_path):
     words += ["+dataset@ranking_data.a=nano", "+dataset@ranking_data.b=nano", *other, "eval=none"]
     words += [f"paths.results={tmp_path}/results", f"paths.outputs={tmp_path}/outputs"]
     runs = [config.compose(["method=ila", f"method.combine={how}", *words]) for how in ("intersection", "matched")]
-    assert run_cells(runs, group="sweep")
+    assert run_all(runs, group="sweep")
     files = [json.loads((tmp_path / f"results/rankings/{name}.json").read_text())["scores"] for name in ids(runs[0])]
     least = [sorted(scores, key=scores.__getitem__) for scores in files]
     common = set(least[0][:28]) & set(least[1][:28])

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from layerfit import config
-from layerfit.launch import slurm_job, slurm_queue
+from layerfit.launch import slurm_job
+from layerfit.launch.queue import Queued
 from layerfit.records import record
 from layerfit.run import interrupt
 from tests.helpers.cluster_fakes import SWEEP, cluster
@@ -32,7 +33,7 @@ def run_of(tmp_path: Path, *overrides: str) -> slurm_job.Task:
     """The task of a run as it is submitted."""
     with config.composer():
         run = config.compose(["method=lora", *overrides])
-    path = slurm_queue._write_run(run)
+    path = Queued(run, config.run_id(run)).write()
     return slurm_job.Task(str(path.absolute()), ["layerfit"], "slurm", True)
 
 

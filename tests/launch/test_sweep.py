@@ -2,7 +2,7 @@
 
 from layerfit import config
 from layerfit.config.schema import SaveConfig
-from layerfit.launch.local import Queue, prepare
+from layerfit.launch.queue import Queue, prepare
 
 
 def test_checking_a_sweep_leaves_its_runs_as_they_were():
@@ -28,9 +28,9 @@ def test_a_required_run_shares_nothing_with_the_run_that_requires_it():
 def test_a_queue_puts_what_is_required_first():
     with config.composer():
         run = config.compose(["method=ila"])
-    queue = Queue()
-    queue.add(run, "g")
-    assert [r.method_name() for r in queue.runs.values()] == ["ila_ranking", "ila"]
+    queue = Queue("g")
+    queue.add(run)
+    assert [r.run.method_name() for r in queue.runs.values()] == ["ila_ranking", "ila"]
 
 
 def test_a_tables_short_way_of_composing_is_hydras():

@@ -185,7 +185,7 @@ def test_from_the_command_line(project, capsys, monkeypatch):
     monkeypatch.setattr(build.finish_tuning, "__kwdefaults__", {"allow_edge": False, "conf": project / "conf"})
     asked = []
 
-    def run_cells(runs, *, group):
+    def run_all(runs, *, group):
         asked.append((len(runs), group))
         for run in runs:
             right = 800 if run.optim.lr == 0.1 else 500
@@ -193,7 +193,7 @@ def test_from_the_command_line(project, capsys, monkeypatch):
             write(record(run, items), items, "results")
         return True
 
-    monkeypatch.setitem(sys.modules, "layerfit.launch.local", types.SimpleNamespace(run_cells=run_cells))
+    monkeypatch.setitem(sys.modules, "layerfit.launch.local", types.SimpleNamespace(run_all=run_all))
     assert main(["tune", "tiny"]) == 1
     out = capsys.readouterr()
     assert "optim.lr=0.1  edge: extend optim.lr" in out.out

@@ -1,0 +1,116 @@
+"""The runs of a sweep under their ids: which are done, which must come before which, what is wrong with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from layerfit import config
+from layerfit.config.schema import RunConfig
+from layerfit.errors import UserError
+from layerfit.records import record
+from layerfit.records.manifest import manifest
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A run under its id, which is computed once. needs: ids of the runs that must be ok before it."""
+
+    run: RunConfig
+    run_id: str
+    needs: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Return where its working files are."""
+        return Path(self.run.paths.outputs) / self.run_id
+
+    def status(self) -> str | None:
+        """Return the status of its record, None if there is none."""
+        found = record.read(self.run.paths.results, self.run_id)
+        return None if found is None else found.result.status
+
+    def is_done(self) -> bool:
+        """Return whether it needs no more work: a diverged run is a result, a failed one is tried again.
+
+        A run that is ok is run again if its weights are asked for and were not kept.
+        """
+        status = self.status()
+        if status != "ok" or self.run.save.weights == "none":
+            return status in record.FINAL
+        return any((self.folder / kind).is_dir() for kind in record.WEIGHT_FOLDERS)
+
+    def write(self) -> Path:
+        """Write the resolved run for the processes that execute it; return the file."""
+        path = self.folder / "run.json"
+        record.write_atomically(path, (json.dumps(config.dump(self.run), indent=1) + "\n").encode())
+        return path
+
+    def forget_failure(self) -> None:
+        """Remove the record of an earlier try that gave no result: it says nothing of the next one."""
+        if self.status() not in record.FINAL:
+            record.record_path(self.run.paths.results, self.run_id).unlink(missing_ok=True)
+
+    def record_failure(self, message: str) -> None:
+        """Record that it could not begin, or that its process left no record."""
+        result = record.Result(config.identity_of(self.run), "failed", message)
+        measured = record.Measured(manifest=manifest("unknown", {}))
+        failed = record.Record(self.run_id, self.run.method_name(), self.run.label, result, measured)
+        record.write(failed, {}, self.run.paths.results)
+
+
+def read_queued(path: Path) -> Queued:
+    """Return the run that `Queued.write` wrote; its folder has its id for a name."""
+    return Queued(config.load(json.loads(path.read_text())), path.parent.name)
+
+
+@dataclass
+class Queue:
+    """Runs by id, in an order that puts required runs first. group: the tracker's, unless a run names another."""
+
+    group: str
+    runs: dict[str, Queued] = field(default_factory=dict)
+
+    def add(self, run: RunConfig) -> str:
+        """Add a run and the runs that it requires, each once; return its id."""
+        run_id = config.run_id(run)
+        if run_id not in self.runs:
+            needs = tuple(self.add(before) for before in config.required_runs(run))
+            tracker = dataclasses.replace(run.tracker, group=run.tracker.group or self.group)
+            self.runs[run_id] = Queued(dataclasses.replace(run, tracker=tracker), run_id, needs)
+        return run_id
+
+    def todo(self) -> dict[str, Queued]:
+        """Return the runs that are not done, by id."""
+        return {run_id: queued for run_id, queued in self.runs.items() if not queued.is_done()}
+
+
+def prepare(runs: list[RunConfig], *, here: bool = True) -> None:
+    """Check every run before the first one starts, and set what must be set before heavy imports.
+
+    here: they are executed on this machine, so its devices count.
+
+    Raises:
+        UserError: naming the first thing that is wrong.
+    """
+    from layerfit.launch.preflight import preflight
+    from layerfit.models.hub import prepare_environment
+
+    if any(run.hub != runs[0].hub for run in runs):
+        raise UserError("one sweep cannot mix values of hub.*: the environment is set once")
+    prepare_environment(runs[0].hub)
+    seen = set()
+    for run in runs:
+        parts = repr((run.model, run.dataset, run.eval, run.engine, run.training, run.paths, run.save, run.tracker))
+        parts += f"{run.method_name()} {run.method.reads()}"
+        if parts not in seen:
+            seen.add(parts)
+            preflight(run, here=here)
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log, where an error stands."""
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it is empty")
