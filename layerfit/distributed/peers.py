@@ -1,7 +1,7 @@
-"""What a rank knows of the others: who is there, who failed and why, who fell silent.
+"""The state of the other ranks: alive, failed (and why), or without a heartbeat.
 
 A collective breaks without saying whose fault it was, or (NCCL, a host that is gone) does not break for minutes. So
-every rank counts up a number in a store that all can reach, and leaves a word there when it ends.
+every rank writes a heartbeat to a store that all can reach, and its final status when it ends.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import torch.distributed as dist
 
 BEAT_S = 1.0
 SILENT_S = 8.0
-"""After a collective has broken, a rank that has not counted for this long is the one that did it."""
+"""After a collective has broken, a rank without a heartbeat for this long is the cause."""
 LOST_S = 45.0
-"""Without such a sign: long enough for a rank that is merely busy."""
+"""Seconds without a heartbeat after which a rank is lost although no collective has broken; a busy rank is faster."""
 GRACE_S = 15.0
-"""What a rank is given to notice by itself that another has failed, before its process is ended."""
+"""Seconds in which a rank should notice by itself that another has failed, before its process is ended."""
 BAD = ("failed", "oom")
-"""Statuses of a rank that leaves the others in the lurch."""
+"""Final statuses after which the other ranks cannot go on."""
 
 
 @dataclass
 class Peer:
-    """Another rank. count: its number, as it last was; seen: when it changed. status, why: its last word, if said."""
+    """Another rank. count: its last heartbeat; seen: when that arrived. status, why: its final status, '' before."""
 
     count: int = 0
     seen: float = field(default_factory=time.monotonic)
@@ -38,7 +38,7 @@ class Peer:
     why: str = ""
 
     def silent_s(self) -> float:
-        """Return for how many seconds it has given no sign; 0 if it has said its last word."""
+        """Return the seconds since its last heartbeat; 0 after its final status."""
         return 0.0 if self.status else time.monotonic() - self.seen
 
 
@@ -61,7 +61,7 @@ class Peers:
     def _run(self) -> None:
         while not self._done.wait(BEAT_S):
             if self._is_orphan():
-                os._exit(1)  # whoever started this rank was killed: it must not train on, unseen
+                os._exit(1)  # the process that started this rank was killed: it must not train on unseen
             try:
                 self._count += 1
                 self.store.set(f"count/{self.rank}", str(self._count))
@@ -85,16 +85,14 @@ class Peers:
             peer.count, peer.seen = count, time.monotonic()
 
     def _lost(self) -> tuple[str, str] | None:
-        """Return why this rank waits in vain, None if it does not."""
+        """Return status and line of a rank that this one would wait for in vain, None if there is none."""
         overdue = any(p.status in BAD and time.monotonic() - p.seen > GRACE_S for p in self.others.values())
         return self.blame(LOST_S) if overdue else self._silent(LOST_S)
 
     def _silent(self, seconds: float) -> tuple[str, str] | None:
         for rank, peer in self.others.items():
             if peer.silent_s() > seconds:
-                line = (
-                    f"rank {rank} of {self.world} stopped without a word: its process was killed, or its host is gone"
-                )
+                line = f"rank {rank} of {self.world} stopped without a final status: it was killed, or its host is gone"
                 return "failed", f"{line}; the same command goes on from the last checkpoint"
         return None
 
@@ -106,7 +104,7 @@ class Peers:
         return self._silent(silent_s)
 
     def find_cause(self) -> tuple[str, str] | None:
-        """Return why a collective broke, None if every other rank is well; waits until silence can be told."""
+        """Return why a collective broke, None if every other rank is well; waits until a lost heartbeat shows."""
         until = time.monotonic() + SILENT_S + 3 * BEAT_S
         while (found := self.blame(SILENT_S)) is None and time.monotonic() < until:
             time.sleep(0.1)
@@ -122,14 +120,14 @@ class Peers:
             self._together = False
 
     def wait_for(self, rank: int) -> str:
-        """Return the status that another rank ends with, or `failed` if it falls silent."""
+        """Return the status that another rank ends with, or `failed` if its heartbeat stops."""
         peer = self.others[rank]
         while not peer.status and peer.silent_s() < LOST_S:
             time.sleep(0.1)
         return peer.status or "failed"
 
     def leave(self, status: str, why: str | None = None) -> None:
-        """Say the last word: a run's status, and why if it failed. Rank 0, which may hold the store, goes last."""
+        """Leave with a final status, and the reason of a failure. Rank 0, which may hold the store, leaves last."""
         self._done.set()
         self._thread.join()
         try:

@@ -26,7 +26,7 @@ class Place:
     port: int
 
     def export(self, environment: MutableMapping[str, str]) -> None:
-        """Say it in the words that torch and DeepSpeed read."""
+        """Set the variables that torch and DeepSpeed read."""
         values = (self.rank, self.local_rank, self.world, self.address, self.port)
         environment.update({name: str(value) for name, value in zip(VARIABLES, values, strict=True)})
 
@@ -72,7 +72,7 @@ def _launched(environment: Mapping[str, str]) -> Place:
 
 
 def _of_srun(environment: Mapping[str, str]) -> Place:
-    """Of a job step: the batch script itself has a task number too, but no step."""
+    """Read a job step; the batch script itself has a task number too, but no step."""
     world = _number({"SLURM_STEP_NUM_TASKS": "1", **environment}, "SLURM_STEP_NUM_TASKS")
     if world == 1:
         return Place(0, 1, 0, "localhost", 0)
@@ -101,5 +101,5 @@ def first_host(nodes: str) -> str:
 
 
 def writes(place: Place | None) -> bool:
-    """Return whether a process writes what its run leaves behind: alone, or as rank 0."""
+    """Return whether a process writes the files of its run: it is alone, or rank 0."""
     return place is None or place.rank == 0

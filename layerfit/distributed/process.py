@@ -1,4 +1,4 @@
-"""Process groups: who the ranks are, how they find each other and talk, and how one leaves."""
+"""Process groups: joining, meeting the other ranks, leaving."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
 
 @dataclass
-class _State:
-    """This process's part in the group; there is one group a process. alone: it is the only rank, and said so.
+class _Membership:
+    """This process's membership; there is one group a process. alone: it is the only rank, and the environment says so.
 
-    store: what the ranks meet through; rank 0 holds it for all, longer than the group lasts.
+    store: shared by all ranks; rank 0 holds it, longer than the group lasts.
     """
 
     peers: Peers | None = None
@@ -35,7 +35,7 @@ class _State:
     alone: bool = False
 
 
-_state = _State()
+_state = _Membership()
 
 
 def device_for(wanted: str) -> torch.device:
@@ -46,7 +46,7 @@ def device_for(wanted: str) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count()))
 
 
-def say_and_exit(status: str, line: str) -> None:  # noqa: ARG001 - what it is given when a rank is lost
+def say_and_exit(status: str, line: str) -> None:  # noqa: ARG001 - the signature of `on_lost`
     """End this process with one line: it would wait for a rank that is gone."""
     print(f"layerfit: {line}", file=sys.stderr, flush=True)
     os._exit(1)
@@ -55,7 +55,7 @@ def say_and_exit(status: str, line: str) -> None:  # noqa: ARG001 - what it is g
 def start(
     device: torch.device, stage: int | None, name: str = "", on_lost: Callable[[str, str], None] = say_and_exit
 ) -> None:
-    """Join the process group: where the launcher says (`place`), or alone and without a port.
+    """Join the process group: at the launcher's address (`place`), or alone and without a port.
 
     DeepSpeed on a CPU compiles a shared-memory op at first use and waits for ever on the lock of a compile that was
     killed; it is marked incompatible, gloo serves.
@@ -63,9 +63,9 @@ def start(
     Args:
         device: this rank's.
         stage: ZeRO's; None = no DeepSpeed, no group.
-        name: what the ranks meet for (a run's id); all must say the same.
-        on_lost: what to do, rather than wait for ever, when another rank is gone: given a status and a line, called
-            from another thread.
+        name: a run's id; all ranks must give the same.
+        on_lost: called from another thread with a status and a line when another rank is gone, instead of waiting
+            for ever.
 
     Raises:
         UserError: if the ranks do not meet.
@@ -99,7 +99,7 @@ def start(
 
 
 def _meet(place: Place, name: str) -> dist.Store:
-    """Return the store of all ranks, when all are there and have come for the same run."""
+    """Return the store of all ranks once all have arrived for the same run."""
     where = f"{place.address}:{place.port}"
     timeout = timedelta(seconds=MEET_S)
     try:
@@ -139,7 +139,7 @@ def leave_group() -> None:
 
 
 def leave_peers(status: str, why: str | None = None) -> None:
-    """Say the last word to the other ranks."""
+    """Tell the other ranks this one's final status."""
     if _state.peers is not None:
         _state.peers.leave(status, why)
         _state.peers = _state.store = None

@@ -1,4 +1,4 @@
-"""What a person sees while runs go on: what runs now, its loss, and how long it will take."""
+"""Progress of a sweep: the runs under way, their loss, and the time left."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PHASE_START = {"load": 0.0, "train": 0.1, "evaluate": 0.85}
 
 
 @dataclass
-class Cell:
-    """One running run, as its metrics file tells it."""
+class Progress:
+    """Progress of one run under way, read from its metrics file."""
 
     name: str
     metrics: Path
@@ -60,7 +60,7 @@ class Cell:
 
 
 def name_of(run: RunConfig) -> str:
-    """Return how a run is called on screen."""
+    """Return a run's name on screen: its label or method, and its seed."""
     return f"{run.label or run.method_name()} s{run.seed}"
 
 
@@ -69,7 +69,7 @@ class Display:
 
     def __init__(self, title: str, total: int, done: int) -> None:
         self.title, self.total, self.done = title, total, done
-        self.cells: dict[str, Cell] = {}
+        self.cells: dict[str, Progress] = {}
         self.bars: dict[str, Any] = {}
         self.began = time.time()
         self.progress: Any = None
@@ -77,13 +77,14 @@ class Display:
 
     def __enter__(self) -> Display:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
 
         print(f"{self.title}: {self.total} runs, {self.done} done, {self.total - self.done} to do", file=sys.stderr)
         console = Console(stderr=True)
         if console.is_terminal:
             columns = [TextColumn("{task.description:<24}"), BarColumn(bar_width=24), TimeElapsedColumn()]
-            self.progress = Progress(*columns, TextColumn("{task.fields[state]}"), console=console, transient=True)
+            self.progress = Bars(*columns, TextColumn("{task.fields[state]}"), console=console, transient=True)
             self.progress.start()
             self.bars["all"] = self.progress.add_task(self.title, total=self.total - self.done, state="")
         return self
@@ -93,15 +94,15 @@ class Display:
             self.progress.stop()
 
     def started(self, run_id: str, run: RunConfig, folder: Path) -> None:
-        """A run begins."""
+        """Show a run that begins."""
         metrics = folder / "metrics.jsonl"
         offset = metrics.stat().st_size if metrics.exists() else 0
-        self.cells[run_id] = Cell(name_of(run), metrics, offset, time.time())
+        self.cells[run_id] = Progress(name_of(run), metrics, offset, time.time())
         if self.progress is not None:
             self.bars[run_id] = self.progress.add_task(f"  {name_of(run)}", total=1.0, state="")
 
     def finished(self, run_id: str, run: RunConfig, status: str) -> None:
-        """A run has ended."""
+        """Show how a run has ended."""
         self.done += 1
         cell = self.cells.pop(run_id, None)
         seconds = f"{time.time() - cell.began:.0f} s" if cell else "-"
@@ -114,13 +115,13 @@ class Display:
             self.progress.remove_task(self.bars.pop(run_id))
 
     def queued(self, note: str) -> None:
-        """Say how many runs wait and how many run, where a queue decides: `3 pending, 2 running`."""
+        """Show the state of a cluster's queue: `3 pending, 2 running`."""
         if self.progress is None and note and note != self.note:
             print(f"{self.title}: {note}", file=sys.stderr, flush=True)
         self.note = note
 
     def refresh(self) -> None:
-        """Show where the running runs are."""
+        """Show the progress of the runs under way."""
         for cell in self.cells.values():
             cell.read()
         if self.progress is None:
@@ -140,22 +141,22 @@ class Display:
         return f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
 
 
-class Silent(Display):
-    """For ranks that do not write."""
+class NoDisplay(Display):
+    """Shows nothing: for ranks that do not write."""
 
     def __enter__(self) -> Display:
         return self
 
     def started(self, run_id: str, run: RunConfig, folder: Path) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def finished(self, run_id: str, run: RunConfig, status: str) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def refresh(self) -> None:
-        """Nothing."""
+        """Show nothing."""
 
 
 def make_display(title: str, total: int, done: int, place: Place | None) -> Display:
-    """Return the display of this process: one of several ranks speaks."""
-    return Display(title, total, done) if writes(place) else Silent(title, total, done)
+    """Return the display of this process; of several ranks only one has a visible one."""
+    return Display(title, total, done) if writes(place) else NoDisplay(title, total, done)

@@ -29,7 +29,7 @@ Slot = int | None
 
 
 def slots() -> list[Slot]:
-    """Return what runs can be placed on at once: GPUs if there are any, else cores (None)."""
+    """Return a slot for every GPU, or for every core on a machine without one."""
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
         gpus: list[Slot] = list(range(len(listed.strip().splitlines())))
@@ -125,7 +125,7 @@ class Sweep:
 
     @contextmanager
     def stopping_all(self) -> Iterator[None]:
-        """Leave nothing running, whatever happens inside."""
+        """Stop every run under way when the block is left, by an error too."""
         try:
             yield
         finally:
@@ -133,7 +133,7 @@ class Sweep:
                 started.stop()
 
     def _collect(self, display: Display) -> None:
-        """Take note of the runs that have ended, and free the places they had."""
+        """Take note of the runs that have ended, and free their slots."""
         for run_id, (started, taken) in list(self.running.items()):
             if (code := started.exit_code()) is not None:
                 self.free += taken
@@ -145,7 +145,7 @@ class Sweep:
                 display.finished(run_id, queued.run, said)
 
     def _stop(self, display: Display) -> None:
-        """Ask all runs to stop, and wait for their checkpoints. Asked twice by the keyboard, do not wait."""
+        """Ask all runs to stop and wait for their checkpoints; a second Ctrl-C ends them at once."""
         for started, _ in self.running.values():
             started.stop()
         print("stopping: each run finishes its step and saves it; Ctrl-C again does not wait", file=sys.stderr)
@@ -163,7 +163,7 @@ class Sweep:
 def _after(queued: Queued, code: int, place: Place | None) -> tuple[str, str]:
     """Return how a run ended and the words for it; record it if its process ended without a record of its own.
 
-    A rank that does not write goes by the exit status alone: another host's files may be old news.
+    A rank that does not write goes by the exit status alone: files of another host may be stale.
     """
     if not writes(place):
         ended = next((status for status, exit_status in EXIT_STATUS.items() if exit_status == code), "failed")

@@ -1,6 +1,6 @@
-"""What can be known to fail before anything expensive is imported or loaded. One line each, with the fix.
+"""Checks before anything expensive is imported or loaded: each failure is one line with its fix.
 
-What only the network has is not looked at: nothing is fetched for a check.
+Nothing is fetched for a check: models and data that only the hub has are not looked at.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from layerfit.world.spec import ORG, world_of
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _GIB = 2**30
 _READ_WHOLE = 16 * 2**20
-"""Bytes of a file that takes less than a second to read."""
+"""Bytes: files up to this size are read in less than a second."""
 
 
 def preflight(run: RunConfig, *, here: bool = True) -> None:
@@ -73,9 +73,9 @@ def preflight(run: RunConfig, *, here: bool = True) -> None:
 
 
 def check_device(engine: EngineConfig) -> None:
-    """Raise UserError if CUDA is asked for and no device is to be seen."""
+    """Raise UserError if CUDA is asked for and there is no CUDA device."""
     if engine.device == "cuda" and not has_cuda():
-        raise UserError("engine.device=cuda but no CUDA device is to be seen here; set engine.device=cpu, or auto")
+        raise UserError("engine.device=cuda but there is no CUDA device here; set engine.device=cpu, or auto")
 
 
 def check_tracker(tracker: TrackerConfig) -> None:
@@ -140,7 +140,7 @@ def check_model(model: ModelConfig, hub: HubConfig) -> None:
 
 
 def check_world(run: RunConfig) -> None:
-    """Raise UserError if an embedded model is given another world's data or items: it knows none of their words."""
+    """Raise UserError if an embedded model is given another world's data or items: its vocabulary lacks their words."""
     if run.model.path is not None or (own := world_of((run.model.id or "").removeprefix(f"{ORG}/"))) is None:
         return
     named = {f"eval={run.eval.name}": [task.name for task in run.eval.tasks]}

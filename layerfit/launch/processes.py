@@ -1,4 +1,4 @@
-"""Starting runs as processes: forked from a server that has imported everything; ranks by torch's launcher.
+"""Processes that execute runs: forked from a server that has imported everything; ranks by torch's launcher.
 
 Importing torch, transformers, DeepSpeed and lm-eval takes longer than a small run; a sweep pays for it once.
 """
@@ -76,7 +76,7 @@ def log_path(folder: Path, place: Place | None) -> Path:
 
 
 def child(path: Path, gpus: list[int], place: Place | None) -> None:
-    """Execute a run in a forked process, holding its folder's lock if this process writes. It ends with the run."""
+    """Execute a run in a forked process, under its folder's lock if this process writes; never returns."""
     _enter(path.parent, gpus, place)
     import torch
 
@@ -116,7 +116,7 @@ def _enter(folder: Path, gpus: list[int], place: Place | None) -> None:
 def become_launcher(path: Path, ranks: int, lock: int) -> None:
     """Turn this process into torch's launcher of `ranks` workers; the lock stays held while it lives.
 
-    Asked to stop, it asks them, and gives them the time for a step and a checkpoint.
+    It passes a request to stop on to them, and gives them time for a step and a checkpoint.
     """
     os.set_inheritable(lock, True)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600")

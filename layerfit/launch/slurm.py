@@ -19,7 +19,7 @@ from layerfit.launch.queue import Queue, Queued, last_line, prepare
 from layerfit.launch.slurm_queue import Job
 
 POLL_S = {SLURM: 20.0, SUBMITIT_LOCAL: 0.5}
-"""Seconds between questions to the cluster: squeue is everybody's."""
+"""Seconds between two calls of squeue, which loads a controller that all users share."""
 GRACE_S = 60.0
 """How long a shared file system may hide the record of a job that is over."""
 
@@ -55,7 +55,7 @@ def placed(run: RunConfig, launcher: LauncherConfig) -> RunConfig:
     where = f"hydra.launcher.nodes={launcher.nodes} x {launcher.ranks_per_node()} ranks a node"
     if run.engine.ranks not in (1, ranks):
         raise UserError(
-            f"engine.ranks={run.engine.ranks} but {where} are {ranks}; drop engine.ranks, the launcher says"
+            f"engine.ranks={run.engine.ranks} but {where} are {ranks}; drop engine.ranks, the launcher sets it"
         )
     if device == "cuda" and not gpus:
         raise UserError("engine.device=cuda but hydra.launcher.gpus_per_node=0; ask for GPUs, or set engine.device=cpu")
@@ -143,7 +143,7 @@ class Submission:
         return " ".join(sorted({job.job_id.split("_")[0] for job in self.jobs.values()}))
 
     def say(self) -> None:
-        """Print the jobs, where their logs are, and how to see what becomes of them."""
+        """Print the jobs, where their logs are, and how to see their progress."""
         for run_id, job in self.jobs.items():
             queued = self.todo[run_id]
             print(f"{job.job_id:<12} {run_id}  {name_of(queued.run):<24} {queued.folder}/log.txt")
@@ -152,7 +152,7 @@ class Submission:
         print(f"progress: {todo}the same command with hydra.launcher.wait=true")
 
     def leave(self) -> None:
-        """Say what becomes of the jobs when the person who waits goes."""
+        """Say that the jobs continue when the waiting command is interrupted."""
         if self.launcher.name == SLURM and self.jobs:
             print(
                 f"\n{len(self.jobs)} jobs go on without you: {self._ids()}; the same command shows them again, "
@@ -182,7 +182,7 @@ def watch(submission: Submission, display: Display) -> None:
 
 
 def look(submission: Submission, states: dict[str, str], display: Display, gone: dict[str, float]) -> None:
-    """Take note of what has begun and what is over. gone: when a job was first not in the queue, by run id."""
+    """Take note of the runs that began or ended. gone: when a job was first not in the queue, by run id."""
     for run_id, job in list(submission.jobs.items()):
         queued, state = submission.todo[run_id], states.get(job.job_id)
         if state == slurm_queue.RUNNING and run_id not in display.cells:
@@ -199,7 +199,7 @@ def look(submission: Submission, states: dict[str, str], display: Display, gone:
 
 
 def _is_over(queued: Queued, since: float) -> bool:
-    """Return whether nothing more is to be expected of a job that has left the queue at `since`."""
+    """Return whether a job that left the queue at `since` is over: it has a record, or has had time to write one."""
     results = Path(queued.run.paths.results) / "runs"
     if results.is_dir():
         next(results.iterdir(), None)  # a network file system looks again when a folder is opened

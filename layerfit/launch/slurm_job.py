@@ -1,4 +1,4 @@
-"""What a job executes: one rank of one run. srun (or submitit's local executor) starts it once for every rank."""
+"""The function of a job: one rank of one run. srun (or submitit's local executor) starts it once for every rank."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def work(path: Path) -> int:
 
 
 def take_place() -> int:
-    """Return this process's rank. Ranks of submitit's local executor are told it in the words of torch's launcher.
+    """Return this process's rank. Ranks of submitit's local executor get the variables of torch's launcher.
 
     srun's ranks find the others by themselves (the worker reads srun's environment).
     """
@@ -126,7 +126,7 @@ def take_place() -> int:
 
 @contextmanager
 def output_to(path: Path) -> Iterator[None]:
-    """Append what this process and its libraries print to a file; what submitit prints afterwards is not the run's."""
+    """Append what this process and its libraries print to a file; submitit's own output goes elsewhere."""
     sys.stdout.flush()
     sys.stderr.flush()
     before = os.dup(1), os.dup(2)

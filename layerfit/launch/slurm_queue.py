@@ -94,7 +94,7 @@ def submit(
     """Submit runs as one array, to start once the jobs `after` are over; return each run's job, noted in its folder.
 
     Raises:
-        UserError: with what sbatch says, if it refuses.
+        UserError: with the message of sbatch, if it refuses.
     """
     tasks = [
         Task(str(_write(run).absolute()), list(sys.argv), launcher.name, launcher.requeue) for run in runs.values()
@@ -103,7 +103,7 @@ def submit(
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             submitted = _executor(launcher, folder, name, len(runs), after).submit_array(tasks)
-    except Exception as error:  # submitit's are many, and what sbatch says is in them
+    except Exception as error:  # submitit raises many kinds; the message of sbatch is in all of them
         raise UserError(f"hydra/launcher={launcher.name}: {' '.join(str(error).split())}") from error
     jobs = {run_id: Job(launcher.name, j.job_id, str(folder)) for run_id, j in zip(runs, submitted, strict=True)}
     for run_id, job in jobs.items():

@@ -10,7 +10,7 @@ from typing import Any
 from layerfit import config
 from layerfit.config.schema import RunConfig
 from layerfit.run.history import History
-from layerfit.run.track import Silent, Tracker, make_tracker
+from layerfit.run.track import NoTracker, Tracker, make_tracker
 
 
 @dataclass
@@ -35,5 +35,5 @@ def begin(path: Path, *, writes: bool) -> Attempt:
     """
     run = config.load(json.loads(path.read_text()))
     run_id, folder, identity = path.parent.name, path.parent, config.identity_of(run)
-    tracker = make_tracker(run, run_id, identity, folder) if writes else Silent()
+    tracker = make_tracker(run, run_id, identity, folder) if writes else NoTracker()
     return Attempt(run, run_id, folder, identity, tracker)

@@ -1,4 +1,4 @@
-"""One run on one rank: load, train, evaluate. How it ends is for the worker to see to."""
+"""One run on one rank: load, train, evaluate. The worker turns its end into a record."""
 
 from __future__ import annotations
 

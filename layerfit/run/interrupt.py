@@ -1,4 +1,4 @@
-"""Being asked to stop (Ctrl-C, a scheduler's SIGTERM or SIGUSR1): heeded where nothing is lost by it."""
+"""Requests to stop (Ctrl-C, a scheduler's SIGTERM or SIGUSR1): obeyed at points where no work is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Interrupted(BaseException):
 
 @dataclass
 class _State:
-    """What this process has been asked. A signal's handler belongs to the process, so does this."""
+    """The request that this process has received; one a process, as signal handlers are."""
 
     asked: str | None = None
     at_once: bool = False
@@ -46,7 +46,7 @@ def asked() -> str | None:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note signals instead of dying of them; whoever finds `asked()` true stops at its next good moment."""
+    """Record signals instead of ending the process; code that checks `asked()` stops at its next safe point."""
     before = {number: signal.signal(number, _heed) for number in SIGNALS}
     try:
         yield
@@ -58,7 +58,7 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Stop in the middle of what is done inside: it leaves nothing that would be missed.
+    """Stop at once inside this block: its work leaves nothing that must be saved.
 
     Raises:
         Interrupted: when a listened-to signal comes, or has come before.
@@ -73,6 +73,6 @@ def at_once() -> Iterator[None]:
 
 
 def say_interrupted(error: BaseException) -> int:
-    """Say that a sweep was interrupted; return the shell's exit status for it."""
+    """Print that a sweep was interrupted; return the shell's exit status for it."""
     print("layerfit: interrupted; the same command goes on where this one stopped", file=sys.stderr)
     return error.exit_status if isinstance(error, Interrupted) else 128 + signal.SIGINT

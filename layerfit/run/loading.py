@@ -35,7 +35,7 @@ class Loaded:
 
 
 def findings_of(run: RunConfig) -> list[dict[str, Any]]:
-    """Return what the method must receive: the findings of its required runs, or of a file it names.
+    """Return the findings that the method receives: of its required runs, or of a file that it names.
 
     Raises:
         UserError: if they are not there.

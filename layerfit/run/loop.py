@@ -18,7 +18,7 @@ from layerfit.run.schedule import learning_rate
 
 
 class Diverged(RuntimeError):
-    """The training loss is no longer a number."""
+    """The training loss is not finite."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ def describe(plan: Plan) -> list[str]:
 
 
 def make_context(run: RunConfig, data: FineTuningData, engine: Engine, num_steps: int, history: History) -> Context:
-    """Return what the method may know: shapes, seed, and losses on probe batches, whose tokens count as seen."""
+    """Return the method's context: shapes, seed, and losses on probe batches, whose tokens count as seen."""
     assert run.method.seed is not None
     source, size = run.method.probe_source()
 

@@ -1,4 +1,4 @@
-"""What a run costs: memory by component, time, energy. What is not known is null, with the reason."""
+"""The cost of a run: memory by component, time, energy. An unknown value is null, with the reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from layerfit.records.record import Measured
 from layerfit.run.loop import Clock
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "allocated", "reserved")
-"""What of memory a record holds."""
+"""The memory components of a record."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Weight norms while a model trains: what the LISA paper's motivating figure shows, and what it leaves out.
+"""Weight norms while a model trains: the LISA paper's motivating figure, and quantities that it leaves out.
 
 w(l) = (1/T) sum_t ||theta_t(l)||_2 over the weights after the update of step t, all of a block as one vector
 (arXiv:2403.17919, section 3.1). Under adapters the published curve is of A and B, mostly their initialisation; so
@@ -55,7 +55,7 @@ class Norms:
         return {name: norm**2 for name, norm in zip(ordered, norms, strict=True)}
 
     def _of_unit(self, name: str) -> list[int]:
-        """Return the places of the units that a parameter or module belongs to."""
+        """Return the indices of the units that a parameter or module belongs to."""
         unit = self.engine.anatomy.unit(name)
         found = [".".join(unit.split(".")[:2])] if unit else self.engine.anatomy.parts(name)
         return [self.units.index(u) for u in found]

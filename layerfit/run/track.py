@@ -12,7 +12,7 @@ from layerfit.records.record import Record
 
 
 class Tracker(Protocol):
-    """Four things a tracker hears."""
+    """Receives the events of a run."""
 
     def phase(self, name: str, total: int) -> None:
         """A phase of the run begins: `total` steps or tasks."""
@@ -24,7 +24,7 @@ class Tracker(Protocol):
         """The record is written."""
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """No more events follow."""
 
 
 class JsonLines:
@@ -94,29 +94,29 @@ class Wandb:
         self.run.finish()
 
 
-class Silent:
-    """For ranks that do not write."""
+class NoTracker:
+    """Ignores all events: for ranks that do not write."""
 
     def phase(self, name: str, total: int) -> None:
-        """Nothing."""
+        """Ignore it."""
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Nothing."""
+        """Ignore it."""
 
     def finish(self, record: Record) -> None:
-        """Nothing."""
+        """Ignore it."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Ignore it."""
 
 
 class Several:
-    """Tells several trackers; a mirror that fails is reported once and dropped, the run goes on."""
+    """Passes events to several trackers; a mirror that fails is reported once and dropped, the run goes on."""
 
     def __init__(self, first: Tracker, *mirrors: Tracker) -> None:
         self.first, self.mirrors = first, list(mirrors)
 
-    def _tell(self, name: str, *args: Any) -> None:
+    def _pass_on(self, name: str, *args: Any) -> None:
         getattr(self.first, name)(*args)
         for mirror in list(self.mirrors):
             try:
@@ -126,20 +126,20 @@ class Several:
                 self.mirrors.remove(mirror)
 
     def phase(self, name: str, total: int) -> None:
-        """To all."""
-        self._tell("phase", name, total)
+        """Pass it on."""
+        self._pass_on("phase", name, total)
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """To all."""
-        self._tell("log", step, values)
+        """Pass it on."""
+        self._pass_on("log", step, values)
 
     def finish(self, record: Record) -> None:
-        """To all."""
-        self._tell("finish", record)
+        """Pass it on."""
+        self._pass_on("finish", record)
 
     def close(self) -> None:
-        """To all."""
-        self._tell("close")
+        """Pass it on."""
+        self._pass_on("close")
 
 
 def make_tracker(run: RunConfig, run_id: str, config: dict[str, Any], folder: Path) -> Tracker:

@@ -1,4 +1,4 @@
-"""How an attempt ends on this rank, and its record. `python -m layerfit.run.worker RUN.json`."""
+"""One attempt on this rank: every end becomes a status and a record. `python -m layerfit.run.worker RUN.json`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Ending:
         return True
 
     def _end(self, status: str, message: str) -> None:
-        """Make the result of a run that is not ok: as far as it came."""
+        """Make the result of a run that is not ok: with the history up to there."""
         attempt, history = self.attempt, self.attempt.history
         result = Result(
             attempt.identity,

@@ -63,7 +63,7 @@ def test_silence_is_noticed(store, zero, lost):
     store.set("count/1", "7")
     began = time.monotonic()
     status, line = zero.find_cause()
-    assert (status, line[:37]) == ("failed", "rank 1 of 2 stopped without a word: i")
+    assert (status, line[:45]) == ("failed", "rank 1 of 2 stopped without a final status: i")
     assert time.monotonic() - began < 0.5
     assert lost == []  # it waits for nobody
     with zero.together():
@@ -76,4 +76,4 @@ def test_a_store_that_is_gone_is_a_rank_that_is_gone(store, zero, monkeypatch):
         raise dist.DistNetworkError("connection reset")
 
     monkeypatch.setattr(zero, "store", type("Gone", (), {"set": refuse, "check": refuse, "get": refuse})())
-    assert "stopped without a word" in zero.find_cause()[1]
+    assert "stopped without a final status" in zero.find_cause()[1]

@@ -19,7 +19,7 @@ from layerfit.models.hub import load_model, load_tokenizer
 from layerfit.records.record import Result
 from layerfit.run import execution
 from layerfit.run.attempt import Attempt
-from layerfit.run.track import Silent
+from layerfit.run.track import NoTracker
 from tests.helpers.tiny import SETTINGS, context_for, rows, share
 from tests.helpers.tiny_models import BLOCK, OUTSIDE, TINY, run_of, write_model
 
@@ -87,7 +87,7 @@ def saved_again(run: RunConfig, engine: Engine, folder) -> tuple[torch.Tensor, t
     run.paths.results = str(folder)
     loaded = execution.Loaded(run, torch.device("cpu"), engine.module, tokenizer, None, STEPS, 0)
     model = execution.trained_model(loaded, engine)
-    execution.save_weights(Attempt(run, "id", folder, {}, Silent()), model, tokenizer, Result({}, "ok"))
+    execution.save_weights(Attempt(run, "id", folder, {}, NoTracker()), model, tokenizer, Result({}, "ok"))
     fresh = load_model(run.model, run.hub, "fp32", seed=run.seed)
     if (folder / "adapter" / "bottleneck.json").exists():
         again = load_bottlenecks(fresh, folder / "adapter")
