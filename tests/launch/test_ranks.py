@@ -90,7 +90,7 @@ def test_killed_and_interrupted_ranks_give_the_record_of_one_command(tmp_path, o
     assert time.monotonic() - began < 60
     (found,) = (json.loads(text)[0] for text in results(folder).values())
     assert found["status"] == "failed"
-    assert found["message"].startswith("rank 1 of 2 stopped without a word: its process was killed")
+    assert found["message"].startswith("rank 1 of 2 stopped without a final status: it was killed")
     assert found["message"] in (folder / "out.0").read_text()
 
     stopped = start(folder, of_deepspeed(free_port()), [*RUN, "--local_rank=0"])
