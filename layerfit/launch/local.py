@@ -19,6 +19,7 @@ from layerfit.distributed.place import Place, find_place, writes
 from layerfit.errors import UserError
 from layerfit.launch.display import Display, make_display
 from layerfit.launch.processes import Started, is_done, log_path, server, start, status_of
+from layerfit.methods.rankings import ranking_file
 from layerfit.records import record
 from layerfit.records.manifest import manifest
 from layerfit.records.record import EXIT_STATUS
@@ -104,7 +105,7 @@ def prepare(runs: list[RunConfig], *, here: bool = True) -> None:
     seen = set()
     for run in runs:
         parts = repr((run.model, run.dataset, run.eval, run.engine, run.training, run.paths, run.save, run.tracker))
-        parts += f"{run.method_name()} {run.method.reads()}"
+        parts += f"{run.method_name()} {ranking_file(run.method)}"
         if parts not in seen:
             seen.add(parts)
             preflight(run, here=here)

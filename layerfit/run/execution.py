@@ -54,7 +54,7 @@ def train_or_resume(
         )
     if saved is not None:
         restore(history, saved["history"])
-        run.method.load_state_dict(saved["method"])
+        checkpoint.restore(loaded.state, saved["method"])
         engine.load_state_dict(saved["engine"])
         if norms is not None:
             norms.load_state_dict(saved["norms"])
@@ -63,7 +63,7 @@ def train_or_resume(
     def save(history: History) -> None:
         content: dict[str, Any] = {
             "history": history_dict(history),
-            "method": run.method.state_dict(),
+            "method": checkpoint.fields_of(loaded.state),
             "engine": engine.state_dict(),
         }
         content["norms"] = None if norms is None else norms.state_dict()
@@ -77,7 +77,7 @@ def train_or_resume(
 
     peers = process.peers()
     with nullcontext() if peers is None else peers.together():
-        return train(run, loaded.data, engine, loaded.num_steps, history, save, watch)
+        return train(loaded, engine, history, save, watch)
 
 
 def trained_model(loaded: Loaded, engine: Engine) -> nn.Module | None:
@@ -91,7 +91,7 @@ def trained_model(loaded: Loaded, engine: Engine) -> nn.Module | None:
         return None
     if not sharded:
         return loaded.model
-    model = fresh_model(loaded.run, loaded.device)
+    model = fresh_model(loaded.run, loaded.anatomy, loaded.state, loaded.device)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, value in weights.items():
@@ -143,7 +143,8 @@ def execute(
     with interrupt.at_once():
         loaded = load(run, run_id)
     per_rank = run.training.batch_size // run.engine.ranks
-    engine = make_engine(loaded.model, run, per_rank // (run.training.micro_batch_size or per_rank))
+    micro_batches = per_rank // (run.training.micro_batch_size or per_rank)
+    engine = make_engine(loaded.model, loaded.anatomy, run, num_steps=loaded.num_steps, micro_batches=micro_batches)
     engine.phases.on = run.training.time_phases
     norms = Norms(engine) if run.training.norms else None
     start = time.perf_counter()
@@ -167,6 +168,7 @@ def execute(
     with interrupt.at_once():
         scores, items = _scores(loaded, model, folder)
     eval_seconds = time.perf_counter() - start
+    found = run.method.findings(model, loaded.anatomy, loaded.state) | found
     result = _result(loaded, history, num_trained, scores, found)
     if run.save.weights == "final":
         save_weights(loaded, model, folder, result)
@@ -188,7 +190,7 @@ def _scores(loaded: Loaded, model: nn.Module, folder: Path) -> tuple[list[Score]
 
 
 def _result(loaded: Loaded, history: History, num_trained: int, scores: list[Score], found: dict[str, Any]) -> Result:
-    """Return the result of a run that came to its end; `found`: findings that are not the method's."""
+    """Return the result of a run that came to its end."""
     return Result(
         config=config.identity_of(loaded.run),
         status="ok",
@@ -200,5 +202,5 @@ def _result(loaded: Loaded, history: History, num_trained: int, scores: list[Sco
         total_parameters=loaded.num_parameters,
         tokens=history.tokens,
         data=loaded.data.card,
-        findings=loaded.run.method.findings() | found,
+        findings=found,
     )
