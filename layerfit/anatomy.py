@@ -1,8 +1,10 @@
-"""Where a decoder keeps its blocks, embedding, final norm and head: names, no weights."""
+"""Where a decoder keeps its blocks, embedding, norms and head: names, no weights."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from layerfit.errors import UserError
 
 EMBEDDING, NORM, HEAD = "embedding", "norm", "head"
 """The parts of a decoder outside its blocks: token embedding, final norm, language-model head."""
@@ -20,6 +22,11 @@ def block_of(unit: str) -> str:
     return ".".join(unit.split(".")[:2])
 
 
+def kind_of(unit: str) -> str:
+    """Return the kind of a linear module, the last part of its name: `up_proj` for `layers.3.mlp.up_proj`."""
+    return unit.rpartition(".")[2]
+
+
 @dataclass(frozen=True)
 class Shape:
     """What is known of a run before its model is loaded: enough for a method to check its own parameters."""
@@ -31,19 +38,33 @@ class Shape:
     smallest_side: int | None = None
     """Rows or columns, whichever is fewer, of the smallest of them."""
 
-    def modules(self) -> list[str]:
-        """Return the unit names of all linear modules, layer by layer."""
-        return [f"layers.{i}.{name}" for i in range(self.num_layers) for name in self.linear]
+    def blocks(self) -> list[str]:
+        """Return the unit names of all blocks, from the lowest."""
+        return [f"layers.{i}" for i in range(self.num_layers)]
+
+    def modules(self, targets: Collection[str] = ()) -> list[str]:
+        """Return the unit names of all linear modules, layer by layer; with `targets`, of those kinds alone."""
+        names = [name for name in self.linear if not targets or kind_of(name) in targets]
+        return [f"layers.{i}.{name}" for i in range(self.num_layers) for name in names]
+
+    def check_targets(self, targets: Collection[str]) -> None:
+        """Raise UserError if `method.targets` names a kind of linear module that this model does not have."""
+        known = sorted({kind_of(name) for name in self.linear})
+        for target in targets:
+            if target not in known:
+                raise UserError(f"method.targets names {target!r}; this model's linear modules are: {', '.join(known)}")
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Module paths of one architecture (from `conf/model/*.yaml`).
+    """Module paths of one architecture (from `conf/model/*.yaml`, or read from a `config.json`).
 
     blocks: path of the list of decoder blocks, `model.layers`. linear: linear modules inside a block, relative to it.
     beside_embedding: modules that make the input of the first block together with the embedding (BLOOM's norm of it,
         OPT's learned positions). They belong to the embedding part.
     head: equal to `embedding` where the two are tied. The matrix is then of both parts: naming either trains it.
+    norms: norm modules beside the final one: of a block, relative to it, or one of `beside_embedding`. None: not known.
+    max_positions: tokens of the longest row.
     """
 
     num_layers: int
@@ -54,12 +75,18 @@ class Anatomy:
     linear: tuple[str, ...]
     smallest_side: int | None = None
     beside_embedding: tuple[str, ...] = ()
+    norms: tuple[str, ...] | None = None
+    max_positions: int | None = None
 
     def shape(self, num_steps: int) -> Shape:
         """Return what methods check their parameters against."""
         return Shape(
             num_layers=self.num_layers, num_steps=num_steps, linear=self.linear, smallest_side=self.smallest_side
         )
+
+    def modules(self, targets: Collection[str] = ()) -> list[str]:
+        """Return the units of linear modules, as `Shape.modules`."""
+        return self.shape(num_steps=0).modules(targets)
 
     def module_path(self, unit: str) -> str:
         """Return the module path of a unit, `layers.3.mlp` -> `model.layers.3.mlp`, or that of EMBEDDING or HEAD."""
@@ -89,7 +116,28 @@ class Anatomy:
         paths += [(EMBEDDING, path) for path in self.beside_embedding]
         return frozenset(part for part, path in paths if name.startswith(path + "."))
 
+    def is_norm(self, name: str) -> bool:
+        """Return whether a parameter is a norm's, in a block or outside of all.
 
+        Raises:
+            UserError: if the norms of this architecture are not known.
+        """
+        if self.norms is None:
+            raise UserError(
+                "model.norms is null: the norms of this architecture are not known; list its norm modules, those of a "
+                "block relative to it"
+            )
+        unit = self.unit(name)
+        within = self.canonical(name) if unit is None else unit.removeprefix(f"{block_of(unit)}.")
+        module = within.rpartition(".")[0]
+        return module in self.norms or (unit is None and module == self.norm)
+
+    def is_bias(self, name: str) -> bool:
+        """Return whether a parameter is a bias, of a linear module or of a norm."""
+        return kind_of(name) == "bias"
+
+
+_TWO_NORMS = ("input_layernorm", "post_attention_layernorm")
 _ATTENTION = tuple(f"self_attn.{side}_proj" for side in ("q", "k", "v", "o"))
 _LLAMA = {
     "blocks": "model.layers",
@@ -98,13 +146,14 @@ _LLAMA = {
     "norm": "model.norm",
     "head": "lm_head",
     "linear": (*_ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+    "norms": _TWO_NORMS,
     "tied": False,
 }
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
+    "qwen3": _LLAMA | {"norms": (*_TWO_NORMS, "self_attn.q_norm", "self_attn.k_norm")},
     "gemma": _LLAMA | {"tied": True},
     "gptj": {
         "blocks": "transformer.h",
@@ -113,6 +162,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "norm": "transformer.ln_f",
         "head": "lm_head",
         "linear": ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj", "mlp.fc_in", "mlp.fc_out"),
+        "norms": ("ln_1",),
         "tied": False,
     },
     "bloom": {
@@ -127,6 +177,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
             "mlp.dense_h_to_4h",
             "mlp.dense_4h_to_h",
         ),
+        "norms": (*_TWO_NORMS, "transformer.word_embeddings_layernorm"),
         "tied": True,
     },
     "opt": {
@@ -136,6 +187,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "norm": "model.decoder.final_layer_norm",
         "head": "lm_head",
         "linear": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "fc1", "fc2"),
+        "norms": ("self_attn_layer_norm", "final_layer_norm"),
         "tied": True,
     },
 }

@@ -52,8 +52,8 @@ def measure(run: RunConfig) -> tuple[float, float]:
 
     process.start(process.device_for("auto"), run.engine.stage)
     loaded = load(run)
-    engine = make_engine(loaded.model, run, 1)
-    ctx = make_context(run, loaded.data, engine, STEPS, History())
+    engine = make_engine(loaded.model, loaded.anatomy, run, num_steps=STEPS, micro_batches=1)
+    ctx = make_context(loaded, engine, History())
     seconds = []
     for step in range(STEPS):
         engine.use(run.method.plan(step, ctx))

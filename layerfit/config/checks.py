@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from layerfit.anatomy import Anatomy
 from layerfit.config.identity import required_runs, run_id
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
@@ -26,14 +27,7 @@ def check(run: RunConfig) -> None:
         raise UserError(
             f"training.micro_batch_size={training.micro_batch_size} does not divide the {per_rank} sequences of a rank"
         )
-    source, size = run.method.probe_source()
-    if size < engine.ranks:
-        raise UserError(f"a probe batch of {size} sequences is too small for {engine.ranks} ranks")
-    if source == "validation" and not (run.dataset.num_validation or run.dataset.validation_split):
-        raise UserError(
-            f"method={method} probes validation rows and dataset={run.dataset.name} holds none out; "
-            "set dataset.num_validation, or probe train rows"
-        )
+    check_probes(run)
     if training.norms and engine.stage == 3:
         raise UserError(
             f"training.norms=true reads whole weights after every step and engine={engine.name} shards them; "
@@ -42,8 +36,22 @@ def check(run: RunConfig) -> None:
     if run.optim.precision == "pure_bf16" and training.dtype != "bf16":
         raise UserError("optim.precision=pure_bf16 needs training.dtype=bf16")
     if not run.model.open_parts():
-        check_against_model(run)
+        check_against_model(run, run.model.anatomy())
     check_required(run)
+
+
+def check_probes(run: RunConfig) -> None:
+    """Raise UserError if the method probes, and its batches do not reach all ranks or there are no rows for them."""
+    if (probes := run.method.probe_source()) is None:
+        return
+    source, size = probes
+    if size < run.engine.ranks:
+        raise UserError(f"a probe batch of {size} sequences is too small for {run.engine.ranks} ranks")
+    if source == "validation" and not (run.dataset.num_validation or run.dataset.validation_split):
+        raise UserError(
+            f"method={run.method_name()} probes validation rows and dataset={run.dataset.name} holds none out; "
+            "set dataset.num_validation, or probe train rows"
+        )
 
 
 def check_required(run: RunConfig) -> None:
@@ -56,8 +64,8 @@ def check_required(run: RunConfig) -> None:
         )
     if len({run_id(before) for before in required}) < len(required):
         raise UserError(f"ranking_data: two of {', '.join(run.ranking_data)} are the same data; leave one out")
-    if required:
-        run.method.check_rankings(len(required), own=required[0].dataset == run.dataset)
+    if required and (source := run.method.rankings()) is not None:
+        source.check_number(len(required), own=required[0].dataset == run.dataset)
     for before in required:
         try:
             check(before)
@@ -66,11 +74,11 @@ def check_required(run: RunConfig) -> None:
             raise UserError(f"it requires a {name}: {error}") from error
 
 
-def check_against_model(run: RunConfig) -> None:
-    """Raise UserError if length or method do not fit the model, once its parts are known."""
-    length, positions = run.training.max_length, run.model.part("max_positions")
-    if length > positions:
+def check_against_model(run: RunConfig, anatomy: Anatomy) -> None:
+    """Raise UserError if length or method do not fit the model, whose parts are known."""
+    length, positions = run.training.max_length, anatomy.max_positions
+    if positions is not None and length > positions:
         raise UserError(
             f"training.max_length={length} is beyond model={run.model.name}, which has {positions} positions"
         )
-    run.method.check(run.shape())
+    run.method.check(run.shape(anatomy))

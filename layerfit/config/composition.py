@@ -83,8 +83,7 @@ def _plain(method: Method) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for f in dataclasses.fields(method):
         value = getattr(method, f.name)
-        if not f.name.startswith("_"):
-            out[f.name] = {"method_name": name_of(value), **_plain(value)} if isinstance(value, Method) else value
+        out[f.name] = {"method_name": name_of(value), **_plain(value)} if isinstance(value, Method) else value
     return out
 
 

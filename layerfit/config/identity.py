@@ -65,11 +65,11 @@ def required_runs(run: RunConfig) -> list[RunConfig]:
     They have the run's model, training, optimizer and seeds, so that they are the runs that the same words with
     another method (and dataset) name. The one on the run's own data comes first.
     """
-    method = run.method.requires()
-    if method is None:
+    source = run.method.rankings()
+    if source is None or source.run is None:
         return []
     others = sorted(run.ranking_data.values(), key=lambda data: data != run.dataset)
-    return [_before(run, method, data) for data in others or [run.dataset]]
+    return [_before(run, source.run, data) for data in others or [run.dataset]]
 
 
 def _before(run: RunConfig, method: Method, data: DatasetConfig) -> RunConfig:

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from layerfit.anatomy import Anatomy
+from layerfit.anatomy import ARCHITECTURES, Anatomy
 from layerfit.config.judge import LABEL
 from layerfit.errors import UserError, check_one_of
 
@@ -19,8 +19,8 @@ _PARTS = ("num_layers", "blocks", "embedding", "norm", "head", "linear", "max_po
 class ModelConfig:
     """A causal language model: where it comes from and what its parts are called.
 
-    What is null of the parts is read from the model's `config.json` (`model=hf`): it follows from the model, so it is
-    no part of a run's identity.
+    Parts that are null are read from the model's `config.json` (`model=hf`, `anatomy`). They follow from the model, so
+    they are no part of a run's identity, and are not kept here.
     """
 
     name: str = MISSING
@@ -40,36 +40,29 @@ class ModelConfig:
     """Equal to `embedding` where the two are tied."""
     linear: list[str] | None = field(default_factory=list)
     """Linear modules of a block, relative to it."""
+    norms: list[str] | None = field(default_factory=lambda: list(ARCHITECTURES["llama"]["norms"]), metadata=LABEL)
+    """Norm modules beside the final one: of a block, relative to it, or one of `beside_embedding`; null = not known."""
     max_positions: int | None = MISSING
     smallest_side: int | None = field(default=None, metadata=LABEL)
     """Rows or columns, whichever is fewer, of the smallest linear module: the largest rank of a projection."""
     sizes: dict[str, Any] = field(default_factory=dict, metadata=LABEL)
     """What its `config.json` says of its sizes, for estimates on a machine that has no copy of it."""
-    _read: dict[str, Any] = field(default_factory=dict, init=False, repr=False, metadata={"identity": False})
 
     def __post_init__(self) -> None:
         check_one_of("model.weights", self.weights, ("pretrained", "random"))
         if self.id is None and self.path is None:
             raise UserError("model.id and model.path are both null; give a hub id, model.id=<org>/<name>, or a folder")
 
-    def open_parts(self) -> list[str]:
-        """Return the parts that are null and not read from a `config.json` yet."""
-        return [name for name in _PARTS if getattr(self, name) is None and name not in self._read]
+    def open_parts(self, found: Mapping[str, Any] | None = None) -> list[str]:
+        """Return the parts that are neither given nor found in a `config.json`."""
+        return [name for name in _PARTS if getattr(self, name) is None and name not in (found or {})]
 
-    def read(self, found: Mapping[str, Any]) -> None:
-        """Take what a `config.json` says (`layerfit.anatomy.read_parts`) for what is null; the rest stays as given."""
-        names = [*_PARTS, "smallest_side"] + ([] if self.beside_embedding else ["beside_embedding"])
-        self._read = {key: found[key] for key in names if key in found}
-
-    def part(self, name: str) -> Any:
-        """Return a part as given, else as read."""
-        value = getattr(self, name)
-        return self._read.get(name, value) if value in (None, []) else value
-
-    def anatomy(self) -> Anatomy:
-        """Return where the parts are."""
-        assert not self.open_parts(), f"not read yet: {self.open_parts()}"
-        values = {key: self.part(key) for key in ("num_layers", "blocks", "embedding", "norm", "head", "smallest_side")}
-        return Anatomy(
-            **values, linear=tuple(self.part("linear")), beside_embedding=tuple(self.part("beside_embedding"))
-        )
+    def anatomy(self, found: Mapping[str, Any] | None = None) -> Anatomy:
+        """Return where the parts are: as given, and those that are null as found (`layerfit.anatomy.read_parts`)."""
+        assert not self.open_parts(found), f"not found: {self.open_parts(found)}"
+        read = found or {}
+        names = (*_PARTS, "beside_embedding", "norms", "smallest_side")
+        values = {name: getattr(self, name) for name in names}
+        parts = {name: read.get(name, value) if value in (None, []) else value for name, value in values.items()}
+        tuples: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in parts.items()}
+        return Anatomy(**tuples)

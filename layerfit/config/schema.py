@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from omegaconf import MISSING
 
-from layerfit.anatomy import Shape
+from layerfit.anatomy import Anatomy, Shape
 from layerfit.config.judge import LABEL, JudgeConfig
 from layerfit.config.model import ModelConfig
 from layerfit.errors import UserError, check_one_of, check_range
@@ -57,6 +57,12 @@ class DatasetConfig:
             )
         if self.form == "lines" and self.num_validation:
             raise UserError("dataset.form=lines is one text: hold out with dataset.validation_split, num_validation=0")
+
+    @property
+    def resolved_seed(self) -> int:
+        """The seed, which a run has set (`RunConfig`): no order is made of a seed that nobody gave."""
+        assert self.seed is not None, "this data set belongs to no run: its seed is not resolved"
+        return self.seed
 
 
 @dataclass
@@ -231,6 +237,14 @@ class SaveConfig:
         check_one_of("save.weights", self.weights, ("none", "final"))
 
 
+_Seeded = TypeVar("_Seeded", Method, DatasetConfig)
+
+
+def _seeded(part: _Seeded, seed: int) -> _Seeded:
+    """Return a part of a run with its own seed, or a copy with that of the run."""
+    return part if part.seed is not None else replace(part, seed=seed)
+
+
 @dataclass
 class RunConfig:
     """One run: everything that decides its result, and where it happens."""
@@ -255,21 +269,19 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, 0)
-        self.method, self.dataset = copy.copy(self.method), copy.copy(self.dataset)  # another run may hold them too
-        self.method.seed = self.seed if self.method.seed is None else self.method.seed
-        self.dataset.seed = self.seed if self.dataset.seed is None else self.dataset.seed
-        self.ranking_data = {name: copy.copy(data) for name, data in self.ranking_data.items()}
-        for data in self.ranking_data.values():
-            data.seed = self.dataset.seed if data.seed is None else data.seed
+        if not self.method.trains:  # nothing is drawn and nothing is ordered: one run for every seed
+            self.seed = 0
+            self.method, self.dataset = replace(self.method, seed=0), replace(self.dataset, seed=0)
+        self.method, self.dataset = _seeded(self.method, self.seed), _seeded(self.dataset, self.seed)
+        own = self.dataset.resolved_seed
+        self.ranking_data = {name: _seeded(data, own) for name, data in self.ranking_data.items()}
         if list(self.ranking_data.values()) == [self.dataset]:  # its own, said aloud
             self.ranking_data = {}
-        if not self.method.trains:  # nothing is drawn and nothing is ordered: one run for every seed
-            self.seed = self.method.seed = self.dataset.seed = 0
 
     def method_name(self) -> str:
         """Return the method's name on the command line."""
         return name_of(self.method)
 
-    def shape(self) -> Shape:
+    def shape(self, anatomy: Anatomy) -> Shape:
         """Return what the method checks itself against; for epochs, with one step (its length is not known yet)."""
-        return self.model.anatomy().shape(self.training.max_steps or 1)
+        return anatomy.shape(self.training.max_steps or 1)

@@ -164,7 +164,7 @@ def _sets(
     source = read_split(dataset, dataset.split, hub)
     number = num_held_out(dataset, source)
     tokens = _tokens(source, training, tokenizer, cache)
-    kept, out = hold_out(len(tokens), number, dataset.seed or 0)
+    kept, out = hold_out(len(tokens), number, dataset.resolved_seed)
     train, dropped = _examples(source, [tokens[i] for i in kept], training.max_length)
     held_out = [tokens[i] for i in out]
     if dataset.validation_split is not None:

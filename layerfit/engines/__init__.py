@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+    from layerfit.anatomy import Anatomy
     from layerfit.config.schema import RunConfig
     from layerfit.engines.base import Engine
 
 
-def make_engine(model: nn.Module, run: RunConfig, micro_batches: int) -> Engine:
+def make_engine(model: nn.Module, anatomy: Anatomy, run: RunConfig, *, num_steps: int, micro_batches: int) -> Engine:
     """Return the run's engine over an adapted model."""
-    anatomy, method, optim = run.model.anatomy(), run.method, run.optim
+    method, optim = run.method, run.optim
     if run.engine.stage is None:
         from layerfit.engines.torch import TorchEngine
 
-        return TorchEngine(model, anatomy, method, optim, micro_batches)
+        return TorchEngine(model, anatomy, method, optim, num_steps=num_steps, micro_batches=micro_batches)
     from layerfit.engines.zero import ZeroEngine
 
-    return ZeroEngine(model, anatomy, method, optim, micro_batches, run.engine)
+    return ZeroEngine(
+        model, anatomy, method, optim, num_steps=num_steps, micro_batches=micro_batches, engine=run.engine
+    )

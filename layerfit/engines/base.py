@@ -51,16 +51,25 @@ class Engine(ABC):
         model: the adapted model, on its device and in its dtype.
         anatomy: where its blocks are.
         method: decides what trains.
+        num_steps: optimizer steps of the run.
         optim: AdamW's settings.
         micro_batches: micro-batches per optimizer step and rank.
     """
 
     def __init__(
-        self, model: nn.Module, anatomy: Anatomy, method: Method, optim: OptimConfig, micro_batches: int
+        self,
+        model: nn.Module,
+        anatomy: Anatomy,
+        method: Method,
+        optim: OptimConfig,
+        *,
+        num_steps: int,
+        micro_batches: int,
     ) -> None:
         # A model that was loaded is in evaluation mode, where dropout and activation checkpointing do nothing.
         self.module = model.train()
         self.anatomy, self.method, self.optim, self.micro_batches = anatomy, method, optim, micro_batches
+        self.optimizer_spec = method.optimizer(anatomy.shape(num_steps))
         self.among = trainable(model)
         self.parameters = dict(model.named_parameters())
         self.plan: Plan | None = None
@@ -188,7 +197,8 @@ class Engine(ABC):
 
     def _groups(self, names: set[str]) -> list[dict[str, Any]]:
         named = [(n, self.parameters[n]) for n in self.parameters if n in names]
-        return optimizer_groups(named, self.anatomy, self.method, self.optim.weight_decay)
+        options, by_block = self.optimizer_spec.options, self.method.switching != STATIC
+        return optimizer_groups(named, self.anatomy, options, self.optim.weight_decay, by_block=by_block)
 
     # Steps and losses.
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from layerfit.anatomy import Anatomy
-from layerfit.methods.base import STATIC, Method
+from layerfit.anatomy import Anatomy, block_of
 
 
 def group_key(name: str, anatomy: Anatomy) -> str:
     """Return the group of a parameter: its block (`layers.3`), or `rest` outside the blocks."""
     unit = anatomy.unit(name)
-    return ".".join(unit.split(".")[:2]) if unit else "rest"
+    return block_of(unit) if unit else "rest"
 
 
 def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
@@ -22,18 +22,24 @@ def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
 
 
 def optimizer_groups(
-    named: list[tuple[str, nn.Parameter]], anatomy: Anatomy, method: Method, weight_decay: float
+    named: list[tuple[str, nn.Parameter]],
+    anatomy: Anatomy,
+    options_of: Callable[[str, tuple[int, ...]], dict[str, Any]],
+    weight_decay: float,
+    *,
+    by_block: bool,
 ) -> list[dict[str, Any]]:
     """Return torch parameter groups, none of them empty, each with the `key` of its block.
 
-    One group per block where plans switch (a ZeRO group is one flat tensor with one step count), one in all otherwise.
-    Decay acts on matrices only.
+    options_of: more options of a parameter's group, by canonical name and full shape (`OptimizerSpec.options`).
+    by_block: one group per block, for plans that switch (a ZeRO group is one flat tensor with one step count); one in
+    all otherwise. Decay acts on matrices only.
     """
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, parameter in named:
         shape = full_shape(parameter)
-        options = method.group_options(anatomy.unit(name) or anatomy.canonical(name), shape)
-        key = "all" if method.switching == STATIC else group_key(name, anatomy)
+        options = options_of(anatomy.unit(name) or anatomy.canonical(name), shape)
+        key = group_key(name, anatomy) if by_block else "all"
         decay = weight_decay if len(shape) > 1 else 0.0
         group = groups.setdefault((key, decay, *sorted(options.items())), {"params": []})
         group["params"].append(parameter)

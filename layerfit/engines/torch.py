@@ -73,7 +73,7 @@ class TorchEngine(Engine):
 def new_optimizer(engine: Engine, groups: list[dict[str, Any]]) -> Any:
     """Return the method's optimizer over `groups`."""
     optim = engine.optim
-    return engine.method.optimizer()(
+    return engine.optimizer_spec.kind(
         groups,  # type: ignore[arg-type]
         lr=optim.lr,
         betas=(optim.beta1, optim.beta2),

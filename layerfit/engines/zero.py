@@ -44,10 +44,12 @@ class ZeroEngine(Engine):
         anatomy: Anatomy,
         method: Method,
         optim: OptimConfig,
+        *,
+        num_steps: int,
         micro_batches: int,
         engine: EngineConfig,
     ) -> None:
-        super().__init__(model, anatomy, method, optim, micro_batches)
+        super().__init__(model, anatomy, method, optim, num_steps=num_steps, micro_batches=micro_batches)
         assert engine.stage is not None
         self.stage, self.offload = engine.stage, engine.offload
         self.deepspeed: Any = None

@@ -13,6 +13,7 @@ from layerfit.data.batches import steps_for_epochs
 from layerfit.estimate.cost import Flops, Memory, Shape, flops, memory
 from layerfit.estimate.subject import Subject, describe
 from layerfit.methods.base import Context, Plan
+from layerfit.methods.rankings import ranking_file
 from layerfit.records.record import Record, read_findings
 from layerfit.report.build import Loaded
 
@@ -122,8 +123,8 @@ def course(subject: Subject, steps: int) -> Course:
     def gradient(scales: Mapping[str, float], number: int) -> tuple[float, dict[str, float]]:
         return probe(scales, number), dict.fromkeys(scales, 0.0)
 
-    seed = subject.method.seed
-    ctx = Context(subject.anatomy.shape(steps), 0 if seed is None else seed, probe, gradient)
+    shape, seed = subject.anatomy.shape(steps), subject.method.resolved_seed
+    ctx = Context(shape, seed, probe, gradient, subject.state)
     wanted = {round(i * (steps - 1) / (SAMPLED - 1)) for i in range(SAMPLED)}
     dense = min(steps, ASKED)
     plans = {step: subject.method.plan(step, ctx) for step in range(dense)}
@@ -133,8 +134,8 @@ def course(subject: Subject, steps: int) -> Course:
 
 
 def received(run: RunConfig, records: Mapping[str, Record]) -> list[dict[str, Any]] | None:
-    """Return what the method of a run must receive, None if it needs nothing or not all of it is there yet."""
-    if (path := run.method.reads()) is not None:
+    """Return the findings that a run's method begins with, None if it needs none or not all are there yet."""
+    if (path := ranking_file(run.method)) is not None:
         return [read_findings(path)]
     found = [records.get(run_id(before)) for before in required_runs(run)]
     findings = [record.result.findings for record in found if record is not None and record.result.status == "ok"]
@@ -174,7 +175,8 @@ def _total(run: RunConfig, data: Data, each: list[Flops], steps: int, probes: in
     """Return the FLOPs of a run: its steps, and a forward of every probe batch."""
     step = sum(f.step for f in each) / len(each)
     per_row = data.tokens / run.training.batch_size
-    probed = probes * run.method.probe_source()[1] * per_row * each[0].forward
+    source = run.method.probe_source()
+    probed = 0 if source is None else probes * source[1] * per_row * each[0].forward
     return steps * data.tokens * step + probed
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,16 +16,17 @@ from layerfit.errors import UserError
 from layerfit.estimate.shapes import Sizes, block_parameters, linear_shapes, parameters, read_sizes
 from layerfit.estimate.walk import Trained
 from layerfit.methods.base import Insert, Method, Plan
-from layerfit.models.architecture import model_config, read_model_parts
+from layerfit.models.architecture import model_config, read_anatomy
 from layerfit.models.hub import model_source
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A run as far as shapes go. method: a copy, which has received a ranking where it needs one."""
+    """A run as far as shapes go. state: its method's, of a ranking where it needs one."""
 
     run: RunConfig
     method: Method
+    state: Any
     sizes: Sizes
     anatomy: Anatomy
     base: dict[str, tuple[int, ...]]
@@ -86,35 +86,34 @@ def sizes_of(model: ModelConfig, source: str | Path | None) -> Sizes | str:
 def describe(run: RunConfig, findings: list[dict[str, Any]] | None = None) -> Subject | str:
     """Return the subject of a run, or why there is none. Nothing is fetched for it.
 
-    findings: what the method must `receive`; where it needs some and there are none, units get scores in an arbitrary
+    findings: what the method begins with; where it needs some and there are none, units get scores in an arbitrary
     order that mixes depth and kind (`placeholder`).
     """
     try:
         source: str | Path | None = model_source(run.model, run.hub)
     except UserError:
         source = None
-    model = copy.copy(run.model)
-    if isinstance(source, Path):
-        read_model_parts(model, source)
+    model, method = run.model, run.method
     sizes = sizes_of(model, source)
     if isinstance(sizes, str):
         return sizes
-    if model.open_parts():
+    if model.open_parts() and not isinstance(source, Path):
         return f"model={model.name}: {', '.join(model.open_parts())} are not known without its config.json"
-    if sizes.num_layers != model.part("num_layers"):
-        return f"model={model.name}: {sizes.num_layers} layers by its sizes, num_layers={model.part('num_layers')}"
-    method, anatomy = copy.deepcopy(run.method), model.anatomy()
-    if method.requires() is not None or method.reads() is not None:
-        shape = anatomy.shape(run.training.max_steps or 1)
-        rankings = max(1, len(required_runs(run)))
-        method.receive(findings or [placeholder(method.universe(shape))] * rankings, shape)
+    anatomy = model.anatomy() if source is None else read_anatomy(model, source)
+    if sizes.num_layers != anatomy.num_layers:
+        return f"model={model.name}: {sizes.num_layers} layers by its sizes, num_layers={anatomy.num_layers}"
+    shape = run.shape(anatomy)
+    if not findings and (rankings := method.rankings()) is not None:
+        findings = [placeholder(rankings.units(shape))] * max(1, len(required_runs(run)))
+    state = method.begin(shape, findings or [])
     if type(method).adapt is not Method.adapt and type(method).inserts is Method.inserts:
         return f"method={run.method_name()} does not say what it puts into a model (Method.inserts)"
     shapes = {f"layers.{i}.{m}": s for i in range(sizes.num_layers) for m, s in linear_shapes(sizes).items()}
     shapes |= dict.fromkeys((EMBEDDING, HEAD), (sizes.vocabulary, sizes.width))
     if unknown := sorted(set(anatomy.linear) - set(linear_shapes(sizes))):
         return f"model={model.name}: no shape is known of {', '.join(unknown)}"
-    return Subject(run, method, sizes, anatomy, parameters(sizes, anatomy), method.inserts(anatomy, shapes))
+    inserts = method.inserts(anatomy, shapes, state)
+    return Subject(run, method, state, sizes, anatomy, parameters(sizes, anatomy), inserts)
 
 
 def placeholder(units: list[str]) -> dict[str, Any]:

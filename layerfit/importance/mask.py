@@ -68,7 +68,7 @@ def learn_ranking(settings: MaskSettings, ctx: _Context) -> dict[str, Any]:
         of a stream; `other_data`: of the ranking with one from another stream. Noise has both near 0. Every batch is
         an independent draw of rows, so two batches may share some.
     """
-    units = [u for u in ctx.shape.modules() if not settings.targets or u.rpartition(".")[2] in settings.targets]
+    units = ctx.shape.modules(settings.targets)
 
     def learn(start: int, stride: int) -> tuple[dict[str, float], list[float]]:
         batches = range(start, start + stride * settings.steps, stride)

@@ -5,7 +5,6 @@ Nothing is fetched for a check: models and data that only the hub has are not lo
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import os
 import shutil
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from layerfit.anatomy import num_parameters, read_parts
+from layerfit.anatomy import Anatomy, num_parameters, read_parts
 from layerfit.config import check_against_model
 from layerfit.config.schema import (
     DatasetConfig,
@@ -33,7 +32,8 @@ from layerfit.errors import UserError
 from layerfit.evaluation.judge.check import check_judge
 from layerfit.evaluation.protocols import check_protocols
 from layerfit.methods.base import STATIC, Method
-from layerfit.models.architecture import model_config, read_model_parts
+from layerfit.methods.rankings import ranking_file
+from layerfit.models.architecture import model_config, read_anatomy
 from layerfit.models.hub import dataset_source, has_weights, model_source, weight_files
 from layerfit.records.record import read_findings
 from layerfit.world.spec import ORG, world_of
@@ -57,12 +57,8 @@ def preflight(run: RunConfig, *, here: bool = True) -> None:
     check_tracker(run.tracker)
     check_writable(run.paths)
     if not isinstance(source := model_source(run.model, run.hub), str):
-        read_model_parts(run.model, source)
-        check_model(run.model, run.hub)
-    if not run.model.open_parts():
-        check_against_model(run)
-        if (path := run.method.reads()) is not None:
-            copy.deepcopy(run.method).receive([read_findings(path)], run.shape())
+        check_model(run.model, run.hub, read_anatomy(run.model, source))
+    check_method(run, source)
     check_world(run)
     check_dataset(run.dataset, run.hub)
     check_template(run.dataset, run.model, run.hub)
@@ -70,6 +66,16 @@ def preflight(run: RunConfig, *, here: bool = True) -> None:
     if run.eval.judge.benchmarks:
         check_judge(run.eval.judge, run.model, run.hub)
     check_space(run)
+
+
+def check_method(run: RunConfig, source: str | Path) -> None:
+    """Raise UserError if the method does not fit the model, as far as its parts are known without network."""
+    if isinstance(source, str) and run.model.open_parts():
+        return
+    anatomy = read_anatomy(run.model, source)
+    check_against_model(run, anatomy)
+    if (path := ranking_file(run.method)) is not None:
+        run.method.begin(run.shape(anatomy), [read_findings(path)])
 
 
 def check_device(engine: EngineConfig) -> None:
@@ -119,20 +125,18 @@ def check_writable(paths: PathsConfig) -> None:
             raise UserError(f"paths.{key}={value}: no permission to write in {place}; give another folder")
 
 
-def check_model(model: ModelConfig, hub: HubConfig) -> None:
-    """Raise UserError if a local model lacks a part, or is not shaped as `conf/model` says."""
+def check_model(model: ModelConfig, hub: HubConfig, anatomy: Anatomy) -> None:
+    """Raise UserError if a local model lacks a part, or is not shaped as `anatomy` says."""
     folder = model_source(model, hub)
     if isinstance(folder, str):
         return
     found = read_parts(model_config(folder))
     layers, positions = found.get("num_layers"), found.get("max_positions")
-    if layers is not None and layers != model.part("num_layers"):
-        raise UserError(
-            f"model.num_layers={model.part('num_layers')} but {folder} has {layers} layers; set it to {layers}"
-        )
-    if positions is not None and positions < model.part("max_positions"):
-        raise UserError(f"model.max_positions={model.part('max_positions')} but {folder} has {positions}; lower it")
-    check_parts(model, found, folder)
+    if layers is not None and layers != anatomy.num_layers:
+        raise UserError(f"model.num_layers={anatomy.num_layers} but {folder} has {layers} layers; set it to {layers}")
+    if positions is not None and anatomy.max_positions is not None and positions < anatomy.max_positions:
+        raise UserError(f"model.max_positions={anatomy.max_positions} but {folder} has {positions}; lower it")
+    check_parts(anatomy, found, folder)
     if model.weights == "pretrained" and not has_weights(folder):
         raise UserError(f"{folder} holds no weights; put them there, or set model.weights=random")
     if not any((folder / name).is_file() for name in TOKENIZER):
@@ -151,20 +155,23 @@ def check_world(run: RunConfig) -> None:
             raise UserError(f"model={run.model.name} knows no word of {asked}, of another world; use model={other}")
 
 
-def check_parts(model: ModelConfig, found: Mapping[str, Any], folder: Path) -> None:
-    """Raise UserError if `conf/model` names other parts than the architecture of `config.json` has, if it is known."""
+def check_parts(anatomy: Anatomy, found: Mapping[str, Any], folder: Path) -> None:
+    """Raise UserError if `anatomy` names other parts than the architecture of `config.json` has, if it is known."""
     if "blocks" not in found:
         return
     for key in ("blocks", "embedding", "norm", "head"):
-        if model.part(key) != found[key]:
-            raise UserError(f"model.{key}={model.part(key)} but in {folder} it is {found[key]}; set it, or model=hf")
-    if missing := sorted(set(found["beside_embedding"]) - set(model.part("beside_embedding"))):
+        if (given := getattr(anatomy, key)) != found[key]:
+            raise UserError(f"model.{key}={given} but in {folder} it is {found[key]}; set it, or model=hf")
+    if missing := sorted(set(found["beside_embedding"]) - set(anatomy.beside_embedding)):
         raise UserError(f"model.beside_embedding lacks {missing[0]} of {folder}; set it, or model=hf")
-    if unknown := [name for name in model.part("linear") if name not in found["linear"]]:
+    if unknown := [name for name in anatomy.linear if name not in found["linear"]]:
         raise UserError(
             f"model.linear names {unknown[0]}, which a block of {folder} does not have; "
             f"its linear modules are: {', '.join(found['linear'])}"
         )
+    if set(anatomy.norms or ()) != set(found["norms"]):
+        given, known = (", ".join(names or ()) for names in (anatomy.norms, found["norms"]))
+        raise UserError(f"model.norms=[{given}] but in {folder} they are [{known}]; set it, or model=hf")
 
 
 def check_dataset(dataset: DatasetConfig, hub: HubConfig) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from layerfit import config
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
+from layerfit.methods.rankings import ranking_file
 from layerfit.records import record
 from layerfit.records.manifest import manifest
 
@@ -104,7 +105,7 @@ def prepare(runs: list[RunConfig], *, here: bool = True) -> None:
     seen = set()
     for run in runs:
         parts = repr((run.model, run.dataset, run.eval, run.engine, run.training, run.paths, run.save, run.tracker))
-        parts += f"{run.method_name()} {run.method.reads()}"
+        parts += f"{run.method_name()} {ranking_file(run.method)}"
         if parts not in seen:
             seen.add(parts)
             preflight(run, here=here)

@@ -7,19 +7,18 @@ at hand and every checkpoint reaches. It must see whole matrices, so engines tha
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import Shape
 from layerfit.errors import UserError, check_range
-from layerfit.methods.base import Context, Insert, Plan
+from layerfit.methods.base import Insert, OptimizerSpec
 from layerfit.methods.lora import LowRank
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from layerfit.anatomy import Anatomy
-    from layerfit.optimizers.adamw import AdamW
 
 
 def _steps(name: str, value: float, num_steps: int) -> int:
@@ -44,9 +43,6 @@ class AdaLoRA(LowRank):
     beta_sensitivity: float = 0.85
     beta_uncertainty: float = 0.85
     orthogonality: float = 0.5
-    _num_steps: int = field(default=0, init=False, repr=False, metadata={"identity": False})
-    _values: dict[str, Any] = field(default_factory=dict, init=False, repr=False, metadata={"identity": False})
-    """Singular values E by unit, the model's own parameters."""
 
     needs_matrices: ClassVar[bool] = True
 
@@ -85,16 +81,14 @@ class AdaLoRA(LowRank):
             )
         return warmup, final
 
-    def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
+    def adapt(self, model: nn.Module, anatomy: Anatomy, state: Any) -> nn.Module:
         """Freeze the model and insert adapters, in the model's own dtype."""
-        from layerfit.adapters.peft import add_adalora, singular_values
+        from layerfit.adapters.peft import add_adalora
 
-        names = [anatomy.module_path(unit) for unit in self.adapted_modules(anatomy)]
-        adapted = add_adalora(
+        names = [anatomy.module_path(unit) for unit in anatomy.modules(self.targets)]
+        return add_adalora(
             model, names, rank=self.rank, init_rank=self.init_rank, alpha=self.alpha, dropout=self.dropout
         )
-        self._values = singular_values(adapted, anatomy)
-        return adapted
 
     def insert_of(self, shape: tuple[int, int]) -> Insert:
         """Return what an adapter is beside a module of this shape, [out, in]."""
@@ -117,43 +111,29 @@ class AdaLoRA(LowRank):
 
         return distance_to_orthogonal(model) * self.orthogonality if self.orthogonality else None
 
-    def optimizer(self) -> type[AdamW]:
-        """AdamW with the allocation."""
-        from layerfit.optimizers.adalora import RankAdamW
+    def optimizer(self, shape: Shape) -> OptimizerSpec:
+        """AdamW with the allocation.
 
-        return RankAdamW
+        Raises:
+            UserError: if the phases leave no step to choose ranks in.
+        """
+        from layerfit.optimizers.adalora import LEFT, RIGHT, VALUES, RankAdamW
 
-    def group_options(self, name: str, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Say which side of an adapter a parameter is, and when ranks are chosen."""
-        from layerfit.optimizers.adalora import LEFT, RIGHT, VALUES
-
-        assert self._num_steps, "`plan` or `load_state_dict` says how long the run is"
-        warmup, final = self._phases(self._num_steps)
-        return {
-            "role": {"lora_A": RIGHT, "lora_E": VALUES, "lora_B": LEFT}[name.split(".")[-2]],
+        warmup, final = self._phases(shape.num_steps)
+        shared = {
             "target_rank": self.rank,
-            "num_steps": self._num_steps,
+            "num_steps": shape.num_steps,
             "warmup": warmup,
             "final": final,
             "allocate_every": self.allocate_every,
             "beta_sensitivity": self.beta_sensitivity,
             "beta_uncertainty": self.beta_uncertainty,
         }
+        sides = {"lora_A": RIGHT, "lora_E": VALUES, "lora_B": LEFT}
+        return OptimizerSpec(RankAdamW, lambda name, _: {"role": sides[name.split(".")[-2]], **shared})
 
-    def plan(self, step: int, ctx: Context) -> Plan:
-        """All adapters, always."""
-        self._num_steps = ctx.shape.num_steps
-        self._phases(self._num_steps)
-        return super().plan(step, ctx)
-
-    def findings(self) -> dict[str, Any]:
+    def findings(self, model: nn.Module, anatomy: Anatomy, state: Any) -> dict[str, Any]:
         """The rank of every module: how many of its singular values are not zero."""
-        return {"ranks": {unit: int((value != 0).sum()) for unit, value in self._values.items()}}
+        from layerfit.adapters.peft import singular_values
 
-    def state_dict(self) -> dict[str, Any]:
-        """The length of the run; sensitivities and ranks are optimizer state."""
-        return {"num_steps": self._num_steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore it."""
-        self._num_steps = state["num_steps"]
+        return {"ranks": {unit: int((value != 0).sum()) for unit, value in singular_values(model, anatomy).items()}}

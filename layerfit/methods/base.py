@@ -1,24 +1,25 @@
 """The seam between a fine-tuning method and the rest of layerfit.
 
 A method decides, the engine acts. A method is a dataclass: its fields are its configuration (Hydra's schema),
-its few functions return data. It never touches `requires_grad`, an optimizer, a rank or a file.
+which never changes after composition; its few functions return data. What a run learns is a state of its own (`begin`).
+A method never touches `requires_grad`, an optimizer, a rank or a file.
 Heavy imports stay inside functions: tables compose methods without importing torch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import EMBEDDING, HEAD, NORM, Shape, layer_units
-from layerfit.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from layerfit.anatomy import Anatomy
+    from layerfit.methods.rankings import Rankings
     from layerfit.optimizers.adamw import AdamW
 
 STATIC, REBUILD, SKIP = "static", "rebuild", "skip"
@@ -59,6 +60,17 @@ class SwitchPolicy:
 
 
 @dataclass(frozen=True)
+class OptimizerSpec:
+    """The optimizer of a method.
+
+    kind: its class. options: more options of the group of one parameter, by canonical name and full shape.
+    """
+
+    kind: type[AdamW]
+    options: Callable[[str, tuple[int, ...]], dict[str, Any]] = lambda name, shape: {}  # noqa: ARG005
+
+
+@dataclass(frozen=True)
 class Insert:
     """What `adapt` puts into one linear module, or into the embedding: for estimates, made without a model.
 
@@ -87,17 +99,19 @@ class Context:
     probe: `probe(scales, batch) -> nats per target token` on probe batch number `batch` (a pure function of the
         number), with the adapter response of each unit in `scales` multiplied by its factor. No gradient.
     response_gradient: the same loss and its derivative with respect to every factor.
+    state: what `Method.begin` returned.
     """
 
     shape: Shape
     seed: int
     probe: Callable[[Mapping[str, float], int], float]
     response_gradient: Callable[[Mapping[str, float], int], tuple[float, dict[str, float]]]
+    state: Any = None
 
 
 @dataclass
 class Method:
-    """Everything trains, nothing switches: each seam at its default. A method overrides one, rarely two."""
+    """Everything trains, nothing switches: every hook at its default."""
 
     seed: int | None = None
     """Seed of layer draws and adapter initialisation; follows the run's seed unless set."""
@@ -110,42 +124,50 @@ class Method:
     """`block` or `module`: what the `ranking` in its findings scores. None: it makes no ranking."""
     unsupported_engines: ClassVar[tuple[str, ...]] = ()
 
-    def switch_policy(self) -> SwitchPolicy:
-        """Return what happens to optimizer state at a switch (only `switching = rebuild` has one)."""
-        return SwitchPolicy()
+    @property
+    def resolved_seed(self) -> int:
+        """The seed, which a run has set (`RunConfig`): no draw is made of a seed that nobody gave."""
+        assert self.seed is not None, "this method belongs to no run: its seed is not resolved"
+        return self.seed
 
-    def probe_source(self) -> tuple[str, int]:
-        """Return where probe batches come from (`train` or `validation`) and their number of sequences."""
-        return "train", 16
+    # The hooks. A method overrides one or two of them.
 
     def check(self, shape: Shape) -> None:
-        """Raise UserError if the parameters cannot be right for a model of this shape."""
+        """Raise UserError if the settings cannot be right for a model of this shape.
 
-    def requires(self) -> Method | None:
-        """Return the method whose run must exist first (same model and training; data: `ranking_data`), or None."""
+        Called when a run is composed, and again when its model is about to be loaded.
+        """
+
+    def rankings(self) -> Rankings | None:
+        """Return where the rankings come from that the method goes by, None if it goes by none.
+
+        Called when runs are put in order, and before `begin`.
+        """
         return None
 
-    def reads(self) -> str | None:
-        """Return the path of a findings file to `receive`, or None."""
+    def probe_source(self) -> tuple[str, int] | None:
+        """Return where probe batches come from (`train` or `validation`) and their sequences, None without probes.
+
+        Called when a run is composed, and before its first step.
+        """
         return None
 
-    def universe(self, shape: Shape) -> list[str]:
-        """Return the units that a ranking which it receives must score."""
-        return shape.modules()
+    def begin(self, shape: Shape, findings: Sequence[dict[str, Any]]) -> Any:
+        """Return the state of a new run, a data class of plain values, or None if it learns nothing.
 
-    def check_rankings(self, number: int, *, own: bool) -> None:
-        """Raise UserError if the number of required runs cannot be right; own: the first is on the run's own data."""
-        if number > 1:
-            raise UserError(f"this method goes by one ranking, and ranking_data names {number}; name one data set")
+        Called once, before `adapt`, with the findings that `rankings` names. The later hooks may change the state, and
+        nothing else of it: checkpoints save its fields.
+        """
+        return None
 
-    def receive(self, findings: list[dict[str, Any]], shape: Shape) -> None:
-        """Take the findings of the required runs, or of the file that `reads` names, before `adapt`."""
+    def adapt(self, model: nn.Module, anatomy: Anatomy, state: Any) -> nn.Module:
+        """Reshape the model; the parameters that it leaves trainable bound every plan.
 
-    def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
-        """Reshape the model once, before any engine exists; what it leaves trainable bounds every plan."""
+        Called once, before any engine exists.
+        """
         return model
 
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
+    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
         """Return what `adapt` puts into modules, by unit or part; with any, all other parameters are frozen.
 
         shapes: [out, in] of every linear module, by unit, and [vocabulary, width] of EMBEDDING and HEAD. No model is
@@ -156,42 +178,38 @@ class Method:
     def state_bytes(self, name: str, shape: tuple[int, ...], width: int) -> int:
         """Return the bytes of optimizer state of one parameter, beside its master and step count (`make estimate`).
 
-        name: canonical, as for `group_options`. width: bytes of a number of Adam's moments.
+        name: canonical, as for `OptimizerSpec.options`. width: bytes of a number of Adam's moments.
         """
         return 2 * width * math.prod(shape)
 
+    def optimizer(self, shape: Shape) -> OptimizerSpec:
+        """Return the optimizer's class and the options of its groups. Called once, when an engine is made."""
+        from layerfit.optimizers.adamw import AdamW
+
+        return OptimizerSpec(AdamW)
+
+    def switch_policy(self) -> SwitchPolicy:
+        """Return the fate of optimizer state at a switch. Called at every switch of a method that rebuilds."""
+        return SwitchPolicy()
+
+    def plan(self, step: int, ctx: Context) -> Plan:
+        """Choose what trains at optimizer step `step` (0-based). Called before every step, once, in order."""
+        return Plan(layer_units(range(ctx.shape.num_layers)), (EMBEDDING, NORM, HEAD))
+
     def penalty(self, model: nn.Module) -> Tensor | None:
-        """Return a term of the weights alone that is added once to the loss of every optimizer step, or None.
+        """Return a term of the weights alone that is added to the loss, or None. Called once in every step.
 
         It is minimised but not reported. It sees whole weights only where the method `needs_matrices`.
         """
         return None
 
-    def optimizer(self) -> type[AdamW]:
-        """Return the optimizer class."""
-        from layerfit.optimizers.adamw import AdamW
-
-        return AdamW
-
-    def group_options(self, name: str, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Return extra options of the optimizer group of one parameter (canonical name, shape)."""
-        return {}
-
-    def plan(self, step: int, ctx: Context) -> Plan:
-        """Choose what trains at optimizer step `step` (0-based); called once for every step, in order."""
-        return Plan(layer_units(range(ctx.shape.num_layers)), (EMBEDDING, NORM, HEAD))
-
     def after_step(self, step: int, ctx: Context) -> bool:
-        """Look at the model after optimizer step `step`; True ends the training."""
+        """Look at the model; True ends the training. Called after every optimizer step."""
         return False
 
-    def findings(self) -> dict[str, Any]:
-        """Return what the run found out (scores, rankings): JSON, part of the record's result."""
-        return {}
+    def findings(self, model: nn.Module, anatomy: Anatomy, state: Any) -> dict[str, Any]:
+        """Return what the run found out (scores, rankings): JSON, part of the record's result.
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything `plan` and `findings` need that is not their arguments."""
+        Called once, after training and evaluation, on the rank that writes the record.
+        """
         return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from layerfit.anatomy import Shape, layer_units
+from layerfit.anatomy import Shape, kind_of, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.methods.base import Context, Insert, Method, Plan
 
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 OUT_OF_MLP = ("down_proj", "dense_4h_to_h", "fc_out", "fc2")
 INTO_MLP = ("up_proj", "dense_h_to_4h", "fc_in", "fc1")
 GATES = ("gate_proj",)
-
-
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]
 
 
 @dataclass
@@ -57,7 +53,7 @@ class Bottleneck(Method):
 
     def check(self, shape: Shape) -> None:
         """Raise UserError if a target is no linear module of this model, or one that this kind does not adapt."""
-        known = list(dict.fromkeys(_last(name) for name in shape.linear))
+        known = list(dict.fromkeys(kind_of(name) for name in shape.linear))
         possible = [name for name in known if self.place(name) is not None]
         for target in self.targets:
             if target not in possible:
@@ -74,10 +70,9 @@ class Bottleneck(Method):
     def adapted_modules(self, anatomy: Anatomy) -> dict[str, str]:
         """Return the units that get an adapter, with its place."""
         wanted = self.targets or self.standard
-        units = [unit for unit in anatomy.shape(num_steps=0).modules() if _last(unit) in wanted]
-        return {unit: place for unit in units if (place := self.place(_last(unit))) is not None}
+        return {unit: place for unit in anatomy.modules(wanted) if (place := self.place(kind_of(unit))) is not None}
 
-    def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
+    def adapt(self, model: nn.Module, anatomy: Anatomy, state: Any) -> nn.Module:
         """Freeze the model and wrap its modules, in the model's own dtype."""
         from layerfit.adapters.bottleneck import add_bottlenecks
 
@@ -86,7 +81,7 @@ class Bottleneck(Method):
             model, places, size=self.size, activation=self.activation, scale=self.scale, init=self.init
         )
 
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
+    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
         """Two matrices, and the activation's output between them."""
         found: dict[str, Insert] = {}
         for unit, place in self.adapted_modules(anatomy).items():

@@ -7,14 +7,11 @@ matrices, so engines that flatten parameters (ZeRO 1-3) refuse.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from layerfit.anatomy import Shape
 from layerfit.errors import UserError, check_one_of, check_range
-from layerfit.methods.base import Method
-
-if TYPE_CHECKING:
-    from layerfit.optimizers.adamw import AdamW
+from layerfit.methods.base import Method, OptimizerSpec
 
 LARGEST_DEFAULT = 128
 """Rank of the released README's example; a quarter of the width is what the paper's Table 2 has at 350M and 1B."""
@@ -47,18 +44,18 @@ class GaLore(Method):
                 f"use rank <= {shape.smallest_side}"
             )
 
-    def optimizer(self) -> type[AdamW]:
+    def optimizer(self, shape: Shape) -> OptimizerSpec:
         """AdamW whose marked groups run in a low-rank space."""
         from layerfit.optimizers.galore import GaLoreAdamW
 
-        return GaLoreAdamW
+        return OptimizerSpec(GaLoreAdamW, self._options)
 
     def state_bytes(self, name: str, shape: tuple[int, ...], width: int) -> int:
         """Of a projected matrix: two moments of its low-rank gradient, and the basis."""
-        rank = self.group_options(name, shape).get("rank")
+        rank = self._options(name, shape).get("rank")
         return super().state_bytes(name, shape, width) if rank is None else width * rank * (2 * max(shape) + min(shape))
 
-    def group_options(self, name: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    def _options(self, name: str, shape: tuple[int, ...]) -> dict[str, Any]:
         """Mark the matrices inside the blocks."""
         if not name.startswith("layers.") or len(shape) != 2:
             return {}
@@ -70,5 +67,5 @@ class GaLore(Method):
             "refresh_every": self.refresh_every,
             "scale": self.scale,
             "projection": self.projection,
-            "seed": self.seed or 0,
+            "seed": self.resolved_seed,
         }

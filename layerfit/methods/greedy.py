@@ -6,13 +6,29 @@ times 0), and the one whose absence hurts the loss least is removed for good. Th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from layerfit.anatomy import Shape
 from layerfit.errors import check_one_of, check_range
 from layerfit.importance.greedy import remove_greedily
 from layerfit.methods.base import Context
 from layerfit.methods.lora import LowRank
+from layerfit.methods.rankings import BLOCK
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from layerfit.anatomy import Anatomy
+
+
+@dataclass
+class Removal:
+    """Blocks in the order of their removal, and N + 1 losses: with all, without the first, ...; empty until then."""
+
+    order: list[str] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -23,9 +39,8 @@ class GreedyRanking(LowRank):
     probe_batch_size: int = 16
     removal_batches: int = 4
     """Probe batches, always the same ones, whose mean loss decides."""
-    _found: dict[str, Any] = field(default_factory=dict, init=False, repr=False, metadata={"identity": False})
 
-    ranks: ClassVar[str | None] = "block"
+    ranks: ClassVar[str | None] = BLOCK
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,6 +52,10 @@ class GreedyRanking(LowRank):
         """As configured."""
         return self.probe_data, self.probe_batch_size
 
+    def begin(self, shape: Shape, findings: Sequence[dict[str, Any]]) -> Removal:
+        """Nothing is removed yet."""
+        return Removal()
+
     def after_step(self, step: int, ctx: Context) -> bool:
         """Remove the blocks' adapters greedily after the last step."""
         if step + 1 < ctx.shape.num_steps:
@@ -46,23 +65,11 @@ class GreedyRanking(LowRank):
             scales = dict.fromkeys(sorted(removed), 0.0)
             return sum(ctx.probe(scales, batch) for batch in range(self.removal_batches)) / self.removal_batches
 
-        blocks = [f"layers.{i}" for i in range(ctx.shape.num_layers)]
-        order, losses = remove_greedily(blocks, loss)
-        rounds = {unit: float(i) for i, unit in enumerate(order, start=1)}
-        self._found = {
-            "removal": {"order": order, "losses": losses},
-            "ranking": {"scores": {unit: rounds[unit] for unit in blocks}},
-        }
+        ctx.state.order, ctx.state.losses = remove_greedily(ctx.shape.blocks(), loss)
         return True
 
-    def findings(self) -> dict[str, Any]:
+    def findings(self, model: nn.Module, anatomy: Anatomy, state: Removal) -> dict[str, Any]:
         """`removal`: order (first removed first) and N + 1 losses; `ranking`: the round of every block's removal."""
-        return dict(self._found)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was found."""
-        return dict(self._found)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore it."""
-        self._found = dict(state)
+        rounds = {unit: float(i) for i, unit in enumerate(state.order, start=1)}
+        blocks = anatomy.shape(num_steps=0).blocks()
+        return {"removal": asdict(state), "ranking": {"scores": {unit: rounds[unit] for unit in blocks}}}

@@ -9,21 +9,33 @@ What the paper leaves open (s_0, optimizer, penalty) is configuration: `conf/met
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import EMBEDDING, HEAD, NORM, Shape, block_of, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
-from layerfit.importance.choice import ENDS, PLACES, at_end, at_place, mean_ranks, read_scores, shared
+from layerfit.importance.choice import ENDS, PLACES, at_end, at_place, mean_ranks, shared
 from layerfit.importance.mask import MaskSettings, learn_ranking
-from layerfit.methods.base import Context, Insert, Method, Plan
+from layerfit.methods.base import Context, Insert, Plan
 from layerfit.methods.lora import LowRank
+from layerfit.methods.rankings import MODULE, Rankings
 
 if TYPE_CHECKING:
     from torch import nn
 
     from layerfit.anatomy import Anatomy
+
+
+@dataclass
+class Stages:
+    """What stages 1 and 2 have found so far. losses: on the fixed batches, one a window; milestones: rankings."""
+
+    stable_at: int | None = None
+    losses: list[float] = field(default_factory=list)
+    milestones: dict[str, Any] = field(default_factory=dict)
+    ranking: dict[str, Any] | None = None
+    stage1_steps: int | None = None
 
 
 @dataclass
@@ -41,9 +53,8 @@ class ILARanking(LowRank):
     mask_batch_size: int = 16
     milestones: list[float] = field(default_factory=list)
     """Fractions of the training after which a ranking is learned as well; with any, stage 1 runs to its end."""
-    _state: dict[str, Any] = field(default_factory=dict, init=False, repr=False, metadata={"identity": False})
 
-    ranks: ClassVar[str | None] = "module"
+    ranks: ClassVar[str | None] = MODULE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,31 +70,30 @@ class ILARanking(LowRank):
         for fraction in self.milestones:
             check_range("method.milestones", fraction, 0, 1, low_open=True)
 
-    def probe_source(self) -> tuple[str, int]:
+    def probe_source(self) -> tuple[str, int] | None:
         """As configured."""
         return self.mask_data, self.mask_batch_size
 
+    def begin(self, shape: Shape, findings: Sequence[dict[str, Any]]) -> Any:
+        """Nothing is known yet."""
+        return Stages()
+
     def after_step(self, step: int, ctx: Context) -> bool:
         """Watch for stability; learn the mask at milestones and at the end."""
-        state = self._state = self._state or {
-            "stable_at": None,
-            "losses": [],
-            "milestones": {},
-            "ranking": None,
-        }
+        state: Stages = ctx.state
         done, last = step + 1, step + 1 == ctx.shape.num_steps
         if done % self.window == 0:
-            state["losses"].append(sum(ctx.probe({}, batch) for batch in range(4)) / 4)
-            if state["stable_at"] is None and len(state["losses"]) > 1:
-                change = abs(state["losses"][-1] - state["losses"][-2]) / self.window
-                state["stable_at"] = done if change < self.epsilon else None
+            state.losses.append(sum(ctx.probe({}, batch) for batch in range(4)) / 4)
+            if state.stable_at is None and len(state.losses) > 1:
+                change = abs(state.losses[-1] - state.losses[-2]) / self.window
+                state.stable_at = done if change < self.epsilon else None
         for fraction in self.milestones:
             if done == max(1, round(fraction * ctx.shape.num_steps)):
-                state["milestones"][f"{fraction:g}"] = learn_ranking(self._settings(), ctx)
-        ends = last or (state["stable_at"] == done and not self.milestones)
+                state.milestones[f"{fraction:g}"] = learn_ranking(self._settings(), ctx)
+        ends = last or (state.stable_at == done and not self.milestones)
         if ends:
-            state["ranking"] = learn_ranking(self._settings(), ctx)
-            state["stage1_steps"] = done
+            state.ranking = learn_ranking(self._settings(), ctx)
+            state.stage1_steps = done
         return ends
 
     def _settings(self) -> MaskSettings:
@@ -96,17 +106,36 @@ class ILARanking(LowRank):
             targets=tuple(self.targets),
         )
 
-    def findings(self) -> dict[str, Any]:
+    def findings(self, model: nn.Module, anatomy: Anatomy, state: Any) -> dict[str, Any]:
         """The ranking (scores s by unit, with their reliability), milestones, and when stage 1 became stable."""
-        return dict(self._state)
+        return asdict(state)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything found so far."""
-        return dict(self._state)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what was found."""
-        self._state = dict(state)
+@dataclass
+class Frozen:
+    """The linear modules that freeze, in the model's order."""
+
+    units: list[str]
+
+
+@dataclass(frozen=True)
+class CombinedRankings(Rankings):
+    """Several rankings that become one set. combine: how."""
+
+    combine: str = "intersection"
+
+    def check_number(self, number: int, *, own: bool) -> None:
+        """Raise UserError if `combine` says nothing, or lacks the ranking that it goes by."""
+        if number == 1 and self.combine != "intersection":
+            raise UserError(
+                f"method.combine={self.combine} is for several rankings and there is one; "
+                "name the data of the others, +dataset@ranking_data.NAME=..., or leave it out"
+            )
+        if self.combine == "matched" and not own:
+            raise UserError(
+                "method.combine=matched goes by the ranking of the run's own data; name it too, "
+                "+dataset@ranking_data.NAME=... as dataset=..."
+            )
 
 
 @dataclass
@@ -123,10 +152,6 @@ class ILA(ILARanking):
     combine: str = field(default="intersection", metadata={"since": "rankings from other data"})
     """What several rankings freeze (`ranking_data`): what all of them would (fewer, that is); mean_rank: as many as one
     of them, by the mean of their ranks; matched: as many as all of them would, by the run's own data's ranking."""
-    _rankings: list[dict[str, float]] = field(
-        default_factory=list, init=False, repr=False, metadata={"identity": False}
-    )
-    _frozen: list[str] = field(default_factory=list, init=False, repr=False, metadata={"identity": False})
 
     ranks: ClassVar[str | None] = None
 
@@ -151,82 +176,68 @@ class ILA(ILARanking):
             if f.name not in kept:
                 setattr(self, f.name, f.default_factory() if f.default_factory is not MISSING else f.default)
 
-    def requires(self) -> Method | None:
-        """The ranking run, unless a ranking is given or none is needed."""
-        if self.ranking != "auto" or self.freeze in PLACES:
+    def probe_source(self) -> tuple[str, int] | None:
+        """The ranking's run has made all probes."""
+        return None
+
+    def rankings(self) -> Rankings | None:
+        """Those of a run (or of a run for each of several data sets), or of a file; none for a control."""
+        if self.freeze in PLACES:
             return None
-        return ILARanking(**{f.name: getattr(self, f.name) for f in fields(ILARanking) if f.init})
+        if self.ranking != "auto":
+            return CombinedRankings(MODULE, tuple(self.targets), path=self.ranking, combine=self.combine)
+        run = ILARanking(**{f.name: getattr(self, f.name) for f in fields(ILARanking)})
+        return CombinedRankings(MODULE, tuple(self.targets), run=run, combine=self.combine)
 
-    def check_rankings(self, number: int, *, own: bool) -> None:
-        """Raise UserError if `combine` says nothing, or lacks the ranking that it goes by."""
-        if number == 1 and self.combine != "intersection":
-            raise UserError(
-                f"method.combine={self.combine} is for several rankings and there is one; "
-                "name the data of the others, +dataset@ranking_data.NAME=..., or leave it out"
-            )
-        if self.combine == "matched" and not own:
-            raise UserError(
-                "method.combine=matched goes by the ranking of the run's own data; name it too, "
-                "+dataset@ranking_data.NAME=... as dataset=..."
-            )
-
-    def reads(self) -> str | None:
-        """The given ranking's path."""
-        return None if self.ranking == "auto" else self.ranking
-
-    def receive(self, findings: list[dict[str, Any]], shape: Shape) -> None:
-        """Take the scores of ranking runs or of a file.
+    def begin(self, shape: Shape, findings: Sequence[dict[str, Any]]) -> Any:
+        """The frozen modules, for the whole run.
 
         Raises:
-            UserError: if there are none, or they are of another model.
+            UserError: if the findings hold no ranking, or one of another model.
         """
-        try:
-            self._rankings = [read_scores(found, self.universe(shape)) for found in findings]
-        except ValueError as error:
-            raise UserError(f"method.ranking={self.ranking!r} {error}") from error
-
-    def universe(self, shape: Shape) -> list[str]:
-        """Return the linear modules that are chosen from, in the model's order."""
-        return [u for u in shape.modules() if not self.targets or u.rpartition(".")[2] in self.targets]
+        source, units = self.rankings(), shape.modules(self.targets)
+        frozen = self.frozen_units(units, [] if source is None else source.read(findings, shape))
+        return Frozen([unit for unit in units if unit in frozen])
 
     def _count(self, number: int) -> int:
         """Return how many of `number` modules freeze."""
         return round(self._fraction() * number)
 
     def _fraction(self) -> float:
-        return self.freeze_fraction if self.freeze_fraction is not None else 1 - (self.train_fraction or 0)
+        if self.freeze_fraction is not None:
+            return self.freeze_fraction
+        assert self.train_fraction is not None, "one of the two is set"
+        return 1 - self.train_fraction
 
-    def frozen_units(self, units: list[str]) -> frozenset[str]:
-        """Return which of `units`, in the model's order, freeze. An intersection may be empty."""
+    def frozen_units(self, units: list[str], rankings: list[dict[str, float]]) -> frozenset[str]:
+        """Return which of `units`, in the model's order, freeze by some rankings. An intersection may be empty."""
         count = self._count(len(units))
         if self.freeze in PLACES:
-            return at_place(units, count, self.freeze, self.seed or 0)
+            return at_place(units, count, self.freeze, self.resolved_seed)
         if self.combine == "mean_rank":
-            return at_end(mean_ranks(self._rankings), count, self.freeze)
-        common = shared(self._rankings, count, self.freeze)
-        return common if self.combine == "intersection" else at_end(self._rankings[0], len(common), self.freeze)
+            return at_end(mean_ranks(rankings), count, self.freeze)
+        common = shared(rankings, count, self.freeze)
+        return common if self.combine == "intersection" else at_end(rankings[0], len(common), self.freeze)
 
-    def adapted_modules(self, anatomy: Anatomy) -> list[str]:
-        """The modules that are not frozen; a frozen module gets no adapter at all."""
-        units = super().adapted_modules(anatomy)
-        frozen = self.frozen_units(units)
-        return [unit for unit in units if unit not in frozen]
+    def adapted_modules(self, anatomy: Anatomy, state: Frozen) -> list[str]:
+        """Return the modules that are not frozen; a frozen module gets no adapter at all."""
+        return [unit for unit in anatomy.modules(self.targets) if unit not in state.units]
 
-    def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
+    def adapt(self, model: nn.Module, anatomy: Anatomy, state: Any) -> nn.Module:
         """Insert adapters over LoRA; leave the model as it is over full fine-tuning."""
-        frozen = self.frozen_units(units := self.universe(anatomy.shape(num_steps=0)))
-        self._frozen = [unit for unit in units if unit in frozen]
-        return super().adapt(model, anatomy) if self.base == "lora" else model
+        return model if self.base == "full" else self.insert(model, anatomy, self.adapted_modules(anatomy, state))
 
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
+    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
         """As `adapt` does."""
-        return super().inserts(anatomy, shapes) if self.base == "lora" else {}
+        if self.base == "full":
+            return {}
+        return {unit: self.insert_of(shapes[unit]) for unit in self.adapted_modules(anatomy, state)}
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """Everything but the frozen modules; over `full`, embedding, norms and head train too."""
-        frozen = frozenset(self._frozen)
+        frozen = frozenset(ctx.state.units)
         if self.base == "lora":  # blocks that have an adapter: the first quarter of modules is a quarter of the blocks
-            return Plan(frozenset(block_of(u) for u in self.universe(ctx.shape) if u not in frozen))
+            return Plan(frozenset(block_of(u) for u in ctx.shape.modules(self.targets) if u not in frozen))
         layers = layer_units(range(ctx.shape.num_layers))
         return Plan(layers, (EMBEDDING, NORM, HEAD), frozen=frozen)
 
@@ -234,14 +245,14 @@ class ILA(ILARanking):
         """Nothing: the ranking was made before."""
         return False
 
-    def findings(self) -> dict[str, Any]:
-        """What was frozen, in the model's order."""
-        return {"frozen": self._frozen, "num_frozen": len(self._frozen)}
+    def findings(self, model: nn.Module, anatomy: Anatomy, state: Any) -> dict[str, Any]:
+        """The frozen modules, in the model's order."""
+        return {"frozen": state.units, "num_frozen": len(state.units)}
 
     def check(self, shape: Shape) -> None:
         """Raise UserError if rounding would freeze nothing or everything."""
         super().check(shape)
-        number = len(self.universe(shape))
+        number = len(shape.modules(self.targets))
         frozen = self._count(number)
         if not 0 < frozen < number:
             raise UserError(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -88,6 +88,14 @@ def _count(name: str, value: float, num_layers: int) -> int:
 
 
 @dataclass
+class Importance:
+    """Importance scores I, one a block; history: [step, I] at every importance update, to 6 decimals."""
+
+    scores: list[float]
+    history: list[list[Any]] = field(default_factory=list)
+
+
+@dataclass
 class IST(LowRank):
     """See the module's docstring; `conf/method/ist.yaml` says where each default comes from."""
 
@@ -106,8 +114,6 @@ class IST(LowRank):
     activation: str = field(default="tanh", metadata=_SINCE)
     scale: float = field(default=1.0, metadata=_SINCE)
     init: str = field(default="zero", metadata=_SINCE)
-    _scores: list[float] = field(default_factory=list, init=False, repr=False, metadata={"identity": False})  # I
-    _history: list[list[Any]] = field(default_factory=list, init=False, repr=False, metadata={"identity": False})
 
     switching: ClassVar[str] = SKIP
 
@@ -141,13 +147,13 @@ class IST(LowRank):
                     f"not with {self.base}, which has: {', '.join(sorted(taken[self.base] - {'seed'}))}"
                 )
 
-    def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
+    def adapt(self, model: nn.Module, anatomy: Anatomy, state: Any) -> nn.Module:
         """Insert the base's adapters."""
-        return self._over(self.base).adapt(model, anatomy)
+        return self._over(self.base).adapt(model, anatomy, state)
 
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
+    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
         """The base's."""
-        return self._over(self.base).inserts(anatomy, shapes)
+        return self._over(self.base).inserts(anatomy, shapes, state)
 
     def check(self, shape: Shape) -> None:
         """Raise UserError unless the fractions give whole layers and enough distinct subsets exist."""
@@ -160,31 +166,34 @@ class IST(LowRank):
                 f"among {shape.num_layers} layers (there are {math.comb(shape.num_layers, low)}); lower it"
             )
 
-    def probe_source(self) -> tuple[str, int]:
-        """As configured."""
-        return self.probe_data, self.probe_batch_size
+    def probe_source(self) -> tuple[str, int] | None:
+        """As configured; a policy that learns no scores asks for no losses."""
+        return (self.probe_data, self.probe_batch_size) if self.policy == "ist" else None
+
+    def begin(self, shape: Shape, findings: Sequence[dict[str, Any]]) -> Importance:
+        """All blocks are equal."""
+        return Importance([0.0] * shape.num_layers)
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """Update the scores if it is time, then draw the blocks of this step."""
-        depth = ctx.shape.num_layers
-        self._scores = self._scores or [0.0] * depth
+        depth, state = ctx.shape.num_layers, ctx.state
         if self.policy == "ist" and step > 0 and step % self.update_every == 0:
-            self._update_scores(step // self.update_every, ctx)
-            self._history.append([step, [round(score, 6) for score in self._scores]])
+            state.scores = self._updated_scores(step // self.update_every, ctx)
+            state.history.append([step, [round(score, 6) for score in state.scores]])
         drawn = 0 if self.policy == "fixed" else step
-        weights = [log_sigmoid(score) for score in self._scores]
+        weights = [log_sigmoid(score) for score in state.scores]
         rng = random.Random(f"ist/{ctx.seed}/{drawn}")
         return Plan(layer_units(draw_weighted(weights, _count("method.num_updated", self.num_updated, depth), rng)))
 
-    def _update_scores(self, number: int, ctx: Context) -> None:
+    def _updated_scores(self, number: int, ctx: Context) -> list[float]:
         suppressed = self._candidates(number, ctx)
         losses = [ctx.probe({f"layers.{i}": self.beta for i in low}, number) for low in suppressed]
-        self._scores = updated(self._scores, suppressed, losses, mu=self.mu, rule=self.update)
+        return updated(ctx.state.scores, suppressed, losses, mu=self.mu, rule=self.update)
 
     def _candidates(self, number: int, ctx: Context) -> list[frozenset[int]]:
         """Draw N_c distinct sets of suppressed blocks, in proportion to sigmoid(-I)."""
         rng = random.Random(f"ist/{ctx.seed}/suppress/{number}")
-        weights = [log_sigmoid(-score) for score in self._scores]
+        weights = [log_sigmoid(-score) for score in ctx.state.scores]
         low = _count("method.num_suppressed", self.num_suppressed, len(weights))
         found: list[frozenset[int]] = []
         for _ in range(10_000):
@@ -197,27 +206,15 @@ class IST(LowRank):
             f"importance scores are too extreme to draw {self.num_candidates} distinct subsets; lower method.mu"
         )
 
-    def findings(self) -> dict[str, Any]:
+    def findings(self, model: nn.Module, anatomy: Anatomy, state: Importance) -> dict[str, Any]:
         """Scores I, the log odds ratio of the extremes, and whether the run left uniform sampling at all.
 
         `importance_history`: [step, I] at every importance update, to 6 decimals.
         """
-        if not self._scores:
-            return {}
-        log_odds = max(self._scores) - min(self._scores)
+        log_odds = max(state.scores) - min(state.scores)
         return {
-            "importance": list(self._scores),
+            "importance": list(state.scores),
             "log_odds_ratio": log_odds,
             "uniform_in_effect": log_odds < math.log(UNIFORM_BELOW),
-            "importance_history": [[step, list(scores)] for step, scores in self._history],
+            "importance_history": [[step, list(scores)] for step, scores in state.history],
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """The scores I, now and at every update."""
-        return {"scores": list(self._scores), "history": [[step, list(scores)] for step, scores in self._history]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the scores."""
-        self._scores = list(state["scores"])
-        # A checkpoint from before there was a history has none: it then begins with the first update after it.
-        self._history = [[step, list(scores)] for step, scores in state.get("history", [])]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import EMBEDDING, HEAD, Shape, layer_units
-from layerfit.errors import UserError, check_range
+from layerfit.errors import check_range
 from layerfit.methods.base import Context, Insert, Method, Plan
 
 if TYPE_CHECKING:
@@ -36,23 +36,15 @@ class LowRank(Method):
 
     def check(self, shape: Shape) -> None:
         """Raise UserError if a target is no linear module of this model."""
-        known = sorted({name.rpartition(".")[2] for name in shape.linear})
-        for target in self.targets:
-            if target not in known:
-                raise UserError(f"method.targets names {target!r}; this model's linear modules are: {', '.join(known)}")
-
-    def adapted_modules(self, anatomy: Anatomy) -> list[str]:
-        """Return the units that get an adapter."""
-        units = anatomy.shape(num_steps=0).modules()
-        return [u for u in units if not self.targets or u.rpartition(".")[2] in self.targets]
+        shape.check_targets(self.targets)
 
     def outside(self, anatomy: Anatomy) -> list[str]:
         """Return the module paths outside the blocks that get an adapter as well."""
         return []
 
-    def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
+    def adapt(self, model: nn.Module, anatomy: Anatomy, state: Any) -> nn.Module:
         """Freeze the model and insert adapters, in the model's own dtype."""
-        return self.insert(model, anatomy, self.adapted_modules(anatomy))
+        return self.insert(model, anatomy, anatomy.modules(self.targets))
 
     def insert(self, model: nn.Module, anatomy: Anatomy, units: list[str]) -> nn.Module:
         """Freeze the model and insert an adapter into each of `units`, linear modules."""
@@ -63,9 +55,9 @@ class LowRank(Method):
             model, names, rank=self.rank, alpha=self.alpha, dropout=self.dropout, decomposed=self.decomposed
         )
 
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
+    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
         """Two matrices beside every adapted module; with dropout, a copy of its input and a mask."""
-        return {unit: self.insert_of(shapes[unit]) for unit in self.adapted_modules(anatomy)}
+        return {unit: self.insert_of(shapes[unit]) for unit in anatomy.modules(self.targets)}
 
     def insert_of(self, shape: tuple[int, int]) -> Insert:
         """Return what an adapter is beside a module of this shape, [out, in]."""
@@ -96,9 +88,9 @@ class LoRA(LowRank):
         """The embedding and the head, if asked for."""
         return list(dict.fromkeys([anatomy.embedding, anatomy.head])) if self.embeddings else []
 
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
+    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
         """With those of the embedding, whose lookup in A keeps what it gives, and of the head."""
-        found = super().inserts(anatomy, shapes)
+        found = super().inserts(anatomy, shapes, state)
         if not self.embeddings:
             return found
         vocabulary, width = shapes[EMBEDDING]

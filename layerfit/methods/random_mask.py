@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from layerfit.anatomy import Shape, layer_units
 from layerfit.errors import UserError, check_range
@@ -37,12 +37,9 @@ class RandomMask(Method):
 
     def check(self, shape: Shape) -> None:
         """Raise UserError if a target is no linear module of this model."""
-        known = sorted({name.rpartition(".")[2] for name in shape.linear})
-        for target in self.targets:
-            if target not in known:
-                raise UserError(f"method.targets names {target!r}; this model's linear modules are: {', '.join(known)}")
+        shape.check_targets(self.targets)
 
-    def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
+    def adapt(self, model: nn.Module, anatomy: Anatomy, state: Any) -> nn.Module:
         """Freeze the model and make the drawn entries of its linear modules parameters.
 
         Raises:
@@ -50,16 +47,14 @@ class RandomMask(Method):
         """
         from layerfit.adapters.masked import mask_modules
 
-        if not mask_modules(model, anatomy, self._units(anatomy), share=self.share, seed=self.seed or 0):
+        units = anatomy.modules(self.targets)
+        if not mask_modules(model, anatomy, units, share=self.share, seed=self.resolved_seed):
             raise UserError(f"method.share={self.share:g} drew none of this model's weights; raise it")
         return model
 
-    def _units(self, anatomy: Anatomy) -> list[str]:
-        return [u for u in anatomy.shape(0).modules() if not self.targets or u.rpartition(".")[2] in self.targets]
-
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
+    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
         """The entries, as many as the coins draw on average, and their places."""
-        counts = {unit: round(self.share * math.prod(shapes[unit])) for unit in self._units(anatomy)}
+        counts = {unit: round(self.share * math.prod(shapes[unit])) for unit in anatomy.modules(self.targets)}
         return {u: Insert({"entries": (n, 1)}, dense=True, buffer_bytes=4 * n) for u, n in counts.items()}
 
     def plan(self, step: int, ctx: Context) -> Plan:

@@ -6,15 +6,16 @@ blocks or linear modules (`ranking_run`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from layerfit.anatomy import EMBEDDING, HEAD, NORM, Shape, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
-from layerfit.importance.choice import ENDS, PLACES, at_end, at_place, read_scores
+from layerfit.importance.choice import ENDS, PLACES, at_end, at_place
 from layerfit.methods.base import Context, Insert, Method, Plan
 from layerfit.methods.lora import LowRank
+from layerfit.methods.rankings import BLOCK, MODULE, Rankings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     from layerfit.anatomy import Anatomy
 
 _SINCE = {"since": "static over LoRA, and by a ranking"}
+
+
+@dataclass
+class Chosen:
+    """The units that train, by name."""
+
+    units: list[str]
 
 
 @dataclass
@@ -45,11 +53,10 @@ class Static(Method):
     alpha: float = field(default=16.0, metadata=_SINCE)
     dropout: float = field(default=0.0, metadata=_SINCE)
     targets: list[str] = field(default_factory=list, metadata=_SINCE)
-    _chosen: list[str] = field(default_factory=list, init=False, repr=False, metadata={"identity": False})
 
     def __post_init__(self) -> None:
         check_one_of("method.select", self.select, ("given", *ENDS, *PLACES))
-        check_one_of("method.unit", self.unit, ("block", "module"))
+        check_one_of("method.unit", self.unit, (BLOCK, MODULE))
         check_one_of("method.base", self.base, ("full", "lora"))
         self._lora()
         for part in self.always:
@@ -94,7 +101,7 @@ class Static(Method):
             raise UserError("method.ranking_run is a method that makes no ranking; name one that does")
         if run.ranks != self.unit:
             raise UserError(f"method.unit={self.unit} but method.ranking_run ranks every {run.ranks}; set it to that")
-        if self.unit == "module" and isinstance(run, LowRank) and run.targets != self.targets:
+        if self.unit == MODULE and isinstance(run, LowRank) and run.targets != self.targets:
             raise UserError(
                 f"method.targets={self.targets} and method.ranking_run.targets={run.targets}: make them the same, "
                 "or the ranking does not have what is chosen from"
@@ -103,54 +110,39 @@ class Static(Method):
     def _lora(self) -> LowRank:
         return LowRank(**{f.name: getattr(self, f.name) for f in fields(LowRank) if f.init})
 
-    def requires(self) -> Method | None:
-        """The run that makes the ranking, if one is named; its seed follows ours."""
+    def rankings(self) -> Rankings | None:
+        """That of a run, whose seed follows ours, or of a file, where a ranking chooses."""
+        if self.select not in ENDS:
+            return None
         run = self.ranking_run
-        return run if run is None or run.seed is not None else replace(run, seed=self.seed)
+        if run is not None and run.seed is None:
+            run = replace(run, seed=self.seed)
+        return Rankings(self.unit, tuple(self.targets), run=run, path=self.ranking)
 
-    def reads(self) -> str | None:
-        """The given ranking's path."""
-        return self.ranking
-
-    def universe(self, shape: Shape) -> list[str]:
+    def _choices(self, shape: Shape) -> list[str]:
         """Return blocks or modules, as `unit` says, in the model's order."""
-        if self.unit == "block":
-            return [f"layers.{i}" for i in range(shape.num_layers)]
-        return [u for u in shape.modules() if self._is_target(u)]
+        return shape.blocks() if self.unit == BLOCK else shape.modules(self.targets)
 
-    def _is_target(self, module: str) -> bool:
-        return not self.targets or module.rpartition(".")[2] in self.targets
-
-    def receive(self, findings: list[dict[str, Any]], shape: Shape) -> None:
-        """Take the scores of a ranking run or of a file.
+    def begin(self, shape: Shape, findings: Sequence[dict[str, Any]]) -> Chosen:
+        """The set, for the whole run.
 
         Raises:
-            UserError: if there are none, or they are of other units.
+            UserError: if the findings hold no ranking, or one of other units.
         """
-        if self.select not in ENDS:
-            return
-        try:
-            scores = read_scores(findings[0], self.universe(shape))
-        except ValueError as error:
-            raise UserError(f"method.ranking={self.ranking or 'its own run'}, unit={self.unit}: {error}") from error
-        assert self.num_units is not None
-        self._chosen = sorted(at_end(scores, self.num_units, self.select))
-
-    def chosen(self, shape: Shape) -> frozenset[str]:
-        """Return the units that train."""
         if self.select == "given":
-            return frozenset(self.units)
-        if self.select in ENDS:
-            return frozenset(self._chosen)
+            return Chosen(sorted(self.units))
         assert self.num_units is not None
-        return at_place(self.universe(shape), self.num_units, self.select, self.seed or 0)
+        if (source := self.rankings()) is not None:
+            return Chosen(sorted(at_end(source.read(findings, shape)[0], self.num_units, self.select)))
+        return Chosen(sorted(at_place(self._choices(shape), self.num_units, self.select, self.resolved_seed)))
 
     def check(self, shape: Shape) -> None:
         """Raise UserError if a unit is none of this model, has nothing that trains, or there are too few to choose."""
         if self.base == "lora":
             self._lora().check(shape)
         if self.select != "given":
-            check_range("method.num_units", self.num_units or 0, 1, len(self.universe(shape)))
+            assert self.num_units is not None
+            check_range("method.num_units", self.num_units, 1, len(self._choices(shape)))
         known = layer_units(range(shape.num_layers)) | set(shape.modules())
         for unit in self.units:
             if unit not in known:
@@ -158,28 +150,26 @@ class Static(Method):
                     f"method.units names {unit!r}, not a unit of this model: "
                     f"layers.0..layers.{shape.num_layers - 1}, or one of their {', '.join(shape.linear)}"
                 )
-            if self.base == "lora" and not self._adapted(frozenset([unit]), shape):
+            if self.base == "lora" and not self._adapted([unit], shape):
                 raise UserError(f"method.units names {unit!r}, in which method.targets leaves nothing to adapt")
 
-    def _adapted(self, units: frozenset[str], shape: Shape) -> list[str]:
+    def _adapted(self, units: list[str], shape: Shape) -> list[str]:
         """Return the linear modules inside `units` that get an adapter."""
-        inside = [u for u in shape.modules() if any(u == unit or u.startswith(unit + ".") for unit in units)]
-        return [u for u in inside if self._is_target(u)]
+        return [u for u in shape.modules(self.targets) if any(u == one or u.startswith(one + ".") for one in units)]
 
-    def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
+    def adapt(self, model: nn.Module, anatomy: Anatomy, state: Chosen) -> nn.Module:
         """Over LoRA, insert adapters into the set alone."""
         if self.base == "full":
             return model
-        shape = anatomy.shape(num_steps=0)
-        return self._lora().insert(model, anatomy, self._adapted(self.chosen(shape), shape))
+        return self._lora().insert(model, anatomy, self._adapted(state.units, anatomy.shape(num_steps=0)))
 
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
+    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
         """As `adapt` does."""
         if self.base == "full":
             return {}
         shape, lora = anatomy.shape(num_steps=0), self._lora()
-        return {unit: lora.insert_of(shapes[unit]) for unit in self._adapted(self.chosen(shape), shape)}
+        return {unit: lora.insert_of(shapes[unit]) for unit in self._adapted(state.units, shape)}
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """Return the set."""
-        return Plan(self.chosen(ctx.shape), tuple(self.always))
+        return Plan(frozenset(ctx.state.units), tuple(self.always))

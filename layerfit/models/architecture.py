@@ -19,6 +19,7 @@ from layerfit.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from layerfit.anatomy import Anatomy
     from layerfit.config.schema import ModelConfig
 
 _FROM_MASK = "build_alibi_tensor"
@@ -40,21 +41,24 @@ def model_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not JSON: {error}; copy the model again") from error
 
 
-def read_model_parts(model: ModelConfig, source: str | Path) -> None:
-    """Read the parts that `conf/model` leaves null from the model's `config.json`, by the network if only it has it.
+def read_anatomy(model: ModelConfig, source: str | Path) -> Anatomy:
+    """Return where a model's parts are: as `conf/model` says, and what it leaves null as `config.json` says.
+
+    The network is asked if only it has the file.
 
     Raises:
         UserError: if some stay open, naming them.
     """
     if not model.open_parts():
-        return
+        return model.anatomy()
     config = transformers_config(model, source).to_dict() if isinstance(source, str) else model_config(source)
-    model.read(read_parts(config))
-    if missing := model.open_parts():
+    found = read_parts(config)
+    if missing := model.open_parts(found):
         kind, known = config.get("model_type"), ", ".join(sorted(ARCHITECTURES))
         why = "does not say all" if kind in ARCHITECTURES else f"is of an architecture not known here (known: {known})"
         fields = ", ".join(f"model.{name}" for name in missing)
         raise UserError(f"{source}: its config.json, model_type={kind}, {why}; set {fields}")
+    return model.anatomy(found)
 
 
 def revision(model: ModelConfig, source: str | Path) -> str:
@@ -110,11 +114,9 @@ def check_loading(model: ModelConfig, loading: dict[str, Any]) -> None:
         raise UserError(f"model={model.name}: the checkpoint lacks {len(wrong)} weights, {wrong[0]} first")
 
 
-def check_shape(model: ModelConfig, module: nn.Module) -> None:
-    """Raise UserError unless the module has the parts that `conf/model` names, and no weight outside them."""
+def check_shape(model: ModelConfig, anatomy: Anatomy, module: nn.Module) -> None:
+    """Raise UserError unless the module has the parts that `anatomy` names, and no weight outside them."""
     from torch import nn
-
-    anatomy = model.anatomy()
 
     def part(key: str, path: str) -> nn.Module:
         try:
@@ -137,21 +139,23 @@ def check_shape(model: ModelConfig, module: nn.Module) -> None:
         for name in anatomy.linear:
             if not hasattr(part("linear", f"{anatomy.blocks}.{index}.{name}"), "weight"):
                 raise UserError(f"model.linear: {anatomy.blocks}.{index}.{name} has no weight; see conf/model")
+        for name in set(anatomy.norms or ()) - set(anatomy.beside_embedding):
+            part("norms", f"{anatomy.blocks}.{index}.{name}")
     for name, _ in module.named_parameters():
         if anatomy.unit(name) is None and not anatomy.parts(name):
             raise UserError(
                 f"model={model.name}: {name} is in no part, so nothing would ever train it; "
                 "add its module to model.beside_embedding"
             )
-    _check_tie(model, module)
-    positions, wanted = getattr(module.config, "max_position_embeddings", None), model.part("max_positions")
-    if positions is not None and positions < wanted:
+    _check_tie(model, anatomy, module)
+    positions, wanted = getattr(module.config, "max_position_embeddings", None), anatomy.max_positions
+    if positions is not None and wanted is not None and positions < wanted:
         raise UserError(f"model.max_positions={wanted} but model={model.name} has {positions} positions")
 
 
-def _check_tie(model: ModelConfig, module: nn.Module) -> None:
+def _check_tie(model: ModelConfig, anatomy: Anatomy, module: nn.Module) -> None:
     """Raise UserError if the head is the embedding's matrix and `conf/model` does not say so."""
-    embedding, head = model.part("embedding"), model.part("head")
+    embedding, head = anatomy.embedding, anatomy.head
     tied = getattr(module.get_submodule(head), "weight", None) is getattr(
         module.get_submodule(embedding), "weight", False
     )

@@ -181,7 +181,7 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
     if model.weights == "pretrained" and isinstance(source, Path) and not has_weights(source):
         raise UserError(f"model={model.name}: {source} holds no weights; put them there, or set model.weights=random")
     config = architecture.transformers_config(model, source)
-    architecture.read_model_parts(model, source)
+    anatomy = architecture.read_anatomy(model, source)
     attention = architecture.prepare(model, config)
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.device(device):
@@ -199,7 +199,7 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
             )
             module, loading = loaded
             architecture.check_loading(model, loading)
-    architecture.check_shape(model, module)
+    architecture.check_shape(model, anatomy, module)
     architecture.accept_packed_rows(module)
     module.config.use_cache = False
     return module

@@ -7,14 +7,12 @@ preflight does not: every subset and split that a task reads, every shard of the
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from layerfit.config import check_against_model
 from layerfit.config.schema import HubConfig, RunConfig
 from layerfit.data.sources import data_files
 from layerfit.errors import UserError
@@ -23,16 +21,15 @@ from layerfit.evaluation.judge.files import REFERENCE, REPOSITORY, load_bench
 from layerfit.evaluation.protocols import check_protocols
 from layerfit.launch import preflight
 from layerfit.models import receipt
-from layerfit.models.architecture import model_config, read_model_parts
+from layerfit.models.architecture import model_config, read_anatomy
 from layerfit.models.hub import DATASETS, MODELS, cached_snapshot, has_weights, local_copy, model_source
 from layerfit.prefetch.needs import Need, needs, parts_of, unknown
-from layerfit.records.record import read_findings
 
 
 def offline(run: RunConfig, mirror: Path) -> RunConfig:
     """Return the run as it would be on a machine without network."""
     hub = HubConfig(mirror=str(mirror) if mirror.is_dir() else None, offline=True)
-    return dataclasses.replace(run, hub=hub, model=copy.deepcopy(run.model))
+    return dataclasses.replace(run, hub=hub)
 
 
 def missing(runs: Iterable[RunConfig], mirror: Path, again: str, *, hashes: bool = False) -> list[str]:
@@ -130,8 +127,7 @@ def _of_run(run: RunConfig, wrong: set[tuple[str, str]], mirror: Path) -> list[s
     checks: list[Callable[[], object]] = []
     if model_here:
         checks.append(lambda: _check_model(run))
-        if (path := run.method.reads()) is not None:
-            checks.append(lambda: copy.deepcopy(run.method).receive([read_findings(path)], run.shape()))
+        checks.append(lambda: preflight.check_method(run, model_source(run.model, run.hub)))
     if data_here:
         checks.append(lambda: preflight.check_dataset(run.dataset, run.hub))
     if model_here and data_here:
@@ -156,10 +152,7 @@ def _check_model(run: RunConfig) -> None:
     source = model_source(run.model, run.hub)
     if isinstance(source, Path):
         model_config(source)
-        read_model_parts(run.model, source)
-        preflight.check_model(run.model, run.hub)
-    if not run.model.open_parts():
-        check_against_model(run)
+        preflight.check_model(run.model, run.hub, read_anatomy(run.model, source))
 
 
 def _judge_here(run: RunConfig, wrong: set[tuple[str, str]]) -> bool:

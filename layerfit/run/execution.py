@@ -34,7 +34,7 @@ from layerfit.run.measure import Memory, memory_of, phases_of, watch_activations
 from layerfit.run.norms import Norms
 
 
-def resume(attempt: Attempt, engine: Engine, norms: Norms | None) -> None:
+def resume(attempt: Attempt, loaded: Loaded, engine: Engine, norms: Norms | None) -> None:
     """Go on from the last checkpoint, if there is one; history, method, engine and `norms` are filled in place.
 
     Raises:
@@ -49,17 +49,17 @@ def resume(attempt: Attempt, engine: Engine, norms: Norms | None) -> None:
         )
     if saved is not None:
         restore(attempt.history, saved["history"])
-        run.method.load_state_dict(saved["method"])
+        checkpoint.restore(loaded.state, saved["method"])
         engine.load_state_dict(saved["engine"])
         if norms is not None:
             norms.load_state_dict(saved["norms"])
 
 
-def save(attempt: Attempt, engine: Engine, norms: Norms | None) -> None:
+def save(attempt: Attempt, loaded: Loaded, engine: Engine, norms: Norms | None) -> None:
     """Write a checkpoint; every rank takes part, rank 0 writes."""
     content: dict[str, Any] = {
         "history": history_dict(attempt.history),
-        "method": attempt.run.method.state_dict(),
+        "method": checkpoint.fields_of(loaded.state),
         "engine": engine.state_dict(),
         "norms": None if norms is None else norms.state_dict(),
     }
@@ -85,7 +85,7 @@ def trained_model(loaded: Loaded, engine: Engine) -> nn.Module | None:
         return None
     if not sharded:
         return loaded.model
-    model = fresh_model(loaded.run, loaded.device)
+    model = fresh_model(loaded.run, loaded.anatomy, loaded.state, loaded.device)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, value in weights.items():
@@ -138,17 +138,18 @@ def execute(attempt: Attempt) -> tuple[Result, Items, Measured] | None:
     with interrupt.at_once():
         loaded = load(run)
     per_rank = run.training.batch_size // run.engine.ranks
-    engine = make_engine(loaded.model, run, per_rank // (run.training.micro_batch_size or per_rank))
+    micro_batches = per_rank // (run.training.micro_batch_size or per_rank)
+    engine = make_engine(loaded.model, loaded.anatomy, run, num_steps=loaded.num_steps, micro_batches=micro_batches)
     engine.phases.on = run.training.time_phases
     norms = Norms(engine) if run.training.norms else None
     start, clock, memory = time.perf_counter(), Clock(), Memory()
     if loaded.num_steps:
-        hooks = partial(save, attempt, engine, norms), partial(watch, attempt, norms)
+        hooks = partial(save, attempt, loaded, engine, norms), partial(watch, attempt, norms)
         with watch_activations(engine, memory):
-            resume(attempt, engine, norms)
+            resume(attempt, loaded, engine, norms)
             attempt.tracker.phase("train", loaded.num_steps)
             with process.together():
-                clock = train(run, loaded.data, engine, loaded.num_steps, attempt.history, *hooks)
+                clock = train(loaded, engine, attempt.history, *hooks)
         memory_of(engine, memory)
     phases_of(engine, memory)
     found = {} if norms is None or engine.rank != 0 else {"norms": norms.findings()}
@@ -180,6 +181,7 @@ def evaluated(
     with interrupt.at_once():
         scores, items = _scores(loaded, model, attempt.folder)
     eval_seconds = time.perf_counter() - start
+    found = run.method.findings(model, loaded.anatomy, loaded.state) | found
     result = _result(attempt, loaded, training.num_trained, scores, found)
     if run.save.weights == "final":
         save_weights(attempt, model, loaded.tokenizer, result)
@@ -213,5 +215,5 @@ def _result(attempt: Attempt, loaded: Loaded, num_trained: int, scores: list[Sco
         total_parameters=loaded.num_parameters,
         tokens=history.tokens,
         data=loaded.data.card,
-        findings=attempt.run.method.findings() | found,
+        findings=found,
     )

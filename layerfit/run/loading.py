@@ -10,20 +10,22 @@ import torch
 from torch import nn
 
 from layerfit import config
+from layerfit.anatomy import Anatomy
 from layerfit.config.schema import RunConfig
 from layerfit.data import FineTuningData, load_data, steps_for_epochs
 from layerfit.distributed import process
 from layerfit.engines.base import set_seed
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.answers import check_template
-from layerfit.models.architecture import read_model_parts
+from layerfit.methods.rankings import ranking_file
+from layerfit.models.architecture import read_anatomy
 from layerfit.models.hub import load_model, load_tokenizer, model_source
 from layerfit.records import record
 
 
 @dataclass
 class Loaded:
-    """A run's model, data and length."""
+    """A run's model, data and length. state: what its method has learned so far (`Method.begin`)."""
 
     run: RunConfig
     device: torch.device
@@ -32,10 +34,12 @@ class Loaded:
     data: FineTuningData
     num_steps: int
     num_parameters: int
+    anatomy: Anatomy
+    state: Any
 
 
 def findings_of(run: RunConfig) -> list[dict[str, Any]]:
-    """Return the findings that the method receives: of its required runs, or of a file that it names.
+    """Return the findings that the method begins with: of its required runs, or of a file that it names.
 
     Raises:
         UserError: if they are not there.
@@ -46,17 +50,15 @@ def findings_of(run: RunConfig) -> list[dict[str, Any]]:
         if found is None or found.result.status != "ok":
             raise UserError(f"run {config.run_id(required)} ({required.method_name()}) must be ok before this one")
         out.append(found.result.findings)
-    path = run.method.reads()
+    path = ranking_file(run.method)
     return out if path is None else [record.read_findings(path)]
 
 
-def fresh_model(run: RunConfig, device: torch.device) -> nn.Module:
+def fresh_model(run: RunConfig, anatomy: Anatomy, state: Any, device: torch.device) -> nn.Module:
     """Return the adapted model before training; the same on every rank."""
     model = load_model(run.model, run.hub, run.training.dtype, device=str(device), seed=run.seed)
-    if findings := findings_of(run):
-        run.method.receive(findings, run.shape())
-    set_seed("adapt", run.method.seed)
-    model = run.method.adapt(model, run.model.anatomy())
+    set_seed("adapt", run.method.resolved_seed)
+    model = run.method.adapt(model, anatomy, state)
     if run.training.activation_checkpointing:
         # transformers makes the embedding's output require gradients, so frozen blocks below the lowest active one
         # would be recomputed and back-propagated; and re-entrant checkpointing would silently drop gradients.
@@ -67,8 +69,8 @@ def fresh_model(run: RunConfig, device: torch.device) -> nn.Module:
 
 def load(run: RunConfig) -> Loaded:
     """Load everything a run needs."""
-    read_model_parts(run.model, model_source(run.model, run.hub))
-    config.check_against_model(run)
+    anatomy = read_anatomy(run.model, model_source(run.model, run.hub))
+    config.check_against_model(run, anatomy)
     device = process.device_for(run.engine.device)
     tokenizer = load_tokenizer(run.model, run.hub)
     if run.eval.judge.benchmarks:
@@ -76,10 +78,19 @@ def load(run: RunConfig) -> Loaded:
     data = load_data(run.dataset, run.training, run.hub, tokenizer, Path(run.paths.outputs) / "cache" / "tokens")
     if process.rank() == 0:
         print(data.about, flush=True)
-    training = run.training
-    steps = training.max_steps or steps_for_epochs(training.epochs or 0, data.num_rows, training.batch_size)
-    if not run.method.trains:
-        steps = 0
-    model = fresh_model(run, device)
+    steps = num_steps(run, data.num_rows)
+    state = run.method.begin(anatomy.shape(steps), findings_of(run))
+    model = fresh_model(run, anatomy, state, device)
     total = sum(p.numel() for p in model.parameters())
-    return Loaded(run, device, model, tokenizer, data, steps, total)
+    return Loaded(run, device, model, tokenizer, data, steps, total, anatomy, state)
+
+
+def num_steps(run: RunConfig, num_rows: int) -> int:
+    """Return the optimizer steps of a run on so many rows."""
+    training = run.training
+    if not run.method.trains:
+        return 0
+    if training.max_steps is not None:
+        return training.max_steps
+    assert training.epochs is not None, "one of the two is set"
+    return steps_for_epochs(training.epochs, num_rows, training.batch_size)

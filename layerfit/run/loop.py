@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from layerfit.config.schema import RunConfig
 from layerfit.data import FineTuningData, order, probe_indices
 from layerfit.data.batches import Batch
 from layerfit.engines.base import Engine, set_seed
 from layerfit.methods.base import Context, Plan
 from layerfit.run import interrupt
 from layerfit.run.history import History
+from layerfit.run.loading import Loaded
 from layerfit.run.schedule import learning_rate
 
 
@@ -41,25 +41,28 @@ def describe(plan: Plan) -> list[str]:
     return sorted(plan.units) + sorted(plan.always) + [f"-{u}" for u in sorted(plan.frozen)]
 
 
-def make_context(run: RunConfig, data: FineTuningData, engine: Engine, num_steps: int, history: History) -> Context:
+def make_context(loaded: Loaded, engine: Engine, history: History) -> Context:
     """Return the method's context: shapes, seed, and losses on probe batches, whose tokens count as seen."""
-    assert run.method.seed is not None
-    source, size = run.method.probe_source()
+    method, data = loaded.run.method, loaded.data
+    probes = method.probe_source()
 
     def probe_batches(number: int) -> list[Batch]:
+        assert probes is not None, "a method that probes says where its batches come from (Method.probe_source)"
+        source, size = probes
         num_rows, batch = (
             (data.num_rows, data.batch) if source == "train" else (len(data.validation), data.validation_batch)
         )
-        rows = probe_indices(number, size, num_rows, run.method.seed or 0)
+        rows = probe_indices(number, size, num_rows, method.resolved_seed)
         mine = batch(rows[engine.rank :: engine.world])
         history.tokens += int(engine.all_sum([mine.num_tokens])[0])
         return [mine]
 
     return Context(
-        shape=run.model.anatomy().shape(num_steps),
-        seed=run.method.seed,
+        shape=loaded.anatomy.shape(loaded.num_steps),
+        seed=method.resolved_seed,
         probe=lambda scales, number: engine.mean_loss(probe_batches(number), scales),
         response_gradient=lambda scales, number: engine.response_gradient(probe_batches(number), scales),
+        state=loaded.state,
     )
 
 
@@ -69,10 +72,8 @@ def validation_loss(data: FineTuningData, engine: Engine, size: int) -> float:
 
 
 def train(
-    run: RunConfig,
-    data: FineTuningData,
+    loaded: Loaded,
     engine: Engine,
-    num_steps: int,
     history: History,
     save: Callable[[], None],
     watch: Callable[[int, dict[str, float]], None],
@@ -83,16 +84,16 @@ def train(
         Diverged: if the loss is not finite.
         Interrupted: after the step and its checkpoint, if this rank or another was asked to stop.
     """
-    training, method, clock = run.training, run.method, Clock()
-    ctx = make_context(run, data, engine, num_steps, history)
-    assert run.dataset.seed is not None
+    run, data, num_steps, clock = loaded.run, loaded.data, loaded.num_steps, Clock()
+    training, method = run.training, run.method
+    ctx = make_context(loaded, engine, history)
     while history.step < num_steps and not history.finished:
         step, start = history.step, time.perf_counter()
         plan = method.plan(step, ctx)
         if engine.use(plan):
             history.plans.append((step, describe(plan)))
         set_seed("dropout", run.seed, step, engine.rank)
-        rows = order(step, training.batch_size, data.num_rows, run.dataset.seed)
+        rows = order(step, training.batch_size, data.num_rows, run.dataset.resolved_seed)
         rate = learning_rate(run.optim, step, num_steps)
         stats = engine.step(micro_batches(data, rows, engine), rate)
         if not math.isfinite(stats.loss):

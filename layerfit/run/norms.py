@@ -15,7 +15,7 @@ from torch import Tensor
 
 from layerfit.adapters.masked import entry_parameters
 from layerfit.adapters.peft import adapter_parameters, is_adapted, weight_updates
-from layerfit.anatomy import EMBEDDING, HEAD, NORM
+from layerfit.anatomy import EMBEDDING, HEAD, NORM, block_of
 from layerfit.engines.base import Engine
 
 Squares = dict[str, float]
@@ -32,8 +32,7 @@ class Norms:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         anatomy, parameters = engine.anatomy, engine.parameters
-        blocks = [f"layers.{i}" for i in range(anatomy.num_layers)]
-        self.units = [EMBEDDING, *blocks, NORM, HEAD]
+        self.units = [EMBEDDING, *anatomy.shape(num_steps=0).blocks(), NORM, HEAD]
         self.adapters = adapter_parameters(engine.module) & engine.among
         self.base = set(parameters) - adapter_parameters(engine.module)
         self.replaced = entry_parameters(engine.module)
@@ -57,7 +56,7 @@ class Norms:
     def _of_unit(self, name: str) -> list[int]:
         """Return the indices of the units that a parameter or module belongs to."""
         unit = self.engine.anatomy.unit(name)
-        found = [".".join(unit.split(".")[:2])] if unit else self.engine.anatomy.parts(name)
+        found = [block_of(unit)] if unit else self.engine.anatomy.parts(name)
         return [self.units.index(u) for u in found]
 
     def _by_unit(self, squares: Squares, names: set[str]) -> list[float]:

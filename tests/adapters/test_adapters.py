@@ -15,7 +15,7 @@ from layerfit.launch.queue import Queued
 from layerfit.optimizers.adalora import RankAdamW
 from layerfit.records import record
 from layerfit.run import checkpoint, worker
-from tests.helpers.tiny import SETTINGS, composed, context_for, engine_for, rows, share, tiny_llama
+from tests.helpers.tiny import SETTINGS, adapted, composed, context_for, engine_for, found_by, rows, share, tiny_llama
 from tests.methods.test_parity import decays, plain_loop, train
 
 
@@ -43,7 +43,7 @@ def test_dora_is_equation_5_merged():
     merged = tiny_llama()
     tensors = dict(engine.module.named_parameters())
     moved = 0.0
-    for unit in run.model.anatomy().shape(0).modules():
+    for unit in run.model.anatomy().modules():
         name = f"model.{unit}"
         prefix = f"base_model.model.{name}."
         a, b = (tensors[f"{prefix}lora_{side}.default.weight"] for side in "AB")
@@ -67,11 +67,11 @@ def bottleneck_loop(model, kind, size=3):
             matrices[key + "_down"] = torch.randn(size, width_in) * 0.1
             matrices[key + "_up"] = torch.randn(module.out_features, size) * 0.1
 
-            def adapted(module, args, z, key=key):
+            def response(module, args, z, key=key):
                 v = z if kind == "series" else args[0]
                 return z + 0.5 * torch.tanh(v @ matrices[key + "_down"].T) @ matrices[key + "_up"].T
 
-            module.register_forward_hook(adapted)
+            module.register_forward_hook(response)
     model.requires_grad_(False)
     model.adapters = matrices
     return matrices
@@ -139,7 +139,7 @@ def test_trained_shares_of_llama_7b_are_the_published_ones(words, count, percent
         run = config.compose(["model=llama_7b", *words])
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(hidden_size=4096, intermediate_size=11008, vocab_size=32000))
-        model = run.method.adapt(model, run.model.anatomy())
+        model = adapted(run, model)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained == count
     assert round(100 * trained / sum(p.numel() for p in model.parameters()), 2) == percent
@@ -176,7 +176,7 @@ def test_a_probe_scales_what_a_bottleneck_adds_and_puts_it_back(base):
     assert abs(scaled - before) > 1e-4
     for step in range(8):
         engine.use(run.method.plan(step, ctx))
-    assert any(run.method.findings()["importance"])
+    assert any(found_by(run, engine, ctx)["importance"])
 
 
 @pytest.mark.parametrize(("warmup", "final", "every"), [(0, 0, 1), (5, 10, 3)])
@@ -201,12 +201,13 @@ def test_adalora_is_a_plain_peft_loop(warmup, final, every):
         optimizer.step()
         model.base_model.update_and_allocate(step)
         optimizer.zero_grad()
-    assert run.method.findings()["ranks"] == {
+    ranks = found_by(run, engine, context_for(run, engine, 40))["ranks"]
+    assert ranks == {
         name.removeprefix("model.").removesuffix(".lora_E.default"): sum(kept)
         for name, kept in model.peft_config["default"].rank_pattern.items()
     }
-    assert sum(run.method.findings()["ranks"].values()) == 2 * 28
-    assert len(set(run.method.findings()["ranks"].values())) > 2
+    assert sum(ranks.values()) == 2 * 28
+    assert len(set(ranks.values())) > 2
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(engine.read_weight(name), parameter.detach(), atol=2e-6, rtol=0, msg=name)
 
@@ -216,7 +217,7 @@ def test_lost_ranks_stay_lost_in_bf16():
     words = ("training.dtype=bf16", "method.rank=2", "method.init_rank=4", "method.final=6")
     run = composed("method=adalora", "engine=zero0", *words)
     _, engine = train(run, steps=16, lr=0.003)
-    assert sum(run.method.findings()["ranks"].values()) == 2 * 28
+    assert sum(found_by(run, engine, context_for(run, engine, 16))["ranks"].values()) == 2 * 28
     names = [name for name in sorted(engine.among) if "lora_E" in name]
     masters = {name: engine.read_state(name)["master"] for name in names}
     assert all(torch.equal(masters[name] == 0, engine.read_weight(name) == 0) for name in names)
@@ -247,7 +248,7 @@ def test_a_penalty_counts_once_whatever_the_micro_batches():
     weights = []
     for micro_batches in (1, 2, 4):
         run = composed("method=adalora", "engine=zero0", *SETTINGS["adalora"])
-        engine = engine_for(run, micro_batches)
+        engine = engine_for(run, micro_batches, steps=8)
         ctx = context_for(run, engine, 8)
         for step in range(8):
             engine.use(run.method.plan(step, ctx))

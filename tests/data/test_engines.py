@@ -34,8 +34,9 @@ def losses(tmp_path, engine, *words):
         run = config.compose([*shared, f"training.batch_size={number}"])
     loaded = loading.load(run)
     per_rank = run.training.batch_size // (run.training.micro_batch_size or run.training.batch_size)
-    made, history = make_engine(loaded.model, run, per_rank), History()
-    train(run, loaded.data, made, STEPS, history, lambda: None, lambda *_: None)
+    made = make_engine(loaded.model, loaded.anatomy, run, num_steps=STEPS, micro_batches=per_rank)
+    history = History()
+    train(loaded, made, history, lambda: None, lambda *_: None)
     made.close()
     return history.losses, number
 

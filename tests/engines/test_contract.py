@@ -43,6 +43,7 @@ def assert_kept(report: Report, method: str) -> None:
     assert report.frozen_moved == []
     assert report.active_still == []
     assert report.wrong_blocks == []
+    assert not report.settings_changed
     # Sharded state is padded to a multiple of the ranks, a few elements a group.
     assert all(0 <= a - b <= 64 for a, b in zip(report.state_numel, report.expected_numel, strict=True))
     assert report.leaked_optimizers == 0
@@ -126,7 +127,7 @@ def two_ranks(tmp_path_factory):
 
 def launch_two_ranks(cases: list[str], out: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-    command += ["--rdzv-endpoint", "localhost:0", "-m", "tests.contract", str(out), ",".join(cases)]
+    command += ["--rdzv-endpoint", "localhost:0", "-m", "tests.helpers.contract", str(out), ",".join(cases)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

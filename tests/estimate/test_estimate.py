@@ -171,7 +171,7 @@ def test_every_method_says_what_it_puts_in_and_holds(folder, case, dtype):
     method, *settings = CASES[case]
     run = tiny.composed(f"method={method}", "engine=torch", f"training.dtype={dtype}", *settings)
     run.model.path = str(folder)
-    units = run.model.anatomy().shape(0).modules()
+    units = run.model.anatomy().modules()
     made = describe(run, [{"scores": {u: float(i * 5 % 7) for i, u in enumerate(units)}}])
     assert isinstance(made, Subject), made
     engine = tiny.engine_for(run, micro_batches=1)

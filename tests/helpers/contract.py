@@ -1,5 +1,6 @@
 """One method on one engine, watched step by step. Run under torchrun it does the same on several ranks."""
 
+import copy
 import gc
 import json
 import math
@@ -14,7 +15,7 @@ import torch
 from layerfit.engines.base import Engine
 from layerfit.engines.groups import full_shape
 from layerfit.methods.base import REBUILD, SKIP, Plan
-from tests.helpers.tiny import LAYERS, SETTINGS, composed, context_for, engine_for, rows, share
+from tests.helpers.tiny import LAYERS, SETTINGS, composed, context_for, engine_for, found_by, rows, share
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Report:
     switches: int = 0
     leaked_optimizers: int = 0
     resident: float = 0.0
+    settings_changed: bool = False
     scores: list[float] = field(default_factory=list)
     """A learned ranking's scores, in the model's order."""
 
@@ -68,14 +70,15 @@ def expected_numel(engine: Engine, names: set[str]) -> int:
     total = 0
     for name in names:
         shape = full_shape(engine.parameters[name])
-        options = engine.method.group_options(engine.anatomy.unit(name) or name, shape)
+        options = engine.optimizer_spec.options(engine.anatomy.unit(name) or name, shape)
         total += options["rank"] * max(shape) if "rank" in options else math.prod(shape)
     return total
 
 
 def watch(method: str, engine_name: str, dtype: str = "fp32", steps: int = 20, extra: tuple[str, ...] = ()) -> Report:
     run = composed(f"method={method}", f"engine={engine_name}", f"training.dtype={dtype}", *SETTINGS[method], *extra)
-    engine = engine_for(run)
+    settings = copy.deepcopy(run)
+    engine = engine_for(run, steps=steps)
     ctx, report = context_for(run, engine, steps), Report()
     old: list[weakref.ref] = []
     weights = {n: engine.read_weight(n) for n in engine.parameters}
@@ -104,7 +107,8 @@ def watch(method: str, engine_name: str, dtype: str = "fp32", steps: int = 20, e
         held = engine.among if run.method.switching == SKIP else engine.active
         report.state_numel.append(state_numel(engine))
         report.expected_numel.append(expected_numel(engine, held))
-    report.scores = list(run.method.findings().get("ranking", {}).get("scores", {}).values())
+    report.scores = list(found_by(run, engine, ctx).get("ranking", {}).get("scores", {}).values())
+    report.settings_changed = run != settings
     gc.collect()
     report.leaked_optimizers = sum(ref() is not None for ref in old[:-1])
     report.resident = resident_ratio(engine)

@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+from typing import Any
+
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -78,14 +80,34 @@ def share(batch: Batch, rank: int, world: int, micro_batches: int) -> list[Batch
     return [batch_of(ids[i : i + size], labels[i : i + size]) for i in range(0, len(ids), size)]
 
 
-def engine_for(run: RunConfig, micro_batches: int = 2) -> Engine:
+def state_for(run: RunConfig, steps: int = 1) -> Any:
+    """The state that a run begins with; a ranking that it goes by gives unit i the score 5 i mod 7."""
+    shape, rankings = run.model.anatomy().shape(steps), run.method.rankings()
+    units = [] if rankings is None else rankings.units(shape)
+    return run.method.begin(shape, [{"scores": {u: float(i * 5 % 7) for i, u in enumerate(units)}}])
+
+
+def adapted(run: RunConfig, model: torch.nn.Module) -> torch.nn.Module:
+    """The run's method put into a model."""
+    set_seed("adapt", run.method.resolved_seed)
+    return run.method.adapt(model, run.model.anatomy(), state_for(run))
+
+
+def engine_over(run: RunConfig, model: torch.nn.Module, micro_batches: int = 2, steps: int = 20) -> Engine:
+    """The run's engine over an adapted model."""
+    return make_engine(model, run.model.anatomy(), run, num_steps=steps, micro_batches=micro_batches)
+
+
+def engine_for(run: RunConfig, micro_batches: int = 2, steps: int = 20) -> Engine:
     """The run's method on the tiny model, on its engine."""
     process.start(process.device_for("cpu"), run.engine.stage)
     model = tiny_llama(torch.float32 if run.training.dtype == "fp32" else torch.bfloat16)
-    set_seed("adapt", run.method.seed)
-    units = run.method.universe(run.shape())
-    run.method.receive([{"scores": {u: float(i * 5 % 7) for i, u in enumerate(units)}}], run.shape())
-    return make_engine(run.method.adapt(model, run.model.anatomy()), run, micro_batches)
+    return engine_over(run, adapted(run, model), micro_batches, steps)
+
+
+def found_by(run: RunConfig, engine: Engine, ctx: Context) -> dict[str, Any]:
+    """The findings of a run so far."""
+    return run.method.findings(engine.module, engine.anatomy, ctx.state)
 
 
 def context_for(run: RunConfig, engine: Engine, steps: int) -> Context:
@@ -94,7 +116,8 @@ def context_for(run: RunConfig, engine: Engine, steps: int) -> Context:
 
     return Context(
         run.model.anatomy().shape(steps),
-        run.method.seed or 0,
+        run.method.resolved_seed,
         lambda scales, number: engine.mean_loss(probe(number), scales),
         lambda scales, number: engine.response_gradient(probe(number), scales),
+        state_for(run, steps),
     )

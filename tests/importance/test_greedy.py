@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from layerfit.importance.greedy import remove_greedily
-from tests.helpers.tiny import SETTINGS, composed, context_for, engine_for, rows, share, tiny_llama
+from tests.helpers.tiny import SETTINGS, composed, context_for, engine_for, found_by, rows, share, tiny_llama
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -44,8 +44,8 @@ def test_the_last_loss_is_that_of_the_frozen_model():
         engine.use(run.method.plan(step, ctx))
         engine.step(share(rows(1000 + step % 2), 0, 1, 2), 0.05)
         assert run.method.after_step(step, ctx) == (step == 5)
-        assert bool(run.method.findings()) == (step == 5)
-    found = run.method.findings()
+        assert bool(ctx.state.order) == (step == 5)
+    found = found_by(run, engine, ctx)
     order, losses = found["removal"]["order"], found["removal"]["losses"]
     assert found["ranking"]["scores"] == {unit: order.index(unit) + 1 for unit in [f"layers.{i}" for i in range(4)]}
 

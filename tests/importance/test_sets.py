@@ -20,9 +20,7 @@ def test_equal_scores_go_by_name_and_the_rest_is_what_a_fine_tune_freezes():
     from layerfit.methods.ila import ILA
 
     scores = {unit: float(i % 5) for i, unit in enumerate(UNITS)}
-    method = ILA(freeze_fraction=0.25)
-    method._rankings = [scores]
-    assert set(UNITS) - kept(scores, 0.75) == method.frozen_units(UNITS)
+    assert set(UNITS) - kept(scores, 0.75) == ILA(freeze_fraction=0.25).frozen_units(UNITS, [scores])
 
 
 def test_jaccard_by_hand():

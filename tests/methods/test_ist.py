@@ -2,11 +2,13 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from layerfit.methods.ist import draw_weighted, log_sigmoid, rewards, sigmoid, updated
-from tests.helpers.tiny import SETTINGS, composed, context_for, engine_for
+from layerfit.run import checkpoint
+from tests.helpers.tiny import SETTINGS, composed, context_for, engine_for, found_by
 
 
 def test_ist_by_hand():
@@ -63,28 +65,30 @@ def test_ist_finds_the_blocks_whose_adapters_matter():
     def probe(scales, number):
         return 3.0 + (1.0 if "layers.2" in scales else 0.0)
 
-    ctx = type(ctx)(ctx.shape, ctx.seed, probe, ctx.response_gradient)
+    ctx = replace(ctx, probe=probe)
     for step in range(60):
         run.method.plan(step, ctx)
-    scores = run.method.findings()["importance"]
+    found = found_by(run, engine, ctx)
+    scores = found["importance"]
     assert max(range(4), key=scores.__getitem__) == 2
-    assert run.method.findings()["log_odds_ratio"] > math.log(1.5)
+    assert found["log_odds_ratio"] > math.log(1.5)
 
 
 def test_the_history_is_every_update():
     """Steps 4, 8, ... with the scores that the next draw used; a resumed run has them all."""
     run = composed("method=ist", "engine=torch", *SETTINGS["ist"])
-    ctx = context_for(run, engine_for(run), 13)
+    engine = engine_for(run)
+    ctx = context_for(run, engine, 13)
     harm = {"layers.0": 0.0, "layers.1": 0.1, "layers.2": 0.3, "layers.3": 0.7}
     probe = lambda scales, _: 2.0 + sum(harm[unit] for unit in scales)  # noqa: E731
-    ctx = type(ctx)(ctx.shape, ctx.seed, probe, ctx.response_gradient)
+    ctx = replace(ctx, probe=probe)
     seen = []
     for step in range(13):
         run.method.plan(step, ctx)
         if step in (4, 8, 12):
-            seen.append([step, [round(s, 6) for s in run.method.findings()["importance"]]])
+            seen.append([step, [round(s, 6) for s in found_by(run, engine, ctx)["importance"]]])
         if step == 9:
-            state, run = run.method.state_dict(), composed("method=ist", "engine=torch", *SETTINGS["ist"])
-            run.method.load_state_dict(state)
-    assert run.method.findings()["importance_history"] == seen
+            saved, ctx = checkpoint.fields_of(ctx.state), replace(context_for(run, engine, 13), probe=probe)
+            checkpoint.restore(ctx.state, saved)
+    assert found_by(run, engine, ctx)["importance_history"] == seen
     assert len({tuple(scores) for _, scores in seen}) == 3

@@ -8,7 +8,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from layerfit.distributed import process
-from layerfit.engines import make_engine
 from layerfit.engines.base import set_seed
 from layerfit.engines.loss import loss_sum
 from layerfit.importance.mask import MaskSettings, learn_scores
@@ -17,13 +16,24 @@ from layerfit.methods import METHODS
 from layerfit.methods.lisa import draw_layers, interval
 from layerfit.optimizers.adamw import AdamW
 from layerfit.optimizers.galore import GaLoreAdamW, basis
-from tests.helpers.tiny import SETTINGS, composed, context_for, engine_for, rows, share, tiny_llama
+from layerfit.run import checkpoint
+from tests.helpers.tiny import (
+    SETTINGS,
+    adapted,
+    composed,
+    context_for,
+    engine_for,
+    engine_over,
+    rows,
+    share,
+    tiny_llama,
+)
 
 STEPS = 12
 
 
 def train(run, steps=STEPS, lr=0.01):
-    engine = engine_for(run)
+    engine = engine_for(run, steps=steps)
     ctx = context_for(run, engine, steps)
     losses = []
     for step in range(steps):
@@ -79,9 +89,7 @@ def test_a_loaded_model_trains_with_its_dropout(engine):
     for dropout in (0.0, 0.5):
         run = composed("method=lora", f"engine={engine}", *SETTINGS["lora"], f"method.dropout={dropout}")
         process.start(process.device_for("cpu"), run.engine.stage)
-        set_seed("adapt", run.method.seed)
-        model = run.method.adapt(tiny_llama().eval(), run.model.anatomy())
-        built = make_engine(model, run, 1)
+        built = engine_over(run, adapted(run, tiny_llama().eval()), 1)
         built.use(run.method.plan(0, context_for(run, built, 4)))
         losses[dropout] = [built.step(share(rows(step), 0, 1, 1), 0.01).loss for step in range(4)]
         assert all(module.training for module in built.module.modules())
@@ -194,7 +202,7 @@ def test_the_mask_gradient_is_a_finite_difference():
     run = composed("method=lora", "engine=torch", *SETTINGS["lora"])
     _, engine = train(run, steps=4)
     engine.module.double()
-    units = run.model.anatomy().shape(0).modules()
+    units = run.model.anatomy().modules()
     gammas = {u: 0.3 + 0.02 * i for i, u in enumerate(units)}
     batches = share(rows(500), 0, 1, 1)
     loss, gradient = engine.response_gradient(batches, gammas)
@@ -245,18 +253,18 @@ def test_a_resumed_run_is_the_straight_run(method, engine):
     words = (f"method={method}", f"engine={engine}", *SETTINGS[method])
     straight, end = train(composed(*words), steps=10)
     run = composed(*words)
-    first = engine_for(run)
+    first = engine_for(run, steps=10)
     ctx = context_for(run, first, 10)
     for step in range(5):
         first.use(run.method.plan(step, ctx))
         first.step(share(rows(step), 0, 1, 2), 0.01)
-    saved, method_state = first.state_dict(), run.method.state_dict()
+    saved, method_state = first.state_dict(), checkpoint.fields_of(ctx.state)
     first.close()
     run = composed(*words)
-    second = engine_for(run)
-    run.method.load_state_dict(method_state)
+    second = engine_for(run, steps=10)
     second.load_state_dict(saved)
     ctx = context_for(run, second, 10)
+    checkpoint.restore(ctx.state, method_state)
     losses = []
     for step in range(5, 10):
         second.use(run.method.plan(step, ctx))

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from layerfit.adapters.masked import MaskedLinear, draw_places
 from layerfit.errors import UserError
 from tests.helpers.contract import watch
-from tests.helpers.tiny import composed, context_for, engine_for, rows, share, tiny_llama
+from tests.helpers.tiny import adapted, composed, context_for, engine_for, rows, share, tiny_llama
 
 STEPS, LR = 12, 0.02
 
@@ -118,7 +118,7 @@ def test_draws():
 def test_the_run_seed_draws_unless_the_method_has_its_own():
     def entries(*words: str) -> set[int]:
         run = composed("method=random_mask", "method.share=0.1", *words)
-        model = run.method.adapt(tiny_llama(), run.model.anatomy())
+        model = adapted(run, tiny_llama())
         return set(model.model.layers[0].self_attn.q_proj.places.tolist())
 
     assert entries("seed=1") == entries("seed=0", "method.seed=1") != entries("seed=0")
@@ -144,7 +144,7 @@ def test_state_is_held_for_the_entries_alone():
 def test_a_share_that_draws_nothing_is_refused():
     run = composed("method=random_mask", "method.share=1e-9")
     with pytest.raises(UserError, match=r"method\.share=1e-09 drew none"):
-        run.method.adapt(tiny_llama(), run.model.anatomy())
+        adapted(run, tiny_llama())
 
 
 @pytest.mark.parametrize(("word", "said"), [("share=0", "(0, 1]"), ("share=1.5", "(0, 1]"), ("targets=[q]", "q_proj")])
@@ -156,6 +156,6 @@ def test_bad_keys_are_refused(word, said):
 
 def test_targets_are_those_modules_alone():
     run = composed("method=random_mask", "method.share=0.1", "method.targets=[q_proj,v_proj]")
-    model = run.method.adapt(tiny_llama(), run.model.anatomy())
+    model = adapted(run, tiny_llama())
     trained = {n.split(".")[-2] for n, p in model.named_parameters() if p.requires_grad}
     assert trained == {"q_proj", "v_proj"}

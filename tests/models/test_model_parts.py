@@ -119,7 +119,7 @@ def test_parts_outside_the_blocks(folders, name, part):
     assert trained == set(OUTSIDE[name][EMBEDDING][:1] if part == HEAD and tied else OUTSIDE[name][part])
 
 
-PARTS = ("num_layers", "blocks", "embedding", "norm", "head", "linear", "max_positions")
+PARTS = ("num_layers", "blocks", "embedding", "norm", "norms", "head", "linear", "max_positions")
 OTHERS = {
     "mistral": LLAMA | {"model_type": "mistral"},
     "qwen2": LLAMA | {"model_type": "qwen2", "tie_word_embeddings": True},
@@ -131,23 +131,23 @@ OTHERS = {
 @pytest.mark.parametrize("name", [*TINY, *OTHERS])
 def test_hf_reads_the_parts(folders, tmp_path, name):
     """The load itself compares with the module: a wrong path, a tie or a weight in no part is an error."""
-    if name in OTHERS:
-        write_model(tmp_path / "hf", OTHERS[name])
-    else:
-        write_model(tmp_path / "hf", TINY[name])
+    folder = write_model(tmp_path / "hf", (TINY | OTHERS)[name])
     run = run_of(tmp_path, "hf", "model.num_layers=null")
     before = config.run_id(run)
     assert run.model.open_parts()
     preflight(run)
     assert config.run_id(run) == before
     load_model(run.model, HUB, "fp32")
+    anatomy = architecture.read_anatomy(run.model, folder)
     again = config.load(json.loads(json.dumps(config.dump(run))))
-    assert again.model.anatomy() == run.model.anatomy()
-    assert run.model.anatomy().num_layers == LAYERS
+    assert again == run
+    assert run.model.open_parts()  # what was read is not kept in the settings
+    assert architecture.read_anatomy(again.model, folder) == anatomy
+    assert anatomy.num_layers == LAYERS
     if name in TINY:
         named = run_of(folders, name).model.anatomy()
-        assert run.model.anatomy().smallest_side == 8 if name == "llama3_8b" else 16
-        assert run.model.anatomy().parts(f"{named.head}.weight") == named.parts(f"{named.head}.weight")
+        assert anatomy.smallest_side == 8 if name == "llama3_8b" else 16
+        assert anatomy.parts(f"{named.head}.weight") == named.parts(f"{named.head}.weight")
 
 
 @pytest.mark.parametrize("name", [*TINY, *OTHERS])
@@ -157,10 +157,9 @@ def test_the_network_says_what_a_folder_says(tmp_path, monkeypatch, name):
     read = AutoConfig.from_pretrained(write_model(tmp_path / "there", shape))
     monkeypatch.setattr(architecture, "transformers_config", lambda *_: read)
     near, far = (ModelConfig(name="hf", id="a/b", **dict.fromkeys(PARTS)) for _ in range(2))
-    architecture.read_model_parts(near, tmp_path / "there")
-    architecture.read_model_parts(far, "a/b")
-    assert near.anatomy() == far.anatomy()
-    assert near.part("max_positions") == far.part("max_positions") == POSITIONS
+    local, remote = architecture.read_anatomy(near, tmp_path / "there"), architecture.read_anatomy(far, "a/b")
+    assert local == remote
+    assert local.max_positions == POSITIONS
 
 
 def test_the_known_architectures_are_all_tested():

@@ -57,7 +57,7 @@ def test_the_real_shapes_are_the_published_ones(tmp_path, name):
     folder = write_model(tmp_path / name, shape)
     run = composed(f"model={name}", f"model.path={folder}", "model.weights=random", "model.num_layers=null")
     run.model.num_layers = composed_layers(name)
-    check_model(run.model, HUB)
+    check_model(run.model, HUB, run.model.anatomy())
     module = load_model(run.model, HUB, "bf16", device="meta")
     assert sum(p.numel() for p in module.parameters()) == number
     assert num_parameters(shape) == pytest.approx(number, rel=0.01)

@@ -11,8 +11,7 @@ from layerfit.adapters.bottleneck import load_bottlenecks
 from layerfit.anatomy import EMBEDDING, HEAD
 from layerfit.config.schema import RunConfig
 from layerfit.distributed import process
-from layerfit.engines import make_engine
-from layerfit.engines.base import Engine, set_seed
+from layerfit.engines.base import Engine
 from layerfit.methods import METHODS
 from layerfit.methods.base import Plan
 from layerfit.models.hub import load_model, load_tokenizer
@@ -20,7 +19,7 @@ from layerfit.records.record import Result
 from layerfit.run import execution
 from layerfit.run.attempt import Attempt
 from layerfit.run.track import NoTracker
-from tests.helpers.tiny import SETTINGS, context_for, rows, share
+from tests.helpers.tiny import SETTINGS, adapted, context_for, engine_over, found_by, rows, share, state_for
 from tests.helpers.tiny_models import BLOCK, OUTSIDE, TINY, run_of, write_model
 
 OTHERS = [name for name in TINY if name != "llama3_8b"]
@@ -39,10 +38,7 @@ def folders(tmp_path_factory):
 def engine_for(run: RunConfig) -> Engine:
     process.start(process.device_for("cpu"), run.engine.stage)
     model = load_model(run.model, run.hub, run.training.dtype, seed=run.seed)
-    set_seed("adapt", run.method.seed)
-    units = run.method.universe(run.shape())
-    run.method.receive([{"scores": {u: float(i * 5 % 7) for i, u in enumerate(units)}}], run.shape())
-    return make_engine(run.method.adapt(model, run.model.anatomy()), run, 2)
+    return engine_over(run, adapted(run, model), steps=STEPS)
 
 
 def belongs(model: str, name: str) -> str | int | None:
@@ -61,8 +57,8 @@ def expected(model: str, names: list[str], plan: Plan) -> set[str]:
     return {name for name in added or names if belongs(model, name) in places}
 
 
-def train(model: str, run: RunConfig, engine: Engine) -> tuple[list[float], list[str]]:
-    """Train a few steps; return losses, and what moved or stayed against the plan."""
+def train(model: str, run: RunConfig, engine: Engine) -> tuple[list[float], list[str], dict]:
+    """Train a few steps; return losses, what moved or stayed against the plan, and what was found out."""
     ctx, losses, faults = context_for(run, engine, STEPS), [], []
     weights = {n: engine.read_weight(n) for n in engine.parameters}
     for step in range(STEPS):
@@ -78,14 +74,15 @@ def train(model: str, run: RunConfig, engine: Engine) -> tuple[list[float], list
         if run.method.after_step(step, ctx):
             break
     faults += [f"{n} moved after step {step}" for n in weights if not torch.equal(weights[n], engine.read_weight(n))]
-    return losses, faults
+    return losses, faults, found_by(run, engine, ctx)
 
 
 def saved_again(run: RunConfig, engine: Engine, folder) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the trained model, and of what transformers, PEFT or our loader make of its files."""
     tokenizer = load_tokenizer(run.model, run.hub)
     run.paths.results = str(folder)
-    loaded = execution.Loaded(run, torch.device("cpu"), engine.module, tokenizer, None, STEPS, 0)
+    state = state_for(run, STEPS)
+    loaded = execution.Loaded(run, torch.device("cpu"), engine.module, tokenizer, None, STEPS, 0, engine.anatomy, state)
     model = execution.trained_model(loaded, engine)
     execution.save_weights(Attempt(run, "id", folder, {}, NoTracker()), model, tokenizer, Result({}, "ok"))
     fresh = load_model(run.model, run.hub, "fp32", seed=run.seed)
@@ -116,10 +113,11 @@ def case(folders, model: str, method: str, engine: str, out) -> list[float]:
     """Train one model under one method on one engine, and check everything that must hold."""
     run = run_of(folders, model, f"method={method}", f"engine={engine}", *SETTINGS[method])
     built = engine_for(run)
-    losses, faults = train(model, run, built)
+    losses, faults, found = train(model, run, built)
     assert faults == []
-    ranked = {"block": [f"layers.{i}" for i in range(run.model.part("num_layers"))], "module": run.shape().modules()}
-    scores = run.method.findings().get("ranking", {}).get("scores", {})
+    shape = run.model.anatomy().shape(STEPS)
+    ranked = {"block": shape.blocks(), "module": shape.modules()}
+    scores = found.get("ranking", {}).get("scores", {})
     assert set(scores) == set(ranked.get(run.method.ranks, []))
     trained, loaded = saved_again(run, built, out)
     assert torch.allclose(trained, loaded, atol=1e-6)

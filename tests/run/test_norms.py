@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 
 from layerfit import config
 from layerfit.adapters.peft import save_trained
-from layerfit.engines import make_engine
 from layerfit.records import record
 from layerfit.run.loading import fresh_model
 from layerfit.run.norms import Norms
-from tests.helpers.tiny import SETTINGS, composed, context_for, engine_for, rows, share, tiny_llama
+from tests.helpers.tiny import SETTINGS, composed, context_for, engine_for, engine_over, rows, share, tiny_llama
 
 ROOT = Path(__file__).resolve().parents[2]
 MIRROR = ROOT.parent / "shared" / "hub"
@@ -120,7 +119,7 @@ def test_initial_adapter_norms_are_those_of_peft(model):
     words += [f"hub.mirror={MIRROR}"] if model == "stories260k" else []
     with config.composer():
         run = config.compose(words)
-    engine = make_engine(fresh_model(run, torch.device("cpu")), run, 1)
+    engine = engine_over(run, fresh_model(run, run.model.anatomy(), None, torch.device("cpu")))
     embedding, *blocks, norm, head = Norms(engine).findings()["adapter_initial"]
     assert blocks == pytest.approx([math.sqrt(7 * 32 / 3)] * run.model.num_layers, rel=0.03)
     assert embedding == pytest.approx(math.sqrt(64 * 32), rel=0.05)

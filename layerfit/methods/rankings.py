@@ -1,0 +1,64 @@
+"""What a method goes by that was found out before it: rankings, of runs that come first or of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from layerfit.anatomy import Shape
+from layerfit.errors import UserError, check_one_of
+from layerfit.importance.choice import read_scores
+
+if TYPE_CHECKING:
+    from layerfit.methods.base import Method
+
+BLOCK, MODULE = "block", "module"
+"""What a ranking scores."""
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """Where the rankings of a method come from, and what they must score. Exactly one of `run` and `path` is set.
+
+    unit: BLOCK or MODULE. targets: kinds of linear modules that are scored, () = all.
+    run: the method whose run must exist first (same model and training; data: `ranking_data`).
+    path: a file of findings.
+    """
+
+    unit: str
+    targets: tuple[str, ...] = ()
+    run: Method | None = None
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        check_one_of("unit", self.unit, (BLOCK, MODULE))
+        assert (self.run is None) != (self.path is None), "a run makes the rankings, or a file holds one"
+
+    def units(self, shape: Shape) -> list[str]:
+        """Return the units that a ranking must score, in the model's order."""
+        return shape.blocks() if self.unit == BLOCK else shape.modules(self.targets)
+
+    def check_number(self, number: int, *, own: bool) -> None:
+        """Raise UserError if the number of required runs cannot be right; own: the first is on the run's own data."""
+        if number > 1:
+            raise UserError(f"this method goes by one ranking, and ranking_data names {number}; name one data set")
+
+    def read(self, findings: Sequence[dict[str, Any]], shape: Shape) -> list[dict[str, float]]:
+        """Return the scores in the findings of the required runs or of the file, by unit.
+
+        Raises:
+            UserError: if there are none, or they are of other units.
+        """
+        assert findings, "the required runs come first"
+        try:
+            return [read_scores(found, self.units(shape)) for found in findings]
+        except ValueError as error:
+            source = "its own run" if self.path is None else repr(self.path)
+            raise UserError(f"method.ranking={source}, unit={self.unit}: {error}") from error
+
+
+def ranking_file(method: Method) -> str | None:
+    """Return the path of the file of findings that a method goes by, None without one."""
+    found = method.rankings()
+    return None if found is None else found.path
