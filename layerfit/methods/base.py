@@ -7,7 +7,6 @@ Heavy imports stay inside functions: tables compose methods without importing to
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -56,28 +55,6 @@ class SwitchPolicy:
 
     moments: str = "keep"
     masters: str = "carry"
-
-
-@dataclass(frozen=True)
-class Insert:
-    """What `adapt` puts into one linear module, or into the embedding: for estimates, made without a model.
-
-    parameters: what can train, name below the module -> shape.
-    reads: which tensor of the module its backward needs: `input`, `output` or, where it makes a copy, none.
-    kept: further numbers a token that backward needs while it trains.
-    passing: of these, what it needs also where it is frozen and a gradient passes.
-    masks: bytes a token beside them where a gradient passes, whether it trains or not.
-    dense: True if backward makes the gradient of the whole matrix.
-    buffer_bytes: what it holds beside parameters.
-    """
-
-    parameters: Mapping[str, tuple[int, ...]]
-    reads: str = "input"
-    kept: int = 0
-    passing: int = 0
-    masks: int = 0
-    dense: bool = False
-    buffer_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,21 +121,6 @@ class Method:
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
         """Reshape the model once, before any engine exists; what it leaves trainable bounds every plan."""
         return model
-
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
-        """Return what `adapt` puts into modules, by unit or part; with any, all other parameters are frozen.
-
-        shapes: [out, in] of every linear module, by unit, and [vocabulary, width] of EMBEDDING and HEAD. No model is
-        loaded for it (`make estimate`).
-        """
-        return {}
-
-    def state_bytes(self, name: str, shape: tuple[int, ...], width: int) -> int:
-        """Return the bytes of optimizer state of one parameter, beside its master and step count (`make estimate`).
-
-        name: canonical, as for `group_options`. width: bytes of a number of Adam's moments.
-        """
-        return 2 * width * math.prod(shape)
 
     def penalty(self, model: nn.Module) -> Tensor | None:
         """Return a term of the weights alone that is added once to the loss of every optimizer step, or None.

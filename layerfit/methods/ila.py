@@ -9,7 +9,6 @@ What the paper leaves open (s_0, optimizer, penalty) is configuration: `conf/met
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +16,7 @@ from layerfit.anatomy import EMBEDDING, HEAD, NORM, Shape, block_of, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.importance.choice import ENDS, PLACES, at_end, at_place, mean_ranks, read_scores, shared
 from layerfit.importance.mask import MaskSettings, learn_ranking
-from layerfit.methods.base import Context, Insert, Method, Plan
+from layerfit.methods.base import Context, Method, Plan
 from layerfit.methods.lora import LowRank
 
 if TYPE_CHECKING:
@@ -217,10 +216,6 @@ class ILA(ILARanking):
         frozen = self.frozen_units(units := self.universe(anatomy.shape(num_steps=0)))
         self._frozen = [unit for unit in units if unit in frozen]
         return super().adapt(model, anatomy) if self.base == "lora" else model
-
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
-        """As `adapt` does."""
-        return super().inserts(anatomy, shapes) if self.base == "lora" else {}
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """Everything but the frozen modules; over `full`, embedding, norms and head train too."""

@@ -8,14 +8,12 @@ frozen.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from layerfit.anatomy import Shape, layer_units
 from layerfit.errors import UserError, check_range
-from layerfit.methods.base import Context, Insert, Method, Plan
+from layerfit.methods.base import Context, Method, Plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,11 +54,6 @@ class RandomMask(Method):
 
     def _units(self, anatomy: Anatomy) -> list[str]:
         return [u for u in anatomy.shape(0).modules() if not self.targets or u.rpartition(".")[2] in self.targets]
-
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
-        """The entries, as many as the coins draw on average, and their places."""
-        counts = {unit: round(self.share * math.prod(shapes[unit])) for unit in self._units(anatomy)}
-        return {u: Insert({"entries": (n, 1)}, dense=True, buffer_bytes=4 * n) for u, n in counts.items()}
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """All drawn entries, always."""

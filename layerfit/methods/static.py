@@ -6,14 +6,13 @@ blocks or linear modules (`ranking_run`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from layerfit.anatomy import EMBEDDING, HEAD, NORM, Shape, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.importance.choice import ENDS, PLACES, at_end, at_place, read_scores
-from layerfit.methods.base import Context, Insert, Method, Plan
+from layerfit.methods.base import Context, Method, Plan
 from layerfit.methods.lora import LowRank
 
 if TYPE_CHECKING:
@@ -172,13 +171,6 @@ class Static(Method):
             return model
         shape = anatomy.shape(num_steps=0)
         return self._lora().insert(model, anatomy, self._adapted(self.chosen(shape), shape))
-
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Insert]:
-        """As `adapt` does."""
-        if self.base == "full":
-            return {}
-        shape, lora = anatomy.shape(num_steps=0), self._lora()
-        return {unit: lora.insert_of(shapes[unit]) for unit in self._adapted(self.chosen(shape), shape)}
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """Return the set."""

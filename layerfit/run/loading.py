@@ -16,7 +16,7 @@ from layerfit.distributed import process
 from layerfit.engines.base import set_seed
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.answers import check_template
-from layerfit.models.architecture import read_model_parts
+from layerfit.models.architecture import checkpoint_activations, read_model_parts
 from layerfit.models.hub import load_model, load_tokenizer, model_source
 from layerfit.records import record
 
@@ -59,10 +59,7 @@ def fresh_model(run: RunConfig, device: torch.device) -> nn.Module:
     set_seed("adapt", run.method.seed)
     model = run.method.adapt(model, run.model.anatomy())
     if run.training.activation_checkpointing:
-        # transformers makes the embedding's output require gradients, so frozen blocks below the lowest active one
-        # would be recomputed and back-propagated; and re-entrant checkpointing would silently drop gradients.
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-        model.disable_input_require_grads()  # type: ignore[operator]
+        checkpoint_activations(model)
     return model
 
 
