@@ -60,9 +60,8 @@ def check(
 def checks(loaded: Loaded, tracer: Tracer) -> list[Check]:
     """Compare every record of a table with its estimate."""
     cells, records = {cell.run_id: cell.run for cell in loaded.cells}, loaded.store.records
-    found = (
-        check(cell, records[cell.run_id], cells, records, tracer) for cell in loaded.cells if cell.run_id in records
-    )
+    recorded = [cell for cell in loaded.cells if cell.run_id in records]
+    found = (check(cell, records[cell.run_id], cells, records, tracer) for cell in recorded)
     return [one for one in found if one is not None]
 
 

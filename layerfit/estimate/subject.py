@@ -29,8 +29,8 @@ Kind = tuple[tuple[str, tuple[int, ...], bool], ...]
 
 @dataclass(frozen=True)
 class PlanShape:
-    """A plan as far as its cost goes. kinds: of all blocks, from the lowest. outside: parameters outside the blocks that
-    train. trained: all that do.
+    """A plan as far as its cost goes. kinds: of all blocks, from the lowest. outside, trained: parameters that train,
+    outside the blocks and all.
     """
 
     kinds: tuple[Kind, ...]

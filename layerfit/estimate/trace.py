@@ -72,9 +72,9 @@ def fused_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
-    enable_gqa: bool = False,
+    **_: Any,
 ) -> Tensor:
-    """Return attention [B, heads, T, size] by the fused kernel, which takes fewer keys and values than queries."""
+    """Return attention [B, heads, T, size] by the fused kernel; fewer keys and values than queries are no matter to it."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:  # as torch does before it calls the kernel
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -math.inf)
     out: Tensor = _FUSED(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]

@@ -215,11 +215,9 @@ def empty_model(model: ModelConfig, config: Any, dtype: str) -> nn.Module:
     import torch
     from transformers import AutoModelForCausalLM
 
-    attention = architecture.prepare(model, config)
+    attention, number = architecture.prepare(model, config), getattr(torch, _TORCH[dtype])
     with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, _TORCH[dtype]), attn_implementation=attention
-        )
+        module = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation=attention)
     return _checked(model, module)
 
 

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from layerfit import config
@@ -81,7 +82,13 @@ def share(batch: Batch, rank: int, world: int, micro_batches: int) -> list[Batch
 def engine_for(run: RunConfig, micro_batches: int = 2) -> Engine:
     """The run's method on the tiny model, on its engine."""
     process.start(process.device_for("cpu"), run.engine.stage)
-    model = tiny_llama(torch.float32 if run.training.dtype == "fp32" else torch.bfloat16)
+    return engine_over(
+        run, tiny_llama(torch.float32 if run.training.dtype == "fp32" else torch.bfloat16), micro_batches
+    )
+
+
+def engine_over(run: RunConfig, model: nn.Module, micro_batches: int) -> Engine:
+    """The run's method on a model."""
     set_seed("adapt", run.method.seed)
     units = run.method.universe(run.shape())
     run.method.receive([{"scores": {u: float(i * 5 % 7) for i, u in enumerate(units)}}], run.shape())
