@@ -17,6 +17,9 @@ from torch.autograd.function import once_differentiable
 
 from layerfit.anatomy import Anatomy
 
+COINS = 1 << 22
+"""Entries of the largest matrix without numbers for which coins are thrown."""
+
 
 def filled(weight: Tensor, entries: Tensor, places: Tensor) -> Tensor:
     """Return the matrix [out, in] with `entries` [n, 1] at the flat `places` [n]; a new tensor."""
@@ -85,7 +88,20 @@ def draw_places(name: str, shape: torch.Size, *, share: float, seed: int) -> Ten
     A pure function of seed, name and shape: the mask needs no place in a checkpoint.
     """
     generator = torch.Generator().manual_seed(zlib.crc32(f"random mask/{seed}/{name}".encode()))
-    return (torch.rand(shape.numel(), generator=generator) < share).nonzero().squeeze(1)
+    # Dtype and device are named: an estimate makes others the default.
+    coins = torch.rand(shape.numel(), generator=generator, dtype=torch.float32, device="cpu")
+    return (coins < share).nonzero().squeeze(1)
+
+
+def places_for(name: str, weight: Tensor, *, share: float, seed: int) -> Tensor:
+    """Return the places that train of a weight.
+
+    A large one without numbers (an estimate's) has as many as the coins draw on average: coins for all weights of a 7B
+    model take a minute, and what they draw in 4 million differs from that by about 0.5% at a share of 1%.
+    """
+    if weight.is_meta and weight.numel() > COINS:
+        return torch.empty(round(share * weight.numel()), dtype=torch.long, device="meta")
+    return draw_places(name, weight.shape, share=share, seed=seed)
 
 
 def mask_modules(model: nn.Module, anatomy: Anatomy, units: list[str], *, share: float, seed: int) -> int:
@@ -97,7 +113,7 @@ def mask_modules(model: nn.Module, anatomy: Anatomy, units: list[str], *, share:
         holder = model.get_submodule(parent)
         plain = getattr(holder, last)
         assert isinstance(plain, nn.Linear), f"{unit} is no linear module"
-        places = draw_places(unit, plain.weight.shape, share=share, seed=seed)
+        places = places_for(unit, plain.weight, share=share, seed=seed)
         if len(places):
             setattr(holder, last, MaskedLinear(plain, places))
         total += len(places)

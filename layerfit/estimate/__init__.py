@@ -1,1 +1,1 @@
-"""`make estimate`: what the rows of a table will cost, before any weight is loaded and without torch."""
+"""`make estimate`: what the rows of a table will cost, counted on models without numbers: no weight is loaded."""

@@ -10,6 +10,7 @@ from layerfit.config import composer
 from layerfit.errors import UserError, check_range
 from layerfit.estimate import show
 from layerfit.estimate.check import checks
+from layerfit.estimate.cost import Tracer
 from layerfit.estimate.rows import rows
 from layerfit.report import build
 
@@ -41,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         speed = show.Speed(options.tflops or show.TFLOPS[options.gpu], options.mfu, source)
         with composer():
             loaded = build.load(options.table, tuple(options.overrides))
-            found, compared = rows(loaded), checks(loaded)
+            tracer = Tracer()
+            found, compared = rows(loaded, tracer), checks(loaded, tracer)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

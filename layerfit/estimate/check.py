@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import mean
 
 from layerfit.config.schema import RunConfig
-from layerfit.estimate.cost import memory
+from layerfit.estimate.cost import Tracer, recorded_memory
 from layerfit.estimate.rows import course, micro_batch, read_data, received
 from layerfit.estimate.subject import describe
 from layerfit.records.record import Record
@@ -36,27 +36,32 @@ class Check:
         return self.predicted[name] / self.recorded[component] if self.recorded.get(component) else None
 
 
-def check(cell: Cell, record: Record, cells: Mapping[str, RunConfig], records: Mapping[str, Record]) -> Check | None:
+def check(
+    cell: Cell, record: Record, cells: Mapping[str, RunConfig], records: Mapping[str, Record], tracer: Tracer
+) -> Check | None:
     """Compare an estimate with a record; None where one of them has no numbers."""
     peak = record.measured.peak_memory_bytes
     recorded = {name: value for name in (*COMPONENTS, "allocated") if (value := peak.get(name)) is not None}
-    subject = describe(cell.run, received(cell.run, records))
     steps = len(record.result.losses)
-    if isinstance(subject, str) or not set(COMPONENTS) <= set(recorded) or not steps or cell.run.engine.offload:
+    if not set(COMPONENTS) <= set(recorded) or not steps or cell.run.engine.offload:
+        return None
+    subject = describe(cell.run, received(cell.run, records))
+    if isinstance(subject, str):
         return None
     shape = micro_batch(cell.run, read_data(cell.run, cells, {cell.run_id: record}))
     plans = course(subject, steps).plans
-    first, last = (memory(subject, subject.trained(p), shape, recomputing=False) for p in (plans[0], plans[-1]))
+    first, last = (recorded_memory(subject, p, shape, tracer) for p in (plans[0], plans[-1]))
     found = replace(last, activations=first.activations)
     predicted = {name: getattr(found, name) for name in COMPONENTS} | {"total": found.total}
     recorded["total"] = sum(recorded[name] for name in COMPONENTS)
     return Check(cell.row, cell.run_id, predicted, recorded)
 
 
-def checks(loaded: Loaded) -> list[Check]:
+def checks(loaded: Loaded, tracer: Tracer) -> list[Check]:
     """Compare every record of a table with its estimate."""
     cells, records = {cell.run_id: cell.run for cell in loaded.cells}, loaded.store.records
-    found = (check(cell, records[cell.run_id], cells, records) for cell in loaded.cells if cell.run_id in records)
+    recorded = [cell for cell in loaded.cells if cell.run_id in records]
+    found = (check(cell, records[cell.run_id], cells, records, tracer) for cell in recorded)
     return [one for one in found if one is not None]
 
 

@@ -1,24 +1,22 @@
-"""Bytes and FLOPs of one optimizer step under one plan.
+"""Bytes and FLOPs of one optimizer step under one plan, counted on a model without numbers.
 
-FLOPs of a token: forward 2P over the matrices P that it meets, and attention, 4 T d for scores and values of T tokens,
-half of it with a causal kernel. Backward: 2P for the gradient of an input, down to the lowest unit that trains; 2P for
-the gradient of a weight, where it trains; attention twice, two and a half times with a kernel that makes its scores
-again. Activation checkpointing adds the forward of the blocks that a gradient passes. A lookup costs nothing.
+Blocks of one kind (same parameters, the same of them training, a gradient reaching below them or not) cost the same.
+So one block of each kind is traced with all that is outside the blocks, once more with a second block of that kind,
+and the difference counts for all others: exactly what a trace of all blocks gives, in a fraction of its time.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from layerfit.anatomy import EMBEDDING, HEAD, NORM
-from layerfit.estimate.shapes import linear_shapes
-from layerfit.estimate.subject import Subject
-from layerfit.estimate.walk import FP32, Walk
-from layerfit.methods.base import SKIP
+from layerfit.estimate.subject import PlanShape, Subject
+from layerfit.methods.base import Plan
 
-UNFUSED = ("bloom", "gptj")
-"""Architectures whose attention makes the scores of all pairs of tokens."""
+if TYPE_CHECKING:
+    from layerfit.estimate.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU, by component as a record counts them (`layerfit.run.measure`)."""
+    """Bytes on one GPU, by component as a record counts them (`layerfit.run.measure`), buffers among the weights."""
 
     weights: float
     gradients: float
@@ -53,119 +51,102 @@ class Flops:
     step: float
 
 
-def walks(subject: Subject, trained: set[str], length: int) -> list[Walk]:
-    """Walk all blocks from the lowest."""
-    gradient = subject.part_trains(EMBEDDING, trained)
-    each = _width(subject)
-    out: list[Walk] = []
-    packed, sharded = subject.run.training.packing, subject.run.engine.stage == 3
-    for index in range(subject.sizes.num_layers):
-        walk = Walk(subject.sizes, subject.block(index, trained), each, length, gradient, packed, sharded).run()
-        gradient = walk.gradient
-        out.append(walk)
-    return out
+@dataclass
+class Tracer:
+    """Traces that were made, so that rows and seeds share them."""
+
+    known: dict[Any, Trace] = field(default_factory=dict)
+
+    def whole(self, subject: Subject, plan: PlanShape, shape: Shape, *, checkpointing: bool) -> Trace:
+        """Return the trace of one micro-batch through all blocks."""
+        from layerfit.estimate.trace import Trace
+
+        kinds = plan.kinds
+        first = {kind: kinds.index(kind) for kind in dict.fromkeys(kinds)}
+        few, counts = list(first.values()), Counter(kinds)
+        repeated = [kind for kind in first if counts[kind] > 1]
+        if len(few) + len(repeated) * (len(few) + 1) >= len(kinds):
+            return self.part(subject, plan, range(len(kinds)), shape, checkpointing=checkpointing)
+        once = self.part(subject, plan, few, shape, checkpointing=checkpointing)
+        kept, forward, step = once.kept, once.forward, once.step
+        for kind in repeated:
+            twice = self.part(subject, plan, sorted([*few, first[kind]]), shape, checkpointing=checkpointing)
+            others = counts[kind] - 1
+            kept += others * (twice.kept - once.kept)
+            forward += others * (twice.forward - once.forward)
+            step += others * (twice.step - once.step)
+        return Trace(kept, once.largest, forward, step)
+
+    def part(
+        self, subject: Subject, plan: PlanShape, chosen: Iterable[int], shape: Shape, *, checkpointing: bool
+    ) -> Trace:
+        """Return the trace of one micro-batch through some of the blocks."""
+        indices = list(chosen)
+        key = (subject.identity, tuple(plan.kinds[i] for i in indices), plan.outside, shape, checkpointing)
+        if key not in self.known:
+            self.known[key] = _traced(subject, plan, indices, shape, checkpointing=checkpointing)
+        return self.known[key]
 
 
-def _width(subject: Subject) -> int:
-    return FP32 if subject.run.training.dtype == "fp32" else 2
+def _traced(subject: Subject, plan: PlanShape, chosen: list[int], shape: Shape, *, checkpointing: bool) -> Trace:
+    from layerfit.engines.trainable import freeze_to
+    from layerfit.estimate.trace import empty_batch, only, trace
+    from layerfit.models.architecture import checkpoint_activations
+
+    model, anatomy = subject.model, subject.anatomy
+    freeze_to(model, set(plan.trained))
+    model.train()
+    if checkpointing:
+        checkpoint_activations(model)
+    linear = None
+    if subject.run.engine.stage == 3:  # which keeps the input of a frozen module too
+        from deepspeed.runtime.zero.linear import zero3_linear_wrap as linear
+    try:
+        path = next(name for name, _ in model.named_modules() if anatomy.canonical(name) == anatomy.blocks)
+        with only(model, path, chosen) as blocks:
+            batch = empty_batch(shape.rows, shape.length, packed=subject.run.training.packing)
+            return trace(model, blocks, batch, columns=shape.columns, penalty=subject.method.penalty, linear=linear)
+    finally:
+        if checkpointing:
+            model.gradient_checkpointing_disable()  # type: ignore[operator]
 
 
-def memory(subject: Subject, trained: set[str], shape: Shape, *, recomputing: bool = True) -> Memory:
+def memory(subject: Subject, plan: Plan, shape: Shape, tracer: Tracer) -> Memory:
     """Return the bytes that training holds on each GPU under a plan; no temporaries of a single operator.
 
-    recomputing: with activation checkpointing, the block that backward makes again is held too; a record counts the
-    forward alone. At ZeRO-3 a record counts gathered weights as activations, which are none.
+    With activation checkpointing, the block that backward makes again is held too.
     """
-    engine, width = subject.run.engine, _width(subject)
-    stage = engine.stage or 0
-    numbers = sum(math.prod(s) for s in (*subject.base.values(), *subject.added.values()))
-    buffers = sum(insert.buffer_bytes for insert in subject.inserts.values())
-    gradients = width * sum(math.prod(subject.shape_of(name)) for name in trained)
-    held = subject.among if subject.method.switching == SKIP else trained
-    return Memory(
-        weights=numbers * width / (engine.ranks if stage == 3 else 1) + buffers,
-        gradients=gradients / (engine.ranks if stage >= 2 else 1),
-        optimizer=optimizer_bytes(subject, held) / (engine.ranks if stage >= 1 else 1),
-        activations=activations(subject, trained, shape, recomputing=recomputing),
+    from layerfit.estimate.held import buffer_bytes
+
+    found = recorded_memory(subject, plan, shape, tracer)
+    again = 0.0
+    if subject.run.training.activation_checkpointing:
+        again = tracer.whole(subject, subject.shape_of(plan), shape, checkpointing=False).largest
+    return Memory(found.weights + buffer_bytes(subject), found.gradients, found.optimizer, found.activations + again)
+
+
+def recorded_memory(subject: Subject, plan: Plan, shape: Shape, tracer: Tracer) -> Memory:
+    """Return the bytes that a record counts: of parameters, not of buffers, and of activations after the forward.
+
+    At ZeRO-3 a record counts gathered weights as activations, which are none.
+    """
+    from layerfit.estimate.held import engine_over, gradient_bytes, optimizer_bytes, parameter_bytes
+
+    engine, ranks, stage = engine_over(subject, plan), subject.run.engine.ranks, subject.run.engine.stage or 0
+    checkpointing = subject.run.training.activation_checkpointing
+    found = Memory(
+        weights=parameter_bytes(subject) / (ranks if stage == 3 else 1),
+        gradients=gradient_bytes(engine) / (ranks if stage >= 2 else 1),
+        optimizer=optimizer_bytes(engine, stage, ranks),
+        activations=tracer.whole(subject, subject.shape_of(plan), shape, checkpointing=checkpointing).kept,
     )
+    engine.close()
+    return found
 
 
-def optimizer_bytes(subject: Subject, held: set[str]) -> float:
-    """Return the bytes of optimizer state over all ranks: moments, masters (ZeRO's flat copies), step counts."""
-    run, width = subject.run, _width(subject)
-    mixed = run.optim.precision == "mixed"
-    moment = FP32 if mixed else width
-    copies = moment if run.engine.stage else FP32 if mixed and width < FP32 else 0
-    total = 0.0
-    for name in held:
-        shape = subject.shape_of(name)
-        known = subject.anatomy.unit(name) or subject.anatomy.canonical(name)
-        total += subject.method.state_bytes(known, shape, moment) + copies * math.prod(shape) + FP32
-    return total
-
-
-def activations(subject: Subject, trained: set[str], shape: Shape, *, recomputing: bool = True) -> float:
-    """Return the bytes that autograd keeps for the backward of one micro-batch, beyond the model's own tensors."""
-    sizes, each, blocks = subject.sizes, _width(subject), walks(subject, trained, shape.length)
-    kept = [sum(walk.kept.values()) for walk in blocks]
-    # Cosines and sines, the same for all blocks.
-    rotations = 2 * each * sizes.head_dim if sizes.llama and any(walk.attended for walk in blocks) else 0
-    if not subject.run.training.activation_checkpointing:
-        per_token = sum(kept) + rotations
-    else:
-        per_token = sum(each * sizes.width for walk in blocks if walk.gradient)
-        per_token += max(kept) + rotations if recomputing else 0.0
-    if subject.part_trains(EMBEDDING, trained):
-        per_token += 8 + each * subject.insert(EMBEDDING).kept  # the tokens themselves
-    end = Walk(sizes, blocks[-1].trained, each, shape.length, False)
-    end.norm("x", trains=subject.part_trains(NORM, trained), gradient=blocks[-1].gradient)
-    per_token += sum(end.kept.values())
-    per_column = FP32 * sizes.vocabulary + 8  # log-softmax in fp32, and the target
-    inside, head_trains = subject.insert(HEAD), subject.part_trains(HEAD, trained)
-    if (head_trains and inside.reads == "input") or subject.run.engine.stage == 3:
-        per_column += each * sizes.width
-    if head_trains:
-        per_column += each * inside.kept + inside.masks
-    index = 8 * shape.columns + FP32  # which positions, and the sum of the targets' weights
-    return shape.rows * (shape.length * per_token + shape.columns * per_column) + index
-
-
-def flops(subject: Subject, trained: set[str], shape: Shape) -> Flops:
-    """Return the FLOPs of a token (the module's docstring has the rules)."""
-    sizes = subject.sizes
-    fused = sizes.kind not in UNFUSED
-    attention = (2 if fused else 4) * shape.length * sizes.heads * sizes.head_dim
-    forward = backward = again = 0.0
-    blocks = walks(subject, trained, shape.length)
-    for walk in blocks:
-        block = attention
-        for module, (num_out, num_in) in linear_shapes(sizes).items():
-            matrix = 2 * num_out * num_in
-            insert, active = walk.trained.inserts.get(module), module in walk.trained.active
-            adapter = 0
-            if insert is not None and not insert.dense:
-                adapter = 2 * sum(math.prod(s) for s in insert.parameters.values() if len(s) == 2)
-            block += matrix + adapter
-            passes, dense = module in walk.reached, insert is not None and insert.dense and active
-            backward += matrix * (passes + (module in walk.trained.weights or dense))
-            backward += adapter * ((passes or active) + active)
-        backward += attention * (2.5 if fused else 2) if walk.attended else 0
-        forward += block
-        again += block if walk.gradient else 0
-    below = blocks[-1].gradient or subject.part_trains(NORM, trained)
-    outer, outer_backward = _outside(subject, trained, shape.columns / shape.length, below=below)
-    recomputed = again if subject.run.training.activation_checkpointing else 0.0
-    return Flops(forward + outer, forward + outer + backward + outer_backward + recomputed)
-
-
-def _outside(subject: Subject, trained: set[str], share: float, *, below: bool) -> tuple[float, float]:
-    """Return the FLOPs of a token outside the blocks, forward and backward: the head's, and adapters'.
-
-    share: of the tokens whose logits are computed. below: whether the head's input needs a gradient.
-    """
-    head, adapted = 2 * subject.sizes.vocabulary * subject.sizes.width * share, HEAD in subject.inserts
-    at_head = 2 * share * sum(math.prod(s) for s in subject.insert(HEAD).parameters.values())
-    sides = list(subject.insert(EMBEDDING).parameters.values())
-    at_embedding = 2 * math.prod(sides[-1]) if sides else 0.0  # B alone multiplies: A is looked up in
-    weight_trains = subject.part_trains(HEAD, trained) and not adapted
-    return head + at_head + at_embedding, head * (below + weight_trains) + 2 * (at_head + at_embedding)
+def flops(subject: Subject, plan: Plan, shape: Shape, tracer: Tracer) -> Flops:
+    """Return the FLOPs of a token: products of matrices, and attention; what checkpointing computes again included."""
+    checkpointing = subject.run.training.activation_checkpointing
+    found = tracer.whole(subject, subject.shape_of(plan), shape, checkpointing=checkpointing)
+    tokens = shape.rows * shape.length
+    return Flops(found.forward / tokens, found.step / tokens)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from layerfit.config.identity import identity_of, required_runs, run_id
 from layerfit.config.schema import RunConfig
 from layerfit.data.batches import steps_for_epochs
-from layerfit.estimate.cost import Flops, Memory, Shape, flops, memory
+from layerfit.estimate.cost import Flops, Memory, Shape, Tracer, flops, memory
 from layerfit.estimate.subject import Subject, describe
 from layerfit.methods.base import Context, Plan
 from layerfit.methods.rankings import ranking_file
@@ -99,9 +98,9 @@ def num_steps(run: RunConfig, data: Data) -> int | None:
 
 
 def micro_batch(run: RunConfig, data: Data) -> Shape:
-    """Return a micro-batch at its largest: as long as the longest example, with logits at every position."""
+    """Return a micro-batch at its largest: as long as the longest example, every token but the first a target."""
     rows = run.training.micro_batch_size or run.training.batch_size // run.engine.ranks
-    return Shape(rows, data.longest, data.longest)
+    return Shape(rows, data.longest, data.longest - 1)
 
 
 @dataclass
@@ -142,7 +141,7 @@ def received(run: RunConfig, records: Mapping[str, Record]) -> list[dict[str, An
     return findings if findings and len(findings) == len(found) else None
 
 
-def estimate(run: RunConfig, data: Data, records: Mapping[str, Record], label: str) -> RowEstimate:
+def estimate(run: RunConfig, data: Data, records: Mapping[str, Record], label: str, tracer: Tracer) -> RowEstimate:
     """Return the estimate of one run, the runs that it requires included in its FLOPs."""
     if not run.method.trains:
         return RowEstimate(label, unknown="trains nothing; evaluation is not estimated")
@@ -156,18 +155,19 @@ def estimate(run: RunConfig, data: Data, records: Mapping[str, Record], label: s
         return RowEstimate(label, data, unknown="what offloading leaves on the GPU is not known here")
     steps = num_steps(run, data)
     taken = course(subject, steps or SOME_STEPS)
-    sets = [subject.trained(plan) for plan in dict.fromkeys(taken.plans)]
-    shape = micro_batch(run, data)
-    largest = max((memory(subject, trained, shape) for trained in sets), key=lambda m: m.total)
-    each = [flops(subject, subject.trained(plan), shape) for plan in taken.plans]
+    shape, keys = micro_batch(run, data), {plan: subject.shape_of(plan).key for plan in set(taken.plans)}
+    distinct = {key: plan for plan, key in keys.items()}
+    largest = max((memory(subject, plan, shape, tracer) for plan in distinct.values()), key=lambda m: m.total)
+    costs = {key: flops(subject, plan, shape, tracer) for key, plan in distinct.items()}
+    each = [costs[keys[plan]] for plan in taken.plans]
     total = None if steps is None else _total(run, data, each, steps, taken.probes)
     for each_before in before if total is not None else []:
-        first = estimate(each_before, data, records, label)
+        first = estimate(each_before, data, records, label, tracer)
         total = None if first.flops is None or total is None else total + first.flops
     if before:
         names = " and ".join(one.method_name() for one in before)
         notes.append(f"with its {names} run, to the last step; what is probed after a step is left out")
-    number = max(sum(math.prod(subject.shape_of(name)) for name in trained) for trained in sets)
+    number = max(subject.number(plan) for plan in distinct.values())
     return RowEstimate(label, data, largest, number, steps, total, notes=tuple(notes))
 
 
@@ -180,11 +180,11 @@ def _total(run: RunConfig, data: Data, each: list[Flops], steps: int, probes: in
     return steps * data.tokens * step + probed
 
 
-def rows(loaded: Loaded) -> list[RowEstimate]:
+def rows(loaded: Loaded, tracer: Tracer) -> list[RowEstimate]:
     """Return the estimates of a table's rows, in printing order."""
     cells = {cell.run_id: cell.run for cell in loaded.cells}
     first = {cell.row: cell for cell in reversed(loaded.cells)}
     return [
-        estimate(cell.run, read_data(cell.run, cells, loaded.store.records), loaded.store.records, row)
+        estimate(cell.run, read_data(cell.run, cells, loaded.store.records), loaded.store.records, row, tracer)
         for row, cell in reversed(first.items())
     ]

@@ -93,7 +93,7 @@ def console(
     out.print(_ratios(found))
     out.print(
         "A record counts the activations of its first step, and gradients and optimizer state of its last plan: these "
-        "are predicted here. Logits are predicted for all positions, the most that a batch can need.",
+        "are predicted here. Logits are predicted for all positions but one, the most that a batch can need.",
         style="dim",
     )
 
@@ -146,11 +146,11 @@ def notes(rows: list[RowEstimate], speed: Speed, ranks: dict[str, int]) -> list[
     """Return what the numbers rest on."""
     out = [
         f"Per GPU. tight: above {TIGHT:.0%} of it. GB = 1e9 bytes. Activations: what autograd keeps for the longest "
-        "micro-batch, all its examples as long as the longest; a run's largest plan. Not counted: temporaries of one "
-        "operator (of logits above all), the CUDA context, fragmentation.",
+        "micro-batch, all its examples as long as the longest, with fused attention where the model has it; a run's "
+        "largest plan. Not counted: temporaries of one operator (logits above all), the CUDA context, fragmentation.",
         f"Hours: FLOPs / ({speed.tflops:g} TFLOP/s, {speed.source}, x {speed.mfu:g} utilisation x GPUs), of training: "
-        "no evaluation, optimizer step or start. FLOPs: forward 2P a token and attention, backward for inputs down to "
-        "the lowest unit that trains and for the weights that train, probes; mean over a run's plans; on real tokens.",
+        "no evaluation, optimizer step or start. FLOPs: matrix products and attention that forward and backward make, "
+        "down to the lowest unit that trains, and probes; mean over a run's plans; on real tokens.",
     ]
     several = {ranks[row.label] for row in rows if row.memory is not None} - {1}
     if several:

@@ -1,90 +1,124 @@
-"""What an estimate is made for: a run's parameters, by shape, and what its method puts in and trains."""
+"""What an estimate is made for: a run's model on torch's meta device, with what its method puts into it."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import math
+import warnings
+from collections import Counter
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from layerfit.anatomy import EMBEDDING, HEAD, Anatomy
-from layerfit.config.identity import required_runs
+from layerfit.anatomy import EMBEDDING, Anatomy, block_of
+from layerfit.config.identity import identity_of, required_runs
 from layerfit.config.schema import ModelConfig, RunConfig
-from layerfit.engines.trainable import planned
+from layerfit.engines.trainable import planned, trainable
 from layerfit.errors import UserError
-from layerfit.estimate.shapes import Sizes, block_parameters, linear_shapes, parameters, read_sizes
-from layerfit.estimate.walk import Trained
-from layerfit.methods.base import Insert, Method, Plan
-from layerfit.models.architecture import model_config, read_anatomy
-from layerfit.models.hub import model_source
+from layerfit.methods.base import Method, Plan
+from layerfit.models import architecture
+from layerfit.models.hub import empty_model, model_source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Kind = tuple[tuple[str, tuple[int, ...], bool], ...]
+"""A block's parameters, names relative to it: shape, and whether it trains; first whether a gradient reaches below."""
+
+
+@dataclass(frozen=True)
+class PlanShape:
+    """A plan as far as its cost goes. kinds: of all blocks, from the lowest. outside, trained: parameters that train,
+    outside the blocks and all.
+    """
+
+    kinds: tuple[Kind, ...]
+    outside: frozenset[str]
+    trained: frozenset[str]
+
+    @cached_property
+    def key(self) -> tuple[frozenset[tuple[Kind, int]], frozenset[str]]:
+        """Equal for plans of equal cost: the number of blocks of each kind, wherever they are."""
+        return frozenset(Counter(self.kinds).items()), self.outside
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A run as far as shapes go. state: its method's, of a ranking where it needs one."""
+    """A run without its numbers. state: its method's, of a ranking where it needs one.
+
+    model: adapted, on the meta device: every shape and dtype of the real one, no memory. among: the parameters that can
+    train.
+    """
 
     run: RunConfig
     method: Method
     state: Any
-    sizes: Sizes
     anatomy: Anatomy
-    base: dict[str, tuple[int, ...]]
-    inserts: dict[str, Insert]
+    model: nn.Module
+    among: frozenset[str]
 
     @cached_property
-    def added(self) -> dict[str, tuple[int, ...]]:
-        """The parameters that the method adds, by name."""
-        return {
-            f"{self.anatomy.module_path(unit)}.{name}": shape
-            for unit, insert in self.inserts.items()
-            for name, shape in insert.parameters.items()
-        }
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every parameter, by name; a tied head is no parameter of its own."""
+        return {name: tuple(p.shape) for name, p in self.model.named_parameters()}
 
-    @property
-    def among(self) -> set[str]:
-        """The names of all parameters that a plan can train."""
-        return set(self.added or self.base)
-
-    def insert(self, unit: str) -> Insert:
-        """Return what is put into a module, an empty one where nothing is."""
-        return self.inserts.get(unit, Insert({}))
-
-    def shape_of(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a parameter."""
-        return self.added[name] if name in self.added else self.base[name]
+    @cached_property
+    def identity(self) -> str:
+        """Decides, together with the kinds of the blocks, what one step computes: settings, and no seed."""
+        method = replace(self.method, seed=None)
+        training = self.run.training
+        parts = (identity_of(self.run.model), type(method).__name__, identity_of(method), training.dtype)
+        return repr((*parts, training.packing, self.run.engine.stage == 3))
 
     def trained(self, plan: Plan) -> set[str]:
         """Return the names of the parameters that train under a plan."""
-        return planned([*self.base, *self.added], self.anatomy, plan, self.among)
+        return planned(self.shapes, self.anatomy, plan, set(self.among))
 
-    def block(self, index: int, trained: set[str]) -> Trained:
-        """Return what trains in a block."""
-        path, unit = f"{self.anatomy.blocks}.{index}", f"layers.{index}."
-        modules = dict.fromkeys(name.rpartition(".")[0] for name in block_parameters(self.sizes))
-        inserts = {u.removeprefix(unit): ins for u, ins in self.inserts.items() if u.startswith(unit)}
-        weights = frozenset(m for m in modules if f"{path}.{m}.weight" in trained)
-        active = frozenset(m for m, one in inserts.items() if any(f"{path}.{m}.{p}" in trained for p in one.parameters))
-        return Trained(weights, inserts, active)
+    def number(self, plan: Plan) -> int:
+        """Return how many numbers train under a plan."""
+        return sum(math.prod(self.shapes[name]) for name in self.trained(plan))
 
-    def part_trains(self, part: str, trained: set[str]) -> bool:
-        """Return whether something of EMBEDDING, NORM or HEAD trains."""
-        return any(part in self.anatomy.parts(name) for name in trained if self.anatomy.unit(name) is None)
+    def shape_of(self, plan: Plan) -> PlanShape:
+        """Return what a plan is made of."""
+        trained = self.trained(plan)
+        blocks: list[list[tuple[str, tuple[int, ...], bool]]] = [[] for _ in range(self.anatomy.num_layers)]
+        outside = set()
+        for name, shape in self.shapes.items():
+            unit = self.anatomy.unit(name)
+            if unit is None:
+                outside |= {name} & trained
+            else:
+                block = block_of(unit)
+                index = int(block.partition(".")[2])
+                blocks[index].append((unit.removeprefix(block), shape, name in trained))
+        gradient, kinds = any(EMBEDDING in self.anatomy.parts(name) for name in outside), []
+        for parameters in blocks:
+            kinds.append((("gradient", (), gradient), *parameters))
+            gradient = gradient or any(trains for _, _, trains in parameters)
+        return PlanShape(tuple(kinds), frozenset(outside), frozenset(trained))
 
 
-def sizes_of(model: ModelConfig, source: str | Path | None) -> Sizes | str:
-    """Return a model's sizes: from its folder, else from `conf/model`; or why they are not known."""
+def _read(model: ModelConfig, source: str | Path | None) -> tuple[Any, Anatomy]:
+    """Return a model's configuration and anatomy: from its folder, else from `conf/model`.
+
+    Raises:
+        UserError: if neither says them.
+    """
     if isinstance(source, Path):
-        found = read_sizes(model_config(source))
-    elif model.sizes:
-        found = read_sizes({"max_position_embeddings": model.max_positions, **model.sizes})
-    else:
-        return f"model={model.name}: conf/model has no sizes and its config.json is not here; set hub.mirror"
-    return f"model={model.name}: {found}" if isinstance(found, str) else found
+        return architecture.transformers_config(model, source), architecture.read_anatomy(model, source)
+    if not model.sizes:
+        raise UserError(f"model={model.name}: conf/model has no sizes and its config.json is not here; set hub.mirror")
+    if missing := model.open_parts():
+        raise UserError(f"model={model.name}: {', '.join(missing)} are not known without its config.json")
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(**{"max_position_embeddings": model.max_positions, **model.sizes})
+    return config, model.anatomy()
 
 
 def describe(run: RunConfig, findings: list[dict[str, Any]] | None = None) -> Subject | str:
-    """Return the subject of a run, or why there is none. Nothing is fetched for it.
+    """Return the subject of a run, or why there is none. Nothing is fetched for it, and no weight is made.
 
     findings: what the method begins with; where it needs some and there are none, units get scores in an arbitrary
     order that mixes depth and kind (`placeholder`).
@@ -93,27 +127,35 @@ def describe(run: RunConfig, findings: list[dict[str, Any]] | None = None) -> Su
         source: str | Path | None = model_source(run.model, run.hub)
     except UserError:
         source = None
-    model, method = run.model, run.method
-    sizes = sizes_of(model, source)
-    if isinstance(sizes, str):
-        return sizes
-    if model.open_parts() and not isinstance(source, Path):
-        return f"model={model.name}: {', '.join(model.open_parts())} are not known without its config.json"
-    anatomy = model.anatomy() if source is None else read_anatomy(model, source)
-    if sizes.num_layers != anatomy.num_layers:
-        return f"model={model.name}: {sizes.num_layers} layers by its sizes, num_layers={anatomy.num_layers}"
+    method = run.method
+    try:
+        config, anatomy = _read(run.model, source)
+        module = empty_model(run.model, anatomy, config, run.training.dtype)
+    except UserError as error:
+        return str(error)
     shape = run.shape(anatomy)
     if not findings and (rankings := method.rankings()) is not None:
         findings = [placeholder(rankings.units(shape))] * max(1, len(required_runs(run)))
     state = method.begin(shape, findings or [])
-    if type(method).adapt is not Method.adapt and type(method).inserts is Method.inserts:
-        return f"method={run.method_name()} does not say what it puts into a model (Method.inserts)"
-    shapes = {f"layers.{i}.{m}": s for i in range(sizes.num_layers) for m, s in linear_shapes(sizes).items()}
-    shapes |= dict.fromkeys((EMBEDDING, HEAD), (sizes.vocabulary, sizes.width))
-    if unknown := sorted(set(anatomy.linear) - set(linear_shapes(sizes))):
-        return f"model={model.name}: no shape is known of {', '.join(unknown)}"
-    inserts = method.inserts(anatomy, shapes, state)
-    return Subject(run, method, state, sizes, anatomy, parameters(sizes, anatomy), inserts)
+    adapted = _adapt(method, module, anatomy, state)
+    return Subject(run, method, state, anatomy, adapted, frozenset(trainable(adapted)))
+
+
+def _adapt(method: Method, module: nn.Module, anatomy: Anatomy, state: Any) -> nn.Module:
+    """Return the adapted model, still without numbers.
+
+    What a method makes takes dtype and device from the model's own weights; PEFT leaves out that step on the meta
+    device, so both are the default of new tensors here.
+    """
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(next(module.parameters()).dtype)
+    try:
+        with torch.device("meta"), warnings.catch_warnings(action="ignore", category=FutureWarning):  # PEFT's calls
+            return method.adapt(module, anatomy, state)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def placeholder(units: list[str]) -> dict[str, Any]:

@@ -6,13 +6,12 @@ at hand and every checkpoint reaches. It must see whole matrices, so engines tha
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import Shape
 from layerfit.errors import UserError, check_range
-from layerfit.methods.base import Insert, OptimizerSpec
+from layerfit.methods.base import OptimizerSpec
 from layerfit.methods.lora import LowRank
 
 if TYPE_CHECKING:
@@ -89,21 +88,6 @@ class AdaLoRA(LowRank):
         return add_adalora(
             model, names, rank=self.rank, init_rank=self.init_rank, alpha=self.alpha, dropout=self.dropout
         )
-
-    def insert_of(self, shape: tuple[int, int]) -> Insert:
-        """Return what an adapter is beside a module of this shape, [out, in]."""
-        num_out, num_in = shape
-        sides = {"lora_A": (self.init_rank, num_in), "lora_E": (self.init_rank, 1), "lora_B": (num_out, self.init_rank)}
-        return replace(
-            super().insert_of(shape),
-            parameters={f"{side}.default": size for side, size in sides.items()},
-            kept=self.init_rank + (num_in if self.dropout else 0),
-        )
-
-    def state_bytes(self, name: str, shape: tuple[int, ...], width: int) -> int:
-        """Beside the moments, two running means in fp32, and of the values which are kept."""
-        number = math.prod(shape)
-        return super().state_bytes(name, shape, width) + 8 * number + (number if "lora_E" in name else 0)
 
     def penalty(self, model: nn.Module) -> Tensor | None:
         """Return R of Eq. 4, a mean over matrices as in PEFT, times `orthogonality`."""

@@ -8,7 +8,6 @@ Heavy imports stay inside functions: tables compose methods without importing to
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -68,28 +67,6 @@ class OptimizerSpec:
 
     kind: type[AdamW]
     options: Callable[[str, tuple[int, ...]], dict[str, Any]] = lambda name, shape: {}  # noqa: ARG005
-
-
-@dataclass(frozen=True)
-class Insert:
-    """What `adapt` puts into one linear module, or into the embedding: for estimates, made without a model.
-
-    parameters: what can train, name below the module -> shape.
-    reads: which tensor of the module its backward needs: `input`, `output` or, where it makes a copy, none.
-    kept: further numbers a token that backward needs while it trains.
-    passing: of these, what it needs also where it is frozen and a gradient passes.
-    masks: bytes a token beside them where a gradient passes, whether it trains or not.
-    dense: True if backward makes the gradient of the whole matrix.
-    buffer_bytes: what it holds beside parameters.
-    """
-
-    parameters: Mapping[str, tuple[int, ...]]
-    reads: str = "input"
-    kept: int = 0
-    passing: int = 0
-    masks: int = 0
-    dense: bool = False
-    buffer_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -166,21 +143,6 @@ class Method:
         Called once, before any engine exists.
         """
         return model
-
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
-        """Return what `adapt` puts into modules, by unit or part; with any, all other parameters are frozen.
-
-        shapes: [out, in] of every linear module, by unit, and [vocabulary, width] of EMBEDDING and HEAD. No model is
-        loaded for it (`make estimate`).
-        """
-        return {}
-
-    def state_bytes(self, name: str, shape: tuple[int, ...], width: int) -> int:
-        """Return the bytes of optimizer state of one parameter, beside its master and step count (`make estimate`).
-
-        name: canonical, as for `OptimizerSpec.options`. width: bytes of a number of Adam's moments.
-        """
-        return 2 * width * math.prod(shape)
 
     def optimizer(self, shape: Shape) -> OptimizerSpec:
         """Return the optimizer's class and the options of its groups. Called once, when an engine is made."""

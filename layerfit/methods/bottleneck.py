@@ -7,13 +7,12 @@ m(x + s f(x)) on the input of one that leads into it; parallel (after He et al.,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import Shape, kind_of, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
-from layerfit.methods.base import Context, Insert, Method, Plan
+from layerfit.methods.base import Context, Method, Plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,20 +79,6 @@ class Bottleneck(Method):
         return add_bottlenecks(
             model, places, size=self.size, activation=self.activation, scale=self.scale, init=self.init
         )
-
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
-        """Two matrices, and the activation's output between them."""
-        found: dict[str, Insert] = {}
-        for unit, place in self.adapted_modules(anatomy).items():
-            num_out, num_in = shapes[unit]
-            start, end = num_out if place == "after" else num_in, num_in if place == "before" else num_out
-            found[unit] = Insert(
-                {"adapter_down.weight": (self.size, start), "adapter_up.weight": (end, self.size)},
-                reads="output" if place == "after" else "input",
-                kept=self.size,
-                passing=self.size,
-            )
-        return found
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """All adapters, always."""

@@ -50,11 +50,6 @@ class GaLore(Method):
 
         return OptimizerSpec(GaLoreAdamW, self._options)
 
-    def state_bytes(self, name: str, shape: tuple[int, ...], width: int) -> int:
-        """Of a projected matrix: two moments of its low-rank gradient, and the basis."""
-        rank = self._options(name, shape).get("rank")
-        return super().state_bytes(name, shape, width) if rank is None else width * rank * (2 * max(shape) + min(shape))
-
     def _options(self, name: str, shape: tuple[int, ...]) -> dict[str, Any]:
         """Mark the matrices inside the blocks."""
         if not name.startswith("layers.") or len(shape) != 2:

@@ -9,7 +9,7 @@ What the paper leaves open (s_0, optimizer, penalty) is configuration: `conf/met
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +17,7 @@ from layerfit.anatomy import EMBEDDING, HEAD, NORM, Shape, block_of, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.importance.choice import ENDS, PLACES, at_end, at_place, mean_ranks, shared
 from layerfit.importance.mask import MaskSettings, learn_ranking
-from layerfit.methods.base import Context, Insert, Plan
+from layerfit.methods.base import Context, Plan
 from layerfit.methods.lora import LowRank
 from layerfit.methods.rankings import MODULE, Rankings
 
@@ -226,12 +226,6 @@ class ILA(ILARanking):
     def adapt(self, model: nn.Module, anatomy: Anatomy, state: Any) -> nn.Module:
         """Insert adapters over LoRA; leave the model as it is over full fine-tuning."""
         return model if self.base == "full" else self.insert(model, anatomy, self.adapted_modules(anatomy, state))
-
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
-        """As `adapt` does."""
-        if self.base == "full":
-            return {}
-        return {unit: self.insert_of(shapes[unit]) for unit in self.adapted_modules(anatomy, state)}
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """Everything but the frozen modules; over `full`, embedding, norms and head train too."""

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import Shape, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
-from layerfit.methods.base import SKIP, Context, Insert, Method, Plan
+from layerfit.methods.base import SKIP, Context, Method, Plan
 from layerfit.methods.bottleneck import Parallel, Series
 from layerfit.methods.lora import LowRank
 
@@ -150,10 +150,6 @@ class IST(LowRank):
     def adapt(self, model: nn.Module, anatomy: Anatomy, state: Any) -> nn.Module:
         """Insert the base's adapters."""
         return self._over(self.base).adapt(model, anatomy, state)
-
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
-        """The base's."""
-        return self._over(self.base).inserts(anatomy, shapes, state)
 
     def check(self, shape: Shape) -> None:
         """Raise UserError unless the fractions give whole layers and enough distinct subsets exist."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import EMBEDDING, HEAD, Shape, layer_units
 from layerfit.errors import check_range
-from layerfit.methods.base import Context, Insert, Method, Plan
+from layerfit.methods.base import Context, Method, Plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,23 +54,6 @@ class LowRank(Method):
             model, names, rank=self.rank, alpha=self.alpha, dropout=self.dropout, decomposed=self.decomposed
         )
 
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
-        """Two matrices beside every adapted module; with dropout, a copy of its input and a mask."""
-        return {unit: self.insert_of(shapes[unit]) for unit in anatomy.modules(self.targets)}
-
-    def insert_of(self, shape: tuple[int, int]) -> Insert:
-        """Return what an adapter is beside a module of this shape, [out, in]."""
-        num_out, num_in = shape
-        magnitude = {"lora_magnitude_vector.default.weight": (num_out,)} if self.decomposed else {}
-        copied = num_in if self.dropout else 0
-        return Insert(
-            {"lora_A.default.weight": (self.rank, num_in), "lora_B.default.weight": (num_out, self.rank), **magnitude},
-            reads="" if self.dropout else "input",
-            # A magnitude's gradient needs what it multiplies: the outputs of module and adapter.
-            kept=self.rank + copied + (2 * num_out if self.decomposed else 0),
-            masks=copied,
-        )
-
     def plan(self, step: int, ctx: Context) -> Plan:
         """All adapters, always."""
         return Plan(layer_units(range(ctx.shape.num_layers)))
@@ -87,21 +69,6 @@ class LoRA(LowRank):
     def outside(self, anatomy: Anatomy) -> list[str]:
         """The embedding and the head, if asked for."""
         return list(dict.fromkeys([anatomy.embedding, anatomy.head])) if self.embeddings else []
-
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
-        """With those of the embedding, whose lookup in A keeps what it gives, and of the head."""
-        found = super().inserts(anatomy, shapes, state)
-        if not self.embeddings:
-            return found
-        vocabulary, width = shapes[EMBEDDING]
-        sides = {
-            "lora_embedding_A.default": (self.rank, vocabulary),
-            "lora_embedding_B.default": (width, self.rank),
-        }
-        found[EMBEDDING] = Insert(sides, reads="", kept=self.rank)
-        if anatomy.head != anatomy.embedding:
-            found[HEAD] = self.insert_of(shapes[HEAD])
-        return found
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """All adapters, always."""

@@ -8,14 +8,12 @@ frozen.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from layerfit.anatomy import Shape, layer_units
 from layerfit.errors import UserError, check_range
-from layerfit.methods.base import Context, Insert, Method, Plan
+from layerfit.methods.base import Context, Method, Plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,11 +49,6 @@ class RandomMask(Method):
         if not mask_modules(model, anatomy, units, share=self.share, seed=self.resolved_seed):
             raise UserError(f"method.share={self.share:g} drew none of this model's weights; raise it")
         return model
-
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
-        """The entries, as many as the coins draw on average, and their places."""
-        counts = {unit: round(self.share * math.prod(shapes[unit])) for unit in anatomy.modules(self.targets)}
-        return {u: Insert({"entries": (n, 1)}, dense=True, buffer_bytes=4 * n) for u, n in counts.items()}
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """All drawn entries, always."""

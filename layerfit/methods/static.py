@@ -6,14 +6,14 @@ blocks or linear modules (`ranking_run`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from layerfit.anatomy import EMBEDDING, HEAD, NORM, Shape, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.importance.choice import ENDS, PLACES, at_end, at_place
-from layerfit.methods.base import Context, Insert, Method, Plan
+from layerfit.methods.base import Context, Method, Plan
 from layerfit.methods.lora import LowRank
 from layerfit.methods.rankings import BLOCK, MODULE, Rankings
 
@@ -162,13 +162,6 @@ class Static(Method):
         if self.base == "full":
             return model
         return self._lora().insert(model, anatomy, self._adapted(state.units, anatomy.shape(num_steps=0)))
-
-    def inserts(self, anatomy: Anatomy, shapes: Mapping[str, tuple[int, int]], state: Any) -> dict[str, Insert]:
-        """As `adapt` does."""
-        if self.base == "full":
-            return {}
-        shape, lora = anatomy.shape(num_steps=0), self._lora()
-        return {unit: lora.insert_of(shapes[unit]) for unit in self._adapted(state.units, shape)}
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """Return the set."""

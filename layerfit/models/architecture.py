@@ -204,3 +204,13 @@ def _alibi(original: Callable[..., Tensor], mask: Tensor, num_heads: int, dtype:
     positions = (mask == 0).sum(-1) - 1  # [B, 1, T]
     slopes = original(torch.ones(1, 2, device=mask.device), num_heads, torch.float32)[:, 0, 1]  # the bias at position 1
     return (slopes[None, :, None] * positions).flatten(0, 1)[:, None].to(dtype)
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Let a model compute its blocks again in backward instead of keeping what they made.
+
+    transformers makes the embedding's output require gradients, so frozen blocks below the lowest active one would be
+    recomputed and back-propagated; and re-entrant checkpointing would silently drop gradients.
+    """
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.disable_input_require_grads()

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
+    from layerfit.anatomy import Anatomy
+
 MODELS, DATASETS = "models", "datasets"
 EMBEDDED = Path(__file__).resolve().parents[1] / "world" / "assets"
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -163,6 +165,10 @@ def load_tokenizer(model: ModelConfig, hub: HubConfig) -> PreTrainedTokenizerBas
     return tokenizer
 
 
+_TORCH = {"fp32": "float32", "bf16": "bfloat16"}
+"""torch's names of `training.dtype`."""
+
+
 def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = "cpu", seed: int = 0) -> nn.Module:
     """Return the causal language model in `dtype` (`fp32` or `bf16`) on `device`, checked against its configuration.
 
@@ -177,7 +183,7 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    source, number = model_source(model, hub), {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    source, number = model_source(model, hub), getattr(torch, _TORCH[dtype])
     if model.weights == "pretrained" and isinstance(source, Path) and not has_weights(source):
         raise UserError(f"model={model.name}: {source} holds no weights; put them there, or set model.weights=random")
     config = architecture.transformers_config(model, source)
@@ -199,6 +205,30 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
             )
             module, loading = loaded
             architecture.check_loading(model, loading)
+    return _checked(model, anatomy, module)
+
+
+def empty_model(model: ModelConfig, anatomy: Anatomy, config: Any, dtype: str) -> nn.Module:
+    """Return the model of a transformers configuration on torch's meta device: shapes and dtypes, no memory.
+
+    Raises:
+        UserError: if it cannot be trained here, or is not shaped as `conf/model` says.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    attention, number = architecture.prepare(model, config), getattr(torch, _TORCH[dtype])
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation=attention)
+    return _checked(model, anatomy, module)
+
+
+def _checked(model: ModelConfig, anatomy: Anatomy, module: Any) -> nn.Module:
+    """Return a module as training takes it.
+
+    Raises:
+        UserError: if it is not shaped as `conf/model` says.
+    """
     architecture.check_shape(model, anatomy, module)
     architecture.accept_packed_rows(module)
     module.config.use_cache = False

@@ -50,15 +50,17 @@ class GaLoreAdamW(AdamW):
     """AdamW whose groups with a `rank` run in a low-rank space."""
 
     def allocate(self, param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        """As AdamW, with moments of the projected shape."""
+        """As AdamW, with moments of the projected shape, and the basis."""
         state = super().allocate(param, group)
         if "rank" not in group:
             return state
         m, n = param.shape
         low = (m, group["rank"]) if m >= n else (group["rank"], n)
-        if state["exp_avg"].shape != low:
+        if "basis" not in state:
             for key in ("exp_avg", "exp_avg_sq"):
                 state[key] = state[key].new_zeros(low)
+            # Filled with the first step; made here, so that what is held does not depend on the steps taken.
+            state["basis"] = state["exp_avg"].new_zeros((group["rank"], n) if m >= n else (m, group["rank"]))
         return state
 
     def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:

@@ -18,7 +18,7 @@ from layerfit.engines.base import set_seed
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.answers import check_template
 from layerfit.methods.rankings import ranking_file
-from layerfit.models.architecture import read_anatomy
+from layerfit.models.architecture import checkpoint_activations, read_anatomy
 from layerfit.models.hub import load_model, load_tokenizer, model_source
 from layerfit.records import record
 
@@ -60,10 +60,7 @@ def fresh_model(run: RunConfig, anatomy: Anatomy, state: Any, device: torch.devi
     set_seed("adapt", run.method.resolved_seed)
     model = run.method.adapt(model, anatomy, state)
     if run.training.activation_checkpointing:
-        # transformers makes the embedding's output require gradients, so frozen blocks below the lowest active one
-        # would be recomputed and back-propagated; and re-entrant checkpointing would silently drop gradients.
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-        model.disable_input_require_grads()  # type: ignore[operator]
+        checkpoint_activations(model)
     return model
 
 

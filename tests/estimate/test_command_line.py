@@ -1,4 +1,4 @@
-"""`make estimate` as a command: what it prints, as JSON too, without anything heavy; mistakes in one line."""
+"""`make estimate` as a command: what it prints, as JSON too; mistakes in one line, before anything heavy."""
 
 import json
 import re
@@ -18,16 +18,9 @@ def test_from_the_command_line(capsys):
     assert re.search(r"Full FT +5 +1\.000 +1\.000 +1\.000 +1\.0", out)
 
 
-def test_as_json_without_anything_heavy():
-    code = (
-        "import sys; from layerfit.estimate.__main__ import main\n"
-        "main(['nano_main', '--json', '--tflops', '100', '--mfu', '0.5'])\n"
-        "bad = {'torch', 'transformers', 'pandas', 'matplotlib'} & set(sys.modules)\n"
-        "sys.exit(f'imported: {bad}' if bad else 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    data = json.loads(done.stdout)
+def test_as_json(capsys):
+    assert main(["nano_main", "--json", "--tflops", "100", "--mfu", "0.5"]) == 0
+    data = json.loads(capsys.readouterr().out)
     full = data["rows"][1]
     assert full["hours"] == pytest.approx(full["flops"] / 0.5e14 / 3600)
     assert full["fits"]["24 GB"] == "yes"
@@ -38,9 +31,23 @@ def test_as_json_without_anything_heavy():
     assert data["ratios"]["Full FT"]["allocated"] is None  # the CPU's allocator does not say
 
 
-@pytest.mark.parametrize(("argv", "text"), [(["nope"], "no table"), (["nano_main", "--mfu", "2"], "--mfu")])
+MISTAKES = [(["nope"], "no table"), (["nano_main", "--mfu", "2"], "--mfu"), (["nano_main", "model=nope"], "nope")]
+
+
+@pytest.mark.parametrize(("argv", "text"), MISTAKES)
 def test_a_mistake_is_one_line_and_status_2(capsys, argv, text):
     assert main(argv) == 2
     error = capsys.readouterr().err
     assert text in error
     assert error.count("\n") == 1
+
+
+def test_mistakes_are_met_before_anything_heavy_is_imported():
+    code = (
+        "import sys; from layerfit.estimate.__main__ import main\n"
+        f"status = {{main(argv) for argv, _ in {MISTAKES!r}}}\n"
+        "bad = {'torch', 'transformers', 'peft', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {bad}' if bad else 0 if status == {2} else f'{status}')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
