@@ -147,7 +147,8 @@ def notes(rows: list[RowEstimate], speed: Speed, ranks: dict[str, int]) -> list[
     out = [
         f"Per GPU. tight: above {TIGHT:.0%} of it. GB = 1e9 bytes. Activations: what autograd keeps for the longest "
         "micro-batch, all its examples as long as the longest, with fused attention where the model has it; a run's "
-        "largest plan. Not counted: temporaries of one operator (of logits above all), the CUDA context, fragmentation.",
+        "largest plan. Not counted: temporaries of one operator (of logits above all), the CUDA context, "
+        "fragmentation.",
         f"Hours: FLOPs / ({speed.tflops:g} TFLOP/s, {speed.source}, x {speed.mfu:g} utilisation x GPUs), of training: "
         "no evaluation, optimizer step or start. FLOPs: matrix products and attention that forward and backward make, "
         "down to the lowest unit that trains, and probes; mean over a run's plans; on real tokens.",

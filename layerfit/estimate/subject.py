@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -151,7 +152,7 @@ def _adapt(method: Method, module: nn.Module, anatomy: Anatomy) -> nn.Module:
     before = torch.get_default_dtype()
     torch.set_default_dtype(next(module.parameters()).dtype)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings(action="ignore", category=FutureWarning):  # PEFT's calls
             return method.adapt(module, anatomy)
     finally:
         torch.set_default_dtype(before)
