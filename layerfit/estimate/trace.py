@@ -74,7 +74,7 @@ def fused_attention(
     scale: float | None = None,
     **_: Any,
 ) -> Tensor:
-    """Return attention [B, heads, T, size] by the fused kernel, which takes fewer keys and values than queries."""
+    """Return attention [B, heads, T, size] by the fused kernel, of grouped keys and values too."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:  # as torch does before it calls the kernel
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -math.inf)
     out: Tensor = _FUSED(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
@@ -196,7 +196,8 @@ def trace(
             loss, added = loss_sum(model, batch), penalty(model)
             objective = loss if added is None else loss + added
         total, forward = kept.total, flops.total
-        objective.backward()
+        # Tensor.backward is a function that the mode answers, without itself: blocks made again would not see it.
+        torch.autograd.backward(objective)
     for parameter in model.parameters():
         parameter.grad = None
     return Trace(total, max(each), forward, flops.total)

@@ -32,6 +32,7 @@ LORA = ["method=lora", "method.rank=128"]
 LISA = ["method=lisa", "method.num_active=2"]
 PURE = "optim.precision=pure_bf16"
 TRACER = Tracer()
+POSITIONS = "model.max_positions=64"  # the tiny Llama's
 COUNTED = ("weights", "gradients", "optimizer", "activations")
 
 
@@ -207,7 +208,7 @@ def counted_in_a_step(run: RunConfig, engine: Engine) -> Measured:
 
 
 def estimated(run: RunConfig) -> tuple[Subject, Plan]:
-    units = run.model.anatomy().shape(0).modules()
+    units = run.model.anatomy().modules()
     made = describe(run, [{"scores": {u: float(i * 5 % 7) for i, u in enumerate(units)}}])
     assert isinstance(made, Subject), made
     return made, course(made, 20).plans[0]
@@ -224,7 +225,7 @@ CASES = {name: (name, *settings) for name, settings in tiny.SETTINGS.items()} | 
 def test_every_method_is_counted_as_a_real_step_is(folder, case, dtype):
     """Against one step of the real engine: names, shapes and dtypes of all parameters, and every component's bytes."""
     method, *settings = CASES[case]
-    run = tiny.composed(f"method={method}", "engine=torch", f"training.dtype={dtype}", *settings)
+    run = tiny.composed(f"method={method}", "engine=torch", f"training.dtype={dtype}", POSITIONS, *settings)
     run.model.path = str(folder)
     made, plan = estimated(run)
     engine = tiny.engine_for(run, micro_batches=1)
@@ -268,7 +269,7 @@ def test_every_architecture_is_counted_as_a_real_step_is(tmp_path, name, method)
 )
 def test_sharding_and_checkpointing(folder, method, override):
     """ZeRO-3 keeps inputs of frozen modules too, and a record of it counts the gathered weights as activations."""
-    run = tiny.composed(f"method={method}", override, *tiny.SETTINGS[method])
+    run = tiny.composed(f"method={method}", override, POSITIONS, *tiny.SETTINGS[method])
     run.model.path = str(folder)
     made, plan = estimated(run)
     engine = tiny.engine_for(run, micro_batches=1)
