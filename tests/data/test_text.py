@@ -106,7 +106,14 @@ def test_wikitext_is_what_its_file_says():
     tokenizer = load_tokenizer(model, hub)
     subset = "wikitext-2-raw-v1"
     config = DatasetConfig(
-        name="w", id="Salesforce/wikitext", subset=subset, split="test", num_rows=4358, form="lines", template="plain", seed=0
+        name="w",
+        id="Salesforce/wikitext",
+        subset=subset,
+        split="test",
+        num_rows=4358,
+        form="lines",
+        template="plain",
+        seed=0,
     )
     data = load_data(config, training(max_length=512), hub, tokenizer)
     [file] = (MIRROR / "datasets/Salesforce/wikitext" / subset).glob("test-*.parquet")
