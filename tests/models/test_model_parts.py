@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch.nn import Parameter
 from transformers import AutoConfig
 
 from layerfit import config
@@ -162,6 +163,55 @@ def test_the_network_says_what_a_folder_says(tmp_path, monkeypatch, name):
     assert local.max_positions == POSITIONS
 
 
+def read_model(tmp_path, name: str):
+    """A tiny model of an architecture, and its anatomy as read."""
+    folder = write_model(tmp_path / "hf", (TINY | OTHERS)[name])
+    run = run_of(tmp_path, "hf", "model.num_layers=null")
+    return load_model(run.model, HUB, "fp32"), architecture.read_anatomy(run.model, folder)
+
+
+@pytest.mark.parametrize("name", [*TINY, *OTHERS])
+def test_norms_are_the_modules_of_that_kind(tmp_path, name):
+    """By their classes, in blocks and outside; and a named model's are those that are read."""
+    module, anatomy = read_model(tmp_path, name)
+    kinds = {p: type(module.get_submodule(p.rpartition(".")[0])).__name__ for p in everything(module)}
+    norms = {p for p, kind in kinds.items() if "Norm" in kind}
+    assert norms == {p for p in kinds if anatomy.is_norm(p)} == {p for p in kinds if anatomy.is_norm(f"module.{p}")}
+    assert len(norms) > 2 * LAYERS - 1
+    if name in TINY:
+        assert composed(f"model={name}").model.anatomy().norms == anatomy.norms
+
+
+@pytest.mark.parametrize("name", [*TINY, *OTHERS])
+def test_biases_are_the_vectors_beside_weights(tmp_path, name):
+    """Of linear modules and of layer norms; a root-mean-square norm has none."""
+    module, anatomy = read_model(tmp_path, name)
+    expected = {f"{path}.bias" for path, m in module.named_modules() if isinstance(getattr(m, "bias", None), Parameter)}
+    assert {p for p in everything(module) if anatomy.is_bias(p)} == expected
+    assert bool(expected) == (name in ("gptj_6b", "bloomz_7b", "opt_1_3b", "qwen2"))
+
+
+@pytest.mark.parametrize("name", [*TINY, *OTHERS])
+def test_a_plan_over_norms_alone_needs_no_architecture(tmp_path, name):
+    """As a method would say it: `adapt` leaves them trainable, and every plan is bounded by that."""
+    module, anatomy = read_model(tmp_path, name)
+    among = {p for p in everything(module) if anatomy.is_norm(p)}
+    everywhere = Plan(frozenset(anatomy.shape(1).blocks()), (EMBEDDING, NORM, HEAD))
+    assert planned(everything(module), anatomy, everywhere, among) == among
+
+
+def test_norms_that_are_not_known_are_not_guessed(tmp_path):
+    write_model(tmp_path / "hf", NEOX)
+    run = run_of(tmp_path, "hf", "model.num_layers=4", f"model.max_positions={POSITIONS}", *BY_HAND)
+    with pytest.raises(UserError, match=r"model\.norms is null"):
+        run.model.anatomy().is_norm("gpt_neox.final_layer_norm.weight")
+    named = run_of(
+        tmp_path, "hf", "model.num_layers=4", f"model.max_positions={POSITIONS}", *BY_HAND, "model.norms=[ln]"
+    )
+    with pytest.raises(UserError, match=r"model\.norms=gpt_neox\.layers\.0\.ln is no module"):
+        load_model(named.model, HUB, "fp32")
+
+
 def test_the_known_architectures_are_all_tested():
     assert set(ARCHITECTURES) == {c["model_type"] for c in [*TINY.values(), *OTHERS.values()]}
 
@@ -222,6 +272,7 @@ def changed(name: str, **extra) -> dict:
             "beside_embedding lacks transformer.word_embeddings_layernorm",
         ),
         ("opt_1_3b", {"tie_word_embeddings": False}, [], "model.head=model.decoder.embed_tokens but .* it is lm_head"),
+        ("gptj_6b", {}, ["model.norms=[ln_2]"], r"model.norms=\[ln_2\] but in .* they are \[ln_1\]"),
         ("opt_1_3b", {}, ["model.linear=[mlp.fc1]"], "model.linear names mlp.fc1, .*: self_attn.q_proj, .*fc2"),
         ("gptj_6b", {}, ["method=lora", "method.targets=[o_proj]"], "method.targets names 'o_proj'; .* out_proj"),
         ("bloomz_7b", {}, ["training.max_length=65"], "training.max_length=65 is beyond model=bloomz_7b"),
