@@ -169,17 +169,13 @@ def test_the_committed_records_are_met_to_the_byte(name):
     ],
 )
 def test_one_block_of_each_kind_tells_what_all_blocks_keep_and_compute(overrides):
-    with composer():
-        made = describe(compose(["model=nano", "dataset=nano", "eval=none", *overrides]))
-    assert isinstance(made, Subject), made
+    made = subject("tinyllama", *overrides)
     checkpointing, shape = made.run.training.activation_checkpointing, Shape(3, 9, 5)
-    for plan in course(made, 40).plans[:3]:
-        kinds, tracer = made.shape_of(plan), Tracer()
-        quick = tracer.whole(made, kinds, shape, checkpointing=checkpointing)
-        traced = [len(key[1]) for key in tracer.known]
-        assert max(traced) < 16
-        real = tracer.part(made, kinds, range(16), shape, checkpointing=checkpointing)
-        assert (quick.kept, quick.forward, quick.step) == (real.kept, real.forward, real.step)
+    kinds, tracer = made.shape_of(plan_of(made)), Tracer()
+    quick = tracer.whole(made, kinds, shape, checkpointing=checkpointing)
+    assert max(len(key[1]) for key in tracer.known) < 22
+    real = tracer.part(made, kinds, range(22), shape, checkpointing=checkpointing)
+    assert (quick.kept, quick.forward, quick.step) == (real.kept, real.forward, real.step)
 
 
 @pytest.fixture(autouse=True)
@@ -305,7 +301,7 @@ def test_with_checkpointing_the_block_that_is_made_again_is_held_too():
     plan, block = plan_of(made), made.shape_of(plan_of(made))
     found, counted = (each(made, plan, ONE, TRACER) for each in (memory, recorded_memory))
     again = TRACER.part(made, block, [0], ONE, checkpointing=False).largest
-    assert found.activations - counted.activations == again > 0.5 * counted.activations
+    assert found.activations - counted.activations == again > 0.3 * counted.activations
     assert found.weights - counted.weights == buffer_bytes(made) > 0
 
 
