@@ -112,8 +112,9 @@ def test_activations_of_a_layer_are_the_measured_ones(overrides, kib):
         (["method=full"], 40.6),
         (LORA, 29.2),
         (LISA, 28.4),
-        (["method=full", "training.activation_checkpointing=true"], 53.8),  # + 13.22: the blocks' forward
-        ([*LISA, "training.activation_checkpointing=true"], 41.7),
+        # + 13.22: the blocks' forward, - 2.89: the last product of a block, which nothing in backward needs.
+        (["method=full", "training.activation_checkpointing=true"], 50.9),
+        ([*LISA, "training.activation_checkpointing=true"], 38.8),
         (["method=full", "training.packing=true"], 41.5),  # + 0.94: with a mask, all pairs of tokens
     ],
 )
