@@ -98,9 +98,11 @@ def _traced(subject: Subject, plan: PlanShape, chosen: list[int], shape: Shape, 
     model.train()
     if checkpointing:
         checkpoint_activations(model)
-    linear = None
+    linear: Any = None
     if subject.run.engine.stage == 3:  # which keeps the input of a frozen module too
-        from deepspeed.runtime.zero.linear import zero3_linear_wrap as linear
+        from deepspeed.runtime.zero.linear import zero3_linear_wrap
+
+        linear = zero3_linear_wrap
     try:
         path = next(name for name, _ in model.named_modules() if anatomy.canonical(name) == anatomy.blocks)
         with only(model, path, chosen) as blocks:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -41,27 +42,38 @@ class Trace:
 
 
 class _Meta(TorchFunctionMode):
-    """Answers for tensors without numbers.
+    """Answers a question about numbers that are not there with yes.
 
-    Fused attention is called by name. A question about numbers is answered with yes: the first `columns` positions
-    have targets, and no row without a mask is packed. linear: what takes the place of torch's linear function.
+    The first `columns` positions have targets, and no row without a mask is packed.
     """
 
-    def __init__(self, columns: int, linear: Any) -> None:
+    def __init__(self, columns: int) -> None:
         super().__init__()
-        self.columns, self.linear = columns, linear
+        self.columns = columns
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
-        if name == "scaled_dot_product_attention":
-            return fused_attention(*args, **kwargs)
-        if name == "linear" and self.linear is not None:
-            return self.linear(*args, **kwargs)
         if func is Tensor.__bool__ and args[0].is_meta:
             return True
         if func is Tensor.nonzero and args[0].is_meta:
             return torch.empty(self.columns, 1, dtype=torch.long, device="meta")
-        return func(*args, **kwargs)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _functions(linear: Any) -> Iterator[None]:
+    """Put fused attention, and `linear` if there is one, in the place of torch's functions.
+
+    Not by a mode: the thread of a backward, which makes blocks again with checkpointing, would not be in it.
+    """
+    ours = {"scaled_dot_product_attention": fused_attention} | ({} if linear is None else {"linear": linear})
+    before = {name: getattr(F, name) for name in ours}
+    try:
+        for name, function in ours.items():
+            setattr(F, name, function)
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(F, name, function)
 
 
 def fused_attention(
@@ -191,13 +203,12 @@ def trace(
     """
     kept = _Kept({p.untyped_storage()._cdata for p in model.parameters()})
     flops, each = _Flops(), list[int]()
-    with _Meta(columns, linear), flops:
+    with _functions(linear), _Meta(columns), flops:
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, _unpack), _measured(blocks, kept, each):
             loss, added = loss_sum(model, batch), penalty(model)
             objective = loss if added is None else loss + added
         total, forward = kept.total, flops.total
-        # Tensor.backward is a function that the mode answers, without itself: blocks made again would not see it.
-        torch.autograd.backward(objective)
+        objective.backward()
     for parameter in model.parameters():
         parameter.grad = None
     return Trace(total, max(each), forward, flops.total)

@@ -112,8 +112,9 @@ def test_activations_of_a_layer_are_the_measured_ones(overrides, kib):
         (["method=full"], 40.6),
         (LORA, 29.2),
         (LISA, 28.4),
-        (["method=full", "training.activation_checkpointing=true"], 53.8),  # + 13.22: the blocks' forward
-        ([*LISA, "training.activation_checkpointing=true"], 41.7),
+        # + 13.22: the blocks' forward, - 2.89: the last product of a block, which nothing in backward needs.
+        (["method=full", "training.activation_checkpointing=true"], 50.9),
+        ([*LISA, "training.activation_checkpointing=true"], 38.8),
         (["method=full", "training.packing=true"], 41.5),  # + 0.94: with a mask, all pairs of tokens
     ],
 )
@@ -169,17 +170,13 @@ def test_the_committed_records_are_met_to_the_byte(name):
     ],
 )
 def test_one_block_of_each_kind_tells_what_all_blocks_keep_and_compute(overrides):
-    with composer():
-        made = describe(compose(["model=nano", "dataset=nano", "eval=none", *overrides]))
-    assert isinstance(made, Subject), made
+    made = subject("tinyllama", *overrides)
     checkpointing, shape = made.run.training.activation_checkpointing, Shape(3, 9, 5)
-    for plan in course(made, 40).plans[:3]:
-        kinds, tracer = made.shape_of(plan), Tracer()
-        quick = tracer.whole(made, kinds, shape, checkpointing=checkpointing)
-        traced = [len(key[1]) for key in tracer.known]
-        assert max(traced) < 16
-        real = tracer.part(made, kinds, range(16), shape, checkpointing=checkpointing)
-        assert (quick.kept, quick.forward, quick.step) == (real.kept, real.forward, real.step)
+    kinds, tracer = made.shape_of(plan_of(made)), Tracer()
+    quick = tracer.whole(made, kinds, shape, checkpointing=checkpointing)
+    assert max(len(key[1]) for key in tracer.known) < 22
+    real = tracer.part(made, kinds, range(22), shape, checkpointing=checkpointing)
+    assert (quick.kept, quick.forward, quick.step) == (real.kept, real.forward, real.step)
 
 
 @pytest.fixture(autouse=True)
@@ -305,7 +302,7 @@ def test_with_checkpointing_the_block_that_is_made_again_is_held_too():
     plan, block = plan_of(made), made.shape_of(plan_of(made))
     found, counted = (each(made, plan, ONE, TRACER) for each in (memory, recorded_memory))
     again = TRACER.part(made, block, [0], ONE, checkpointing=False).largest
-    assert found.activations - counted.activations == again > 0.5 * counted.activations
+    assert found.activations - counted.activations == again > 0.3 * counted.activations
     assert found.weights - counted.weights == buffer_bytes(made) > 0
 
 
