@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from layerfit.adapters.bottleneck import ADAPTER, BottleneckLinear, bottlenecks, save_bottlenecks
-from layerfit.anatomy import Anatomy
+from layerfit.anatomy import Anatomy, block_of
 
 
 def add_lora(
@@ -123,8 +123,7 @@ def _weight_update(layer: Any) -> torch.Tensor:
 
 def _factor(scales: Mapping[str, Any], unit: str) -> Any:
     """Return the factor of a module: its own, or that of the block it is in; 1.0 if neither is named."""
-    block = ".".join(unit.split(".")[:2])
-    return scales.get(unit, scales.get(block, 1.0))
+    return scales.get(unit, scales.get(block_of(unit), 1.0))
 
 
 @contextmanager
@@ -138,7 +137,7 @@ def scaled_responses(model: nn.Module, anatomy: Anatomy, scales: Mapping[str, fl
         KeyError: if `scales` names a unit that has no adapter.
     """
     layers = adapted_layers(model, anatomy)
-    blocks = {".".join(unit.split(".")[:2]) for unit in layers}
+    blocks = set(map(block_of, layers))
     if unknown := sorted(set(scales) - blocks - set(layers)):
         raise KeyError(f"no adapter in {unknown[:3]}")
     saved = {unit: layer.scaling[ADAPTER] for unit, layer in layers.items()}

@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import nn
 
-from layerfit.anatomy import Anatomy
+from layerfit.anatomy import Anatomy, block_of
 from layerfit.methods.base import STATIC, Method
 
 
 def group_key(name: str, anatomy: Anatomy) -> str:
     """Return the group of a parameter: its block (`layers.3`), or `rest` outside the blocks."""
     unit = anatomy.unit(name)
-    return ".".join(unit.split(".")[:2]) if unit else "rest"
+    return block_of(unit) if unit else "rest"
 
 
 def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from layerfit.adapters.masked import entry_parameters
 from layerfit.adapters.peft import adapter_parameters, is_adapted, weight_updates
-from layerfit.anatomy import EMBEDDING, HEAD, NORM
+from layerfit.anatomy import EMBEDDING, HEAD, NORM, block_of
 from layerfit.engines.base import Engine
 
 Squares = dict[str, float]
@@ -57,7 +57,7 @@ class Norms:
     def _of_unit(self, name: str) -> list[int]:
         """Return the places of the units that a parameter or module belongs to."""
         unit = self.engine.anatomy.unit(name)
-        found = [".".join(unit.split(".")[:2])] if unit else self.engine.anatomy.parts(name)
+        found = [block_of(unit)] if unit else self.engine.anatomy.parts(name)
         return [self.units.index(u) for u in found]
 
     def _by_unit(self, squares: Squares, names: set[str]) -> list[float]:
