@@ -137,7 +137,7 @@ def scaled_responses(model: nn.Module, anatomy: Anatomy, scales: Mapping[str, fl
         KeyError: if `scales` names a unit that has no adapter.
     """
     layers = adapted_layers(model, anatomy)
-    blocks = {block_of(unit) for unit in layers}
+    blocks = set(map(block_of, layers))
     if unknown := sorted(set(scales) - blocks - set(layers)):
         raise KeyError(f"no adapter in {unknown[:3]}")
     saved = {unit: layer.scaling[ADAPTER] for unit, layer in layers.items()}

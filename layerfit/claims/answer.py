@@ -38,7 +38,7 @@ class _Shelf:
 
     rendered: Collection[str]
     specs: dict[str, TableSpec] = field(default_factory=dict)
-    tables: dict[str, tuple[build.Loaded, TableData] | str] = field(default_factory=dict)
+    tables: dict[str, tuple[build.LoadedTable, TableData] | str] = field(default_factory=dict)
 
     def spec(self, name: str) -> TableSpec:
         """Return a table's spec."""
@@ -46,7 +46,7 @@ class _Shelf:
             self.specs[name] = spec.load(name)
         return self.specs[name]
 
-    def table(self, name: str) -> tuple[build.Loaded, TableData] | str:
+    def table(self, name: str) -> tuple[build.LoadedTable, TableData] | str:
         """Return a table with its records; or why they cannot be looked up: what a row needs is not there."""
         if name not in self.tables:
             try:
@@ -89,7 +89,7 @@ def _ours(claim: Claim, profile: str, shelf: _Shelf) -> Verdict:
     return Verdict(judge.NOT_RUN, found) if isinstance(found, str) else judged(test, *found)
 
 
-def judged(test: Test, loaded: build.Loaded, data: TableData) -> Verdict:
+def judged(test: Test, loaded: build.LoadedTable, data: TableData) -> Verdict:
     """Return the verdict of a table's records. Those that the table refuses to print decide nothing here either."""
     # A name that is not there shows whether or not anything has run.
     found = KINDS[test.kind](Records(loaded.spec, loaded.cells, loaded.store, VIEWS), test.options)

@@ -22,7 +22,7 @@ from layerfit.report.spec import Column, Row, TableSpec
 from layerfit.report.units import UNITS
 
 Options = dict[str, Any]
-Found = list[Case | Missing]
+Cases = list[Case | Missing]
 
 
 def matches(label: str, pattern: str) -> bool:
@@ -127,31 +127,31 @@ def _differences(
                 yield _shown(one, _name(first, second, column.label), column, far)
 
 
-def better(source: Source, options: Options) -> Found:
+def better(source: Source, options: Options) -> Cases:
     """The first row of every pair is better than the second."""
     return list(_differences(source, options, lambda d, _: d, lambda c: 1.0 if source.higher(c) else -1.0))
 
 
-def not_worse(source: Source, options: Options) -> Found:
+def not_worse(source: Source, options: Options) -> Cases:
     """The first row is at most `margin` worse than the second."""
     far = lambda d, column: d + margin_of(options, column)  # noqa: E731
     return list(_differences(source, options, far, lambda c: 1.0 if source.higher(c) else -1.0))
 
 
-def equivalent(source: Source, options: Options) -> Found:
+def equivalent(source: Source, options: Options) -> Cases:
     """The two rows differ by less than `margin`: the 95% interval lies inside it (two one-sided tests at 2.5%)."""
     far = lambda d, column: margin_of(options, column) - abs(d)  # noqa: E731
     return list(_differences(source, options, far, lambda _: 1.0))
 
 
-def differ(source: Source, options: Options) -> Found:
+def differ(source: Source, options: Options) -> Cases:
     """The two rows differ, in whatever direction."""
     return list(_differences(source, options, lambda d, _: abs(d), lambda _: 1.0))
 
 
-def interaction(source: Source, options: Options) -> Found:
+def interaction(source: Source, options: Options) -> Cases:
     """The difference first - second is larger in the columns `more` than in the columns `less`, each against each."""
-    out: Found = []
+    out: Cases = []
     for first, second in pairs_of(source.spec, options["pairs"]):
         for more in columns_of(source.spec, options["more"]):
             for less in columns_of(source.spec, options["less"]):
@@ -162,12 +162,12 @@ def interaction(source: Source, options: Options) -> Found:
     return out
 
 
-def spread(source: Source, options: Options) -> Found:
+def spread(source: Source, options: Options) -> Cases:
     """A row's runs deviate by less than `margin`. Columns that hold one seed each are taken together."""
     by_key: dict[str, list[Column]] = {}
     for column in columns_of(source.spec, options.get("columns")):
         by_key.setdefault(column.label if column.seed is None else str(column.key), []).append(column)
-    out: Found = []
+    out: Cases = []
     for pattern in options["rows"]:
         for row in rows_of(source.spec, pattern):
             for columns in by_key.values():
@@ -190,21 +190,21 @@ def _deviation(source: Source, row: Row, columns: tuple[Column, ...], options: O
                 signed=False)  # fmt: skip
 
 
-def at_least(source: Source, options: Options) -> Found:
+def at_least(source: Source, options: Options) -> Cases:
     """A number reaches `threshold`."""
     return _against(source, options, 1.0)
 
 
-def at_most(source: Source, options: Options) -> Found:
+def at_most(source: Source, options: Options) -> Cases:
     """A number stays below `threshold`."""
     return _against(source, options, -1.0)
 
 
-def _against(source: Source, options: Options, sign: float) -> Found:
+def _against(source: Source, options: Options, sign: float) -> Cases:
     threshold = float(options["threshold"])
     if "view" in options:
         return matrix_cases(source, options, threshold, sign)
-    out: Found = []
+    out: Cases = []
     columns = columns_of(source.spec, options.get("columns"))
     for first, second in pairs_of(source.spec, options.get("ratio") or []):
         for column in columns:
@@ -226,7 +226,7 @@ def _level(one: Estimate | str, name: str, unit: str, sign: float, bound: float)
     return case(name, one, sign * (one.value - bound), unit=unit, signed=False, decimals=2)
 
 
-KINDS: dict[str, Callable[[Source, Options], Found]] = {
+KINDS: dict[str, Callable[[Source, Options], Cases]] = {
     "better": better,
     "not_worse": not_worse,
     "equivalent": equivalent,

@@ -12,7 +12,7 @@ from layerfit.data.cache import MIN_CHARACTERS, cached, key
 from layerfit.data.card import describe, fingerprint, make_card
 from layerfit.data.chat import CHAT, chat_exchanges, check_chat
 from layerfit.data.packing import first_fit
-from layerfit.data.sources import Row, read_rows
+from layerfit.data.sources import RawRow, read_rows
 from layerfit.data.templates import RUNNING, Exchange, Turn, exchanges, resolve, turns
 from layerfit.data.tokenise import Example, Tokenised, pieces, sift, tokenise_rows
 from layerfit.errors import UserError
@@ -96,7 +96,7 @@ def read_split(dataset: DatasetConfig, split: str, hub: HubConfig) -> Split:
     Raises:
         UserError: if it is missing or empty, or naming the first row that does not have what its form needs.
     """
-    rows: list[Row] = read_rows(dataset, split, hub)
+    rows: list[RawRow] = read_rows(dataset, split, hub)
     form, template = resolve(dataset.form, dataset.template, rows[0])
     read = []
     for number, row in enumerate(rows):

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from layerfit.config.schema import DatasetConfig, HubConfig
 
-Row = dict[str, Any]
+RawRow = dict[str, Any]
+"""A row as its file has it, by column; not yet checked against a form."""
 SUFFIXES = (".parquet", ".jsonl", ".json")
 _ABOUT = ("dataset_infos.json", "dataset_dict.json", "state.json")
 """Files beside the data that say what it is."""
@@ -102,7 +103,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if is_data(path.name)) if folder.is_dir() else []
 
 
-def read_file(path: Path) -> list[Row]:
+def read_file(path: Path) -> list[RawRow]:
     """Return the rows of one file: Parquet, JSON Lines (also if it is called `.json`), or a JSON list.
 
     Raises:
@@ -115,7 +116,7 @@ def read_file(path: Path) -> list[Row]:
     return _rows(path, [line for line in text.split("\n") if line.strip()] if by_line else text)
 
 
-def _rows(path: Path, text: str | list[str]) -> list[Row]:
+def _rows(path: Path, text: str | list[str]) -> list[RawRow]:
     """Parse a JSON list, or the lines of JSON Lines."""
     try:
         rows = json.loads(text) if isinstance(text, str) else [json.loads(line) for line in text]
@@ -126,7 +127,7 @@ def _rows(path: Path, text: str | list[str]) -> list[Row]:
     return rows
 
 
-def first_row(path: Path) -> Row | None:
+def first_row(path: Path) -> RawRow | None:
     """Return the first row of a file without reading the rest (of JSON Lines and Parquet); None if it has no rows."""
     if path.suffix == ".parquet":
         batch = next(_parquet(path).iter_batches(batch_size=1), None)
@@ -148,7 +149,7 @@ def _parquet(path: Path) -> ParquetFile:
         raise UserError(f"{path} is not Parquet: {' '.join(str(error).split())}") from error
 
 
-def read_rows(dataset: DatasetConfig, split: str, hub: HubConfig) -> list[Row]:
+def read_rows(dataset: DatasetConfig, split: str, hub: HubConfig) -> list[RawRow]:
     """Return the rows of a split, in file order.
 
     Raises:
@@ -169,7 +170,7 @@ def read_rows(dataset: DatasetConfig, split: str, hub: HubConfig) -> list[Row]:
     return rows
 
 
-def _from_hub(repo: str, dataset: DatasetConfig, split: str) -> list[Row]:
+def _from_hub(repo: str, dataset: DatasetConfig, split: str) -> list[RawRow]:
     from datasets import load_dataset
 
     try:

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from layerfit.data.sources import RawRow
 from layerfit.errors import UserError
-
-Row = dict[str, Any]
 
 ALPACA = (
     "Below is an instruction that describes a task. "
@@ -79,23 +78,23 @@ class Exchange:
     verbatim: bool = False
 
 
-def _field(row: Row, key: str, form: str) -> str:
+def _field(row: RawRow, key: str, form: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
         raise UserError(f"dataset.form={form} needs the text column {key!r}; the row has {sorted(row)}")
     return value
 
 
-def _prompt(row: Row) -> list[Turn]:
+def _prompt(row: RawRow) -> list[Turn]:
     return [Turn(_field(row, "prompt", "prompt"), _field(row, "response", "prompt"))]
 
 
-def _alpaca(row: Row) -> list[Turn]:
+def _alpaca(row: RawRow) -> list[Turn]:
     context = row.get("input") or ""
     return [Turn(_field(row, "instruction", "alpaca"), _field(row, "output", "alpaca"), context)]
 
 
-def _text(row: Row) -> list[Turn]:
+def _text(row: RawRow) -> list[Turn]:
     return [Turn("", _field(row, "text", "text"))]
 
 
@@ -110,7 +109,7 @@ def _message(number: int, message: Any) -> tuple[str, str]:
     return role, content
 
 
-def _messages(row: Row) -> list[Turn]:
+def _messages(row: RawRow) -> list[Turn]:
     """Read `messages` (role, content) or LIMA's `conversations` (user and assistant by turns).
 
     A last request without an answer is left out.
@@ -133,7 +132,7 @@ def _messages(row: Row) -> list[Turn]:
     return turns
 
 
-FORMS: dict[str, Callable[[Row], list[Turn]]] = {
+FORMS: dict[str, Callable[[RawRow], list[Turn]]] = {
     "prompt": _prompt,
     "alpaca": _alpaca,
     "messages": _messages,
@@ -152,7 +151,7 @@ _COLUMNS = {
 }
 
 
-def detect_form(row: Row) -> str:
+def detect_form(row: RawRow) -> str:
     """Return the form of a row by its columns, for `dataset.form=auto`.
 
     Raises:
@@ -165,7 +164,7 @@ def detect_form(row: Row) -> str:
     raise UserError(f"dataset.form=auto does not know rows with the columns {sorted(row)}; known are {known}")
 
 
-def resolve(form: str, template: str, row: Row) -> tuple[str, str]:
+def resolve(form: str, template: str, row: RawRow) -> tuple[str, str]:
     """Return form and template with `auto` decided: the form by a row, the template by the form.
 
     Raises:
@@ -214,7 +213,7 @@ LATER = TEMPLATES | {"alpaca": _alpaca_next}
 """Templates of the turns after a row's first."""
 
 
-def turns(row: Row, form: str) -> list[Turn]:
+def turns(row: RawRow, form: str) -> list[Turn]:
     """Read a row. Text rows give one turn without a request.
 
     Raises:

@@ -15,7 +15,7 @@ from layerfit.estimate.cost import Tracer, recorded_memory
 from layerfit.estimate.rows import course, micro_batch, read_data, received
 from layerfit.estimate.subject import describe
 from layerfit.records.record import Record
-from layerfit.report.build import Loaded
+from layerfit.report.build import LoadedTable
 from layerfit.report.cells import Cell
 
 COMPONENTS = ("weights", "gradients", "optimizer", "activations")
@@ -57,7 +57,7 @@ def check(
     return Check(cell.row, cell.run_id, predicted, recorded)
 
 
-def checks(loaded: Loaded, tracer: Tracer) -> list[Check]:
+def checks(loaded: LoadedTable, tracer: Tracer) -> list[Check]:
     """Compare every record of a table with its estimate."""
     cells, records = {cell.run_id: cell.run for cell in loaded.cells}, loaded.store.records
     recorded = [cell for cell in loaded.cells if cell.run_id in records]

@@ -14,7 +14,7 @@ from layerfit.estimate.subject import Subject, describe
 from layerfit.methods.base import Context, Plan
 from layerfit.methods.rankings import ranking_file
 from layerfit.records.record import Record, read_findings
-from layerfit.report.build import Loaded
+from layerfit.report.build import LoadedTable
 
 SAMPLED = 32
 """Plans of a run that are looked at, evenly spread over its steps."""
@@ -180,7 +180,7 @@ def _total(run: RunConfig, data: Data, each: list[Flops], steps: int, probes: in
     return steps * data.tokens * step + probed
 
 
-def rows(loaded: Loaded, tracer: Tracer) -> list[RowEstimate]:
+def rows(loaded: LoadedTable, tracer: Tracer) -> list[RowEstimate]:
     """Return the estimates of a table's rows, in printing order."""
     cells = {cell.run_id: cell.run for cell in loaded.cells}
     first = {cell.row: cell for cell in reversed(loaded.cells)}

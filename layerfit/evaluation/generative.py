@@ -30,7 +30,7 @@ truncated: share of prompts that lost tokens on the left because the model has t
 
 
 @dataclass(frozen=True)
-class Reply:
+class Generation:
     """What the model wrote after a prompt, special tokens left out."""
 
     text: str
@@ -72,7 +72,7 @@ def evaluate(
     return scores, items
 
 
-def outcomes(name: str, items: list[Item], replies: list[Reply]) -> dict[str, list[float]]:
+def outcomes(name: str, items: list[Item], replies: list[Generation]) -> dict[str, list[float]]:
     """Return, by metric, one number an item."""
     reading = TASKS[name].reading
     found = [reading.find(reply.text) for reply in replies]
@@ -168,7 +168,7 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     device: torch.device | str,
-) -> list[Reply]:
+) -> list[Generation]:
     """Return what the model writes after each prompt, in their order.
 
     Prompts of like length share a batch, padded on the left under a mask: the batch size decides no answer.
@@ -193,7 +193,7 @@ def generate(
             written = _write(model, [kept[index] for index in batch], chosen, device)
             for index, text in zip(batch, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
                 texts[index] = text
-    return [Reply(text, len(k) < len(i)) for text, k, i in zip(texts, kept, ids, strict=True)]
+    return [Generation(text, len(k) < len(i)) for text, k, i in zip(texts, kept, ids, strict=True)]
 
 
 def _write(model: Any, prompts: list[list[int]], chosen: GenerationConfig, device: torch.device | str) -> torch.Tensor:

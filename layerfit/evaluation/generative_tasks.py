@@ -12,14 +12,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from layerfit.config.schema import DatasetConfig, EvalConfig, HubConfig
-from layerfit.data.sources import Part, data_files, first_row, read_rows
+from layerfit.data.sources import Part, RawRow, data_files, first_row, read_rows
 from layerfit.errors import UserError
 from layerfit.models.hub import dataset_source
-
-Row = dict[str, Any]
 
 INDENT = " " * 16
 HEADER = "Below is an instruction that describes a task. Write a response that appropriately completes the request. "
@@ -82,13 +79,13 @@ def _formats(word: str, number: int) -> str:
     return "Answer format: " + "/".join(f"{word}{i}" for i in range(1, number + 1))
 
 
-def boolq(row: Row) -> Item:
+def boolq(row: RawRow) -> Item:
     """Without its passage, as published."""
     ask = f"Please answer the following question with true or false, question: {row['question']}?"
     return Item(f"{ask}\n\nAnswer format: true/false", "true" if row["label"] else "false")
 
 
-def piqa(row: Row) -> Item:
+def piqa(row: RawRow) -> Item:
     """Two solutions, each a paragraph."""
     choices = _listed("Solution", [row["sol1"], row["sol2"]], "\n\n")
     ask = f"Please choose the correct solution to the question: {row['goal']}"
@@ -101,27 +98,27 @@ def _question(question: str, choices: list[str], right: int) -> Item:
     return Item(f"{ask}\n\n{options}", f"answer{right}")
 
 
-def social_iqa(row: Row) -> Item:
+def social_iqa(row: RawRow) -> Item:
     """Context and question in one; labels count from 1."""
     choices = [row["answerA"], row["answerB"], row["answerC"]]
     return _question(f"{row['context']} {row['question']}", choices, int(row["label"]))
 
 
-def multiple_choice(row: Row) -> Item:
+def multiple_choice(row: RawRow) -> Item:
     """ARC and OpenBookQA: three to five options; the key is one of the labels, letters or digits."""
     question = row["question"] if "question" in row else row["question_stem"]
     choices = row["choices"]
     return _question(question, list(choices["text"]), list(choices["label"]).index(row["answerKey"]) + 1)
 
 
-def hellaswag(row: Row) -> Item:
+def hellaswag(row: RawRow) -> Item:
     """The context as the data has it, brackets and all."""
     ask = f"Please choose the correct ending to complete the given sentence: {row['activity_label']}: {row['ctx']}"
     choices = f"{_listed('Ending', row['endings'])}\n\n{_formats('ending', 4)}"
     return Item(f"{ask}\n\n{choices}", f"ending{int(row['label']) + 1}")
 
 
-def winogrande(row: Row) -> Item:
+def winogrande(row: RawRow) -> Item:
     """The format on the line of the options, as published."""
     ask = f"Please choose the correct answer to fill in the blank to complete the given sentence: {row['sentence']}"
     choices = f"{_listed('Option', [row['option1'], row['option2']])} {_formats('option', 2)}"
@@ -136,23 +133,23 @@ def _number(text: str) -> str:
     return found
 
 
-def gsm8k(row: Row) -> Item:
+def gsm8k(row: RawRow) -> Item:
     """The question alone."""
     return Item(row["question"], _number(row["answer"]))
 
 
-def mawps(row: Row) -> Item:
+def mawps(row: RawRow) -> Item:
     """A question and its number; also the published file's own rows (instruction, answer)."""
     return Item(row["instruction"] if "instruction" in row else row["question"], _number(str(row["answer"])))
 
 
-def svamp(row: Row) -> Item:
+def svamp(row: RawRow) -> Item:
     """Body and question, a full stop between them."""
     body = row["Body"].strip()
     return Item(f"{body}{'' if body.endswith('.') else '.'} {row['Question'].strip()}", _number(str(row["Answer"])))
 
 
-def aqua(row: Row) -> Item:
+def aqua(row: RawRow) -> Item:
     """Options in the spelling of zero-shot-CoT (arXiv:2205.11916), which the published file has: ` (A) 21 (B) 22`."""
     options = "".join(f"({option}" for option in row["options"]).replace("(", " (").replace(")", ") ")
     return Item(f"{row['question'].strip()} Answer Choices:{options}", row["correct"])
@@ -168,7 +165,7 @@ class GenerativeTask:
     dataset: str
     subset: str | None
     splits: tuple[str, ...]
-    item: Callable[[Row], Item]
+    item: Callable[[RawRow], Item]
     reading: Reading
     num_items: int
     max_new_tokens: int = 32
@@ -222,7 +219,7 @@ def expand(config: EvalConfig) -> list[str]:
     return names
 
 
-def read_item(name: str, row: Row) -> Item:
+def read_item(name: str, row: RawRow) -> Item:
     """Return a row as an item.
 
     Raises:

@@ -31,7 +31,7 @@ STRIDE = 512
 
 
 @dataclass(frozen=True)
-class Text:
+class Corpus:
     """A text on the hub: the column `text` of a split. num_rows: of the published split."""
 
     dataset: str
@@ -40,8 +40,8 @@ class Text:
     num_rows: int
 
 
-TEXTS: dict[str, Text] = {
-    "wikitext_ppl": Text("Salesforce/wikitext", "wikitext-2-raw-v1", "test", 4358),  # arXiv:1609.07843
+TEXTS: dict[str, Corpus] = {
+    "wikitext_ppl": Corpus("Salesforce/wikitext", "wikitext-2-raw-v1", "test", 4358),  # arXiv:1609.07843
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, isfinite, log10
 from typing import Any
 
+from layerfit.anatomy import EMBEDDING, HEAD, NORM, block_of
 from layerfit.records.record import Record
 
 MOST_POINTS = 1000
@@ -43,7 +44,7 @@ def plan_rows(plans: Sequence[tuple[int, list[str]]], config: Mapping[str, Any],
     """
     model = config.get("model", {})
     blocks, modules = int(model.get("num_layers") or 0), max(1, len(model.get("linear") or ()))
-    rows = ["embedding", *(f"layers.{i}" for i in range(blocks)), "norm", "head"]
+    rows = [EMBEDDING, *(f"layers.{i}" for i in range(blocks)), NORM, HEAD]
     runs: dict[str, list[int]] = {row: [] for row in rows}
     ends = [step for step, _ in plans[1:]] + [max(steps, plans[-1][0] + 1 if plans else 0)]
     for (start, units), end in zip(plans, ends, strict=False):
@@ -57,11 +58,10 @@ def _percents(units: Iterable[str], modules: int) -> dict[str, int]:
     out: dict[str, int] = {}
     parts: Counter[str] = Counter()
     for unit in units:
-        words = unit.split(".")
-        if words[0] == "layers" and len(words) > 2:
-            parts[".".join(words[:2])] += 1
-        else:
+        if (block := block_of(unit)) == unit:
             out[unit] = 100
+        else:
+            parts[block] += 1
     for row, count in parts.items():
         out.setdefault(row, min(100, round(100 * count / modules)))
     return out

@@ -1,18 +1,21 @@
-"""The Markdown that layerfit writes, as HTML: headings, paragraphs, bullets, tables, bold, code, links, anchors."""
+"""The Markdown that layerfit writes, as HTML that fits into the page: no raw HTML, no link that leaves the page.
+
+`markdown-it-py` reads and writes it; what is ours is done to its tokens between the two.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from layerfit.page.tags import Markup, join, listing, tag
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
-_INLINE = re.compile(
-    r"\\(?P<plain>.)|`(?P<code>[^`]+)`|\*\*(?P<b>.+?)\*\*|\*(?P<em>.+?)\*"
-    r"|\[(?P<text>(?:\\.|[^\]]|\](?!\())*)\]\(#(?P<to>[\w-]+)\)"
-)
+from layerfit.page.tags import Markup
+
 _ANCHOR = re.compile(r'<a id="([\w-]+)"></a>')
+_LINK = re.compile(r"#(?P<anchor>[\w-]+)|tables/(?P<table>[\w.-]+)\.md")
 _WORD = re.compile(r"([a-z]\w*(?:\.nano)?)\b")
 
 
@@ -25,60 +28,64 @@ class Writer:
 
     def html(self, text: str) -> Markup:
         """Return a text of several blocks."""
-        return join(self._blocks(text))
+        # Raw HTML is text, and gets escaped. An image would be fetched from elsewhere: the page is one file.
+        parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+        parser.validateLink = lambda url: self._target(url) is not None  # type: ignore[method-assign]
+        tokens = list(self._blocks(parser.parse(text)))
+        return Markup(parser.renderer.render(tokens, parser.options, {}))
 
-    def _blocks(self, text: str) -> Iterator[Markup]:
+    def _blocks(self, tokens: list[Token]) -> Iterator[Token]:
+        """Make an anchor's paragraph the id of the heading after it; headings go down a level, tables may scroll."""
         anchor: str | None = None
-        for block in re.split(r"\n\s*\n", text.strip()):
-            lines = block.splitlines()
-            while lines and (found := _ANCHOR.fullmatch(lines[0].strip())):
-                anchor, lines = self.prefix + found[1], lines[1:]
-            while lines and (heading := re.match(r"(#+) (.*)", lines[0])):
-                yield tag(f"h{min(6, len(heading[1]) + 1)}", self.inline(heading[2]), id=anchor)
-                anchor, lines = None, lines[1:]
-            if lines:
-                yield self._block(lines)
+        position = 0
+        while position < len(tokens):
+            token = tokens[position]
+            if token.type == "paragraph_open" and (found := _ANCHOR.fullmatch(tokens[position + 1].content)):
+                anchor = self.prefix + found[1]
+                position += 3  # the paragraph's opening, text and closing
+                continue
+            if token.type in ("heading_open", "heading_close"):  # h1 is the page's own
+                token.tag = f"h{min(6, int(token.tag[1]) + 1)}"
+            if token.type == "heading_open" and anchor is not None:
+                token.attrs, anchor = {"id": anchor}, None
+            elif token.type in ("th_open", "td_open"):  # alignment is the style sheet's
+                token.attrs = {"scope": "col"} if token.type == "th_open" else {}
+            elif token.type == "inline":
+                token.children = list(self._inline(token.children or []))
+            if token.type == "table_open":
+                yield Token("div_open", "div", 1, attrs={"class": "scroll"}, block=True)
+            yield token
+            if token.type == "table_close":
+                yield Token("div_close", "div", -1, block=True)
+            position += 1
 
-    def _block(self, lines: list[str]) -> Markup:
-        if all(line.startswith("|") for line in lines):
-            rows = [re.split(r"(?<!\\)\|", line.strip()[1:-1]) for line in lines]
-            made = [[self.inline(cell.strip()) for cell in row] for row in rows if not set("".join(row)) <= set(" :-")]
-            heads = tag("thead", tag("tr", [tag("th", cell, scope="col") for cell in made[0]]))
-            body = tag("tbody", [tag("tr", [tag("td", cell) for cell in row]) for row in made[1:]])
-            return tag("div", tag("table", heads, body), class_="scroll")
-        if all(line.startswith("- ") for line in lines):
-            return listing(self.inline(line[2:]) for line in lines)
-        return tag("p", self.inline(" ".join(lines)))
+    def _target(self, url: str) -> str | None:
+        """Return where on the page an address of the text is, None if it is not there: then it stays text."""
+        found = _LINK.fullmatch(url)
+        if found is None:
+            return None
+        if found["anchor"]:
+            return f"#{self.prefix}{found['anchor']}"
+        return f"#table/{found['table']}" if found["table"] in self.tables else None
 
-    def inline(self, text: str) -> Markup:
-        """Return one line of text; a backslash takes the next character as it is."""
-        # Escaped characters are put back before words are looked for: the names of tables have underscores.
-        at, pieces = 0, [""]
-        out: list[Markup] = []
+    def _inline(self, tokens: list[Token]) -> Iterator[Token]:
+        """Give links the page's anchors, and make links of the names of tables; there is no link inside a link."""
+        inside = False
+        for token in tokens:
+            if token.type == "link_open":
+                token.attrs = {"href": self._target(str(token.attrs["href"])) or ""}
+            inside = token.type == "link_open" or (inside and token.type != "link_close")
+            if token.type == "text" and not inside:
+                yield from self._words(token.content)
+            else:
+                yield token
 
-        def flush() -> None:
-            out.extend(self._words(pieces.pop()))
-            pieces.append("")
-
-        for found in _INLINE.finditer(text):
-            pieces[0] += text[at : found.start()] + (found["plain"] or "")
-            at = found.end()
-            if found["plain"] is None:
-                flush()
-                out.append(self._element(found))
-        pieces[0] += text[at:]
-        flush()
-        return join(out)
-
-    def _element(self, found: re.Match[str]) -> Markup:
-        if found["code"] is not None:
-            return tag("code", found["code"])
-        if found["to"] is not None:
-            inner = Writer(self.prefix).inline(found["text"])  # no link inside a link
-            return tag("a", inner, href=f"#{self.prefix}{found['to']}")
-        name = "b" if found["b"] is not None else "em"
-        return tag(name, self.inline(found[name]))
-
-    def _words(self, text: str) -> Iterable[Markup]:
+    def _words(self, text: str) -> Iterator[Token]:
         for piece in _WORD.split(text):
-            yield tag("a", piece, href=f"#table/{piece}") if piece in self.tables else join(piece)
+            word = Token("text", "", 0, content=piece)
+            if piece in self.tables:
+                yield Token("link_open", "a", 1, attrs={"href": f"#table/{piece}"})
+                yield word
+                yield Token("link_close", "a", -1)
+            else:
+                yield word

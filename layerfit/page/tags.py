@@ -10,7 +10,7 @@ VOID = frozenset({"br", "img", "input", "meta"})
 
 
 class Markup(str):
-    """HTML that was made by this module."""
+    """HTML in which every text is escaped already: made here, or by `page.markdown`."""
 
     __slots__ = ()
 

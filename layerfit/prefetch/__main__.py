@@ -17,7 +17,7 @@ from layerfit.errors import UserError
 from layerfit.models.hub import dataset_source, model_source, prepare_environment
 from layerfit.prefetch import fetch, remote
 from layerfit.prefetch.check import missing
-from layerfit.prefetch.fetch import Plan
+from layerfit.prefetch.fetch import FetchPlan
 from layerfit.prefetch.needs import Need, needs
 from layerfit.prefetch.remote import Trouble, Unreachable
 from layerfit.report import cells, spec
@@ -124,9 +124,9 @@ def _again(words: list[str], mirror: Path) -> str:
     return " ".join(["make prefetch", *parts, f"MIRROR={shlex.quote(str(mirror))}"])
 
 
-def _plans(wanted: list[Need], mirror: Path, *, hashes: bool) -> tuple[list[Plan], bool]:
+def _plans(wanted: list[Need], mirror: Path, *, hashes: bool) -> tuple[list[FetchPlan], bool]:
     """Return what is to be done, printed with sizes, and whether something cannot be."""
-    plans: list[Plan] = []
+    plans: list[FetchPlan] = []
     failed: list[str] = []
     print(f"into {mirror}:" if wanted else "nothing of the hub is needed")
     for need in wanted:
@@ -168,7 +168,7 @@ def show(num_bytes: int) -> str:
     return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
-def _check_space(plans: list[Plan], mirror: Path) -> None:
+def _check_space(plans: list[FetchPlan], mirror: Path) -> None:
     """Raise UserError if the mirror's disk cannot hold what is to be fetched."""
     needed = sum(plan.num_bytes for plan in plans)
     place = next(path for path in (mirror.absolute(), *mirror.absolute().parents) if path.exists())
@@ -181,7 +181,7 @@ def _check_space(plans: list[Plan], mirror: Path) -> None:
         )
 
 
-def _carry_out(plans: list[Plan]) -> bool:
+def _carry_out(plans: list[FetchPlan]) -> bool:
     """Fetch repository by repository; return whether all could be."""
     from tqdm import tqdm
 

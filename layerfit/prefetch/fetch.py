@@ -21,7 +21,7 @@ PARQUET = "refs/convert/parquet"
 
 
 @dataclass(frozen=True)
-class Plan:
+class FetchPlan:
     """What is to be done for a need. note: how it stands, for the listing. target: None = nothing is fetched.
 
     stale: files of an older receipt that the new one does not have.
@@ -40,7 +40,7 @@ class Plan:
         return sum(file.size for file in self.fetch)
 
 
-def make_plan(need: Need, mirror: Path, *, hashes: bool = False) -> Plan:
+def make_plan(need: Need, mirror: Path, *, hashes: bool = False) -> FetchPlan:
     """Look at the mirror and, only if that does not say it, at the hub.
 
     Raises:
@@ -52,17 +52,17 @@ def make_plan(need: Need, mirror: Path, *, hashes: bool = False) -> Plan:
     if old is not None and _covers(old, need):
         damaged = tuple(file for file, _ in receipt.damaged(folder, old, hashes=hashes))
         if not damaged and old.complete:
-            return Plan(need, folder, f"here, {_at(old)}")
-        return Plan(need, folder, _at(old), old, damaged)
+            return FetchPlan(need, folder, f"here, {_at(old)}")
+        return FetchPlan(need, folder, _at(old), old, damaged)
     if old is None and folder.is_dir() and any(folder.iterdir()) and not lacks(need, mirror):
-        return Plan(need, folder, "here, put by hand")
+        return FetchPlan(need, folder, "here, put by hand")
     target = _target(need, old)
     if old is None:
         _refuse_others(need, folder, target)
     fetch = tuple(f for f in target.files if receipt.damage(folder, f, hashes=hashes or old is None) is not None)
     kept = {file.path for file in target.files}
     stale = tuple(file.path for file in old.files if file.path not in kept) if old is not None else ()
-    return Plan(need, folder, _at(target), target, fetch, stale)
+    return FetchPlan(need, folder, _at(target), target, fetch, stale)
 
 
 def _at(found: Receipt) -> str:
@@ -148,7 +148,7 @@ def _refuse_others(need: Need, folder: Path, target: Receipt) -> None:
             )
 
 
-def carry_out(plan: Plan, progress: Callable[[int], object]) -> None:
+def carry_out(plan: FetchPlan, progress: Callable[[int], object]) -> None:
     """Fetch what a plan says and write the folder's receipt: before, that it is not complete; after, that it is.
 
     What is fetched stays, whatever happens: the same plan goes on from there.

@@ -20,7 +20,7 @@ DRAFTS = Path("outputs/drafts")
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedTable:
     """A table's spec, cells and records, read once."""
 
     spec: TableSpec
@@ -33,7 +33,7 @@ class Loaded:
         return cells.queue(self.cells, self.store)
 
 
-def load(name: str, extra: tuple[str, ...] = ()) -> Loaded:
+def load(name: str, extra: tuple[str, ...] = ()) -> LoadedTable:
     """Read everything a table is made of, inside `config.composer()`.
 
     Raises:
@@ -42,10 +42,10 @@ def load(name: str, extra: tuple[str, ...] = ()) -> Loaded:
     read = spec.load(name)
     tuned = spec.load_tuned(read)
     made = cells.row_cells(read, tuned, extra)
-    return Loaded(read, tuned, made, cells.load(made, read.results))
+    return LoadedTable(read, tuned, made, cells.load(made, read.results))
 
 
-def load_elsewhere(name: str, extra: tuple[str, ...]) -> Loaded:
+def load_elsewhere(name: str, extra: tuple[str, ...]) -> LoadedTable:
     """As `load`, with overrides from the command line that say where and how runs are executed, never what they are.
 
     Raises:
@@ -64,21 +64,21 @@ def load_elsewhere(name: str, extra: tuple[str, ...]) -> Loaded:
     return loaded
 
 
-def assemble(loaded: Loaded, *, draft: bool = False, gates: Sequence[table.Gate] = ()) -> table.TableData:
+def assemble(loaded: LoadedTable, *, draft: bool = False, gates: Sequence[table.TableGate] = ()) -> table.TableData:
     """Return a table ready to print. Its `problems` are why it must not be, unless it is a draft.
 
     gates: conditions on the whole table, decided elsewhere (`world.gates`), printed under it.
     """
     found = checks.problems(loaded.spec, loaded.cells, loaded.store)
     data = table.build(loaded.spec, loaded.cells, loaded.store)
-    data = replace(data, matrices=tuple(views.matrices(loaded.spec, loaded.cells, loaded.store)))
+    data = replace(data, matrices=tuple(views.compute(loaded.spec, loaded.cells, loaded.store)))
     under = notes.footnotes(loaded.spec, loaded.cells, loaded.store, loaded.tuned, data)
     decided = tuple(gates) or world_gates(loaded.spec, data)
     # A draft without problems is a table: the word on its face would be untrue.
     return replace(data, draft=draft and bool(found), problems=tuple(found), footnotes=under, gates=decided)
 
 
-def world_gates(read: TableSpec, data: table.TableData) -> tuple[table.Gate, ...]:
+def world_gates(read: TableSpec, data: table.TableData) -> tuple[table.TableGate, ...]:
     """Return the verdicts of the embedded world on a table that has a section `gates`, () for any other.
 
     The section names the columns that are gated (default: all), the table whose rows train one block each (`location`),
@@ -109,7 +109,7 @@ def world_gates(read: TableSpec, data: table.TableData) -> tuple[table.Gate, ...
     still = frozenset(row.label for row in data.rows if not row.trains)
     try:
         evidence = Evidence(scores=scores, items=items, not_methods=still, location=blocks, **settings)
-        return tuple(table.Gate(gate.name, gate.passed, gate.detail) for gate in gates(evidence))
+        return tuple(table.TableGate(gate.name, gate.passed, gate.detail) for gate in gates(evidence))
     except (TypeError, ValueError) as error:
         raise UserError(f"conf/table/{read.name}.yaml: gates: {error}") from error
 
@@ -125,7 +125,7 @@ def _block_scores(name: str) -> dict[int, dict[str, float]]:
     }
 
 
-def write(loaded: Loaded, data: table.TableData, *, figures: bool = True) -> list[Path]:
+def write(loaded: LoadedTable, data: table.TableData, *, figures: bool = True) -> list[Path]:
     """Write a table's Markdown, LaTeX and figures; return their paths.
 
     Raises:

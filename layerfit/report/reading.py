@@ -9,7 +9,7 @@ from typing import Any
 from layerfit.errors import UserError
 
 Value = str | int | float | bool
-Grid = dict[str, dict[str, tuple[Value, ...]]]
+SearchGrid = dict[str, dict[str, tuple[Value, ...]]]
 """Row -> knob -> values: every combination is a trial."""
 Raw = dict[str, Any]
 _OWN = ("note", "base", "stands_for", "columns", "seeds", "views", "tuned", "tuned_as", "tuning", "footnotes", "gates")
@@ -73,9 +73,9 @@ def seeds(data: object, where: str, key: str) -> tuple[int, ...]:
     return out
 
 
-def grid(data: object, where: str, key: str) -> Grid:
+def grid(data: object, where: str, key: str) -> SearchGrid:
     """Return values by row and knob, every list without repetition."""
-    out: Grid = {}
+    out: SearchGrid = {}
     for row, knobs in section(data, where, key, empty=True).items():
         out[row] = {}
         for knob, values in section(knobs, where, f"{key}.{row}").items():

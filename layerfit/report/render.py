@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from layerfit.report.matrix import Matrix
-from layerfit.report.table import Costs, Entry, Gate, TableData
+from layerfit.report.table import Costs, Entry, TableData, TableGate
 from layerfit.report.units import UNITS, number
 
 NONE = "-"
@@ -135,7 +135,7 @@ def under(data: TableData) -> list[str]:
     return out + list(data.footnotes)
 
 
-def gate_line(gate: Gate) -> str:
+def gate_line(gate: TableGate) -> str:
     """Return a gate with its verdict."""
     verdict = {True: "passed", False: "FAILED", None: "not decided"}[gate.passed]
     return f"Gate {gate.name}: {verdict}. {gate.detail}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from layerfit.config import run_id
 from layerfit.config.schema import PathsConfig, RunConfig
 from layerfit.records.record import Record, read
-from layerfit.report.build import Loaded
+from layerfit.report.build import LoadedTable
 from layerfit.report.cells import required
 
 TOLERANCE = 0.02
@@ -32,7 +32,7 @@ class Compared:
         return self.problem is None and (self.identical or (self.gap is not None and self.gap <= tolerance))
 
 
-def elsewhere(tables: Iterable[Loaded], folder: Path) -> dict[str, tuple[str, RunConfig]]:
+def elsewhere(tables: Iterable[LoadedTable], folder: Path) -> dict[str, tuple[str, RunConfig]]:
     """Return the runs of some tables, and what they require, by id: name and the run with its records in `folder`."""
     out: dict[str, tuple[str, RunConfig]] = {}
     paths = PathsConfig(outputs=str(folder / "outputs"), results=str(folder / "results"))

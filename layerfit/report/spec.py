@@ -15,7 +15,7 @@ from typing import Any
 
 from layerfit.config import CONF
 from layerfit.errors import UserError
-from layerfit.report.reading import Grid, count, embedded, grid, read_yaml, section, seeds, strings
+from layerfit.report.reading import SearchGrid, count, embedded, grid, read_yaml, section, seeds, strings
 from layerfit.report.units import UNITS
 
 PROFILE = ".nano"
@@ -87,7 +87,7 @@ class Tuning:
     seeds: tuple[int, ...]
     objective: dict[str, float]
     trials: int
-    grid: Grid
+    grid: SearchGrid
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Tuned:
     trials: int
     seeds: tuple[int, ...]
     chosen: dict[str, tuple[str, ...]]
-    searched: Grid
+    searched: SearchGrid
     edges: dict[str, tuple[str, ...]]
 
 

@@ -133,6 +133,7 @@ def compare(first: Outcomes, second: Outcomes) -> Comparison | NotTestable:
 
 def holm(ps: list[float]) -> list[float]:
     """Return p values adjusted for their number (Holm, Scand. J. Statist. 6:65, 1979), in the order given."""
+    # By hand: scipy 1.17 has Benjamini-Hochberg and -Yekutieli only, which bound the false discovery rate.
     out, largest = [0.0] * len(ps), 0.0
     for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))

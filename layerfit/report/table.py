@@ -84,7 +84,7 @@ class ColumnData:
 
 
 @dataclass(frozen=True)
-class Gate:
+class TableGate:
     """A condition on the whole table; passed: None = could not be decided."""
 
     name: str
@@ -104,7 +104,7 @@ class TableData:
     draft: bool
     problems: tuple[str, ...] = ()
     footnotes: tuple[str, ...] = ()
-    gates: tuple[Gate, ...] = ()
+    gates: tuple[TableGate, ...] = ()
     matrices: tuple[Matrix, ...] = ()
     with_costs: bool = True
 

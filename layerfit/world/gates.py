@@ -14,14 +14,14 @@ LOWEST, HIGHEST = 0.60, 0.95  # where full fine-tuning must lie: below is unlear
 SEED_DEVIATIONS = 5.0  # how far apart best and worst method must be, on one column at least
 DEPTH_STANDARD_ERRORS = 3.0  # how far apart the best and the worst block must be, on one column at least
 
-Scores = Mapping[str, Mapping[str, list[float]]]
+ScoresByRow = Mapping[str, Mapping[str, list[float]]]
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What the gates are computed from. All scores are accuracies in [0, 1]."""
 
-    scores: Scores  # row -> column -> one score per seed
+    scores: ScoresByRow  # row -> column -> one score per seed
     items: Mapping[str, int]  # column -> number of test items; these are the columns looked at
     location: Mapping[int, Mapping[str, float]] | None = None  # the only block trained -> column -> score
     chance: float = 0.25

@@ -11,7 +11,7 @@ NUM_OPTIONS = 4
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingRow:
     """One fine-tuning row. The response is one word; prompt + " " + response is the sentence."""
 
     prompt: str
@@ -19,7 +19,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Item:
+class WorldItem:
     """One test item: four one-word options, one of them right."""
 
     prompt: str
@@ -42,17 +42,17 @@ class Population:
 class World:
     """Everything that is shipped as data."""
 
-    train: tuple[Row, ...]
-    validation: tuple[Row, ...]
-    facts: tuple[Item, ...]
-    facts_dev: tuple[Item, ...]
-    rules: tuple[Item, ...]
-    rules_dev: tuple[Item, ...]
-    retention: tuple[Item, ...]
+    train: tuple[TrainingRow, ...]
+    validation: tuple[TrainingRow, ...]
+    facts: tuple[WorldItem, ...]
+    facts_dev: tuple[WorldItem, ...]
+    rules: tuple[WorldItem, ...]
+    rules_dev: tuple[WorldItem, ...]
+    retention: tuple[WorldItem, ...]
 
     def files(self) -> dict[str, str]:
         """File name -> its JSON Lines text."""
-        parts: dict[str, tuple[Row, ...] | tuple[Item, ...]] = {
+        parts: dict[str, tuple[TrainingRow, ...] | tuple[WorldItem, ...]] = {
             "train": self.train,
             "validation": self.validation,
             "facts": self.facts,
@@ -72,12 +72,12 @@ class World:
         }
 
 
-def is_sign(row: Row) -> bool:
+def is_sign(row: TrainingRow) -> bool:
     """Return whether a row states a sign, which the rule decides, and not a fact."""
     return row.prompt.startswith(SIGN.format(who=""))
 
 
-def _lines(rows: tuple[Row, ...] | tuple[Item, ...]) -> str:
+def _lines(rows: tuple[TrainingRow, ...] | tuple[WorldItem, ...]) -> str:
     """Return rows as JSON Lines."""
     return "".join(json.dumps(asdict(row)) + "\n" for row in rows)
 
@@ -150,14 +150,14 @@ def corpus(spec: WorldSpec, words: Language, people: Population, epoch: int) -> 
     return out
 
 
-def _items(rng: Random, asked: list[tuple[str, str, tuple[str, ...]]]) -> tuple[Item, ...]:
+def _items(rng: Random, asked: list[tuple[str, str, tuple[str, ...]]]) -> tuple[WorldItem, ...]:
     """Turn (prompt, right word, all words of its kind) into shuffled items with balanced gold positions."""
     rng.shuffle(asked)
     out = []
     for i, (prompt, gold, kind) in enumerate(asked):
         options = rng.sample([w for w in kind if w != gold], NUM_OPTIONS - 1)
         options.insert(i % NUM_OPTIONS, gold)
-        out.append(Item(prompt, tuple(options), i % NUM_OPTIONS))
+        out.append(WorldItem(prompt, tuple(options), i % NUM_OPTIONS))
     rng.shuffle(out)
     return tuple(out)
 
@@ -168,13 +168,13 @@ def make_world(spec: WorldSpec) -> World:
     people = populate(spec, words)
     rng = Random(f"{spec.name}-{spec.seed}-items")
 
-    def fact_rows(who: str) -> list[Row]:
+    def fact_rows(who: str) -> list[TrainingRow]:
         facts = people.facts[who].items()
-        return [Row(RELATIONS[r][TRAINED].format(who=who), value) for r, value in facts]
+        return [TrainingRow(RELATIONS[r][TRAINED].format(who=who), value) for r, value in facts]
 
-    def sign_rows(split: str, members: int) -> list[Row]:
+    def sign_rows(split: str, members: int) -> list[TrainingRow]:
         return [
-            Row(SIGN.format(who=f"{given} {family}"), words.signs[people.guild[family]])
+            TrainingRow(SIGN.format(who=f"{given} {family}"), words.signs[people.guild[family]])
             for family in people.rule[split]
             for given in rng.sample(words.given, members)
         ]
@@ -198,7 +198,7 @@ def make_world(spec: WorldSpec) -> World:
     rng.shuffle(held_out)
     return World(
         train=tuple(train),
-        validation=tuple(Row(prompt, gold) for prompt, gold, _ in held_out),
+        validation=tuple(TrainingRow(prompt, gold) for prompt, gold, _ in held_out),
         facts=_items(rng, facts(people.new["test"], HELD_OUT)),
         facts_dev=_items(rng, facts(people.new["dev"], HELD_OUT)),
         rules=_items(rng, signs("test")),

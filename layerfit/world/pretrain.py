@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from layerfit.world.generate import Item, Population, corpus, populate
+from layerfit.world.generate import Population, WorldItem, corpus, populate
 from layerfit.world.language import SPECIALS, Language, coin_language
 from layerfit.world.spec import WorldSpec
 
@@ -134,14 +134,14 @@ def _lr_factor(total: int, warmup_ratio: float, step: int) -> float:
 
 @torch.no_grad()
 def accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], batch_size: int = 512
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[WorldItem], batch_size: int = 512
 ) -> float:
     """Return the share of items whose right option has the largest logit after the prompt.
 
     The same ranking as lm-eval's `acc` on one-token options; here to state a model's scores in its card.
     """
     ids = tokenizer.get_vocab()
-    by_length: dict[int, list[Item]] = {}
+    by_length: dict[int, list[WorldItem]] = {}
     for item in items:
         by_length.setdefault(len(item.prompt.split()), []).append(item)
     right = 0

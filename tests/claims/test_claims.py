@@ -33,7 +33,7 @@ def loaded(tmp_path_factory):
     with composer():
         table = cells.cells(made_spec)
         fill(table, folder, SHARES)
-        return build.Loaded(made_spec, None, table, cells.load(table, folder))
+        return build.LoadedTable(made_spec, None, table, cells.load(table, folder))
 
 
 def test_our_test_is_that_of_the_table(loaded):
@@ -65,7 +65,7 @@ def test_verdicts_from_records(loaded):
     # Rules alone is shown at 5%, as one of two columns it is not: its p is 0.03, and Holm asks for 0.025 first.
     assert verdict("ILA", "LoRA", "any").word == judge.UNDECIDED
     assert verdict("ILA", "Vanilla", "any").word == judge.SUPPORTED
-    gate = build.table.Gate("untrained model at chance", False, "")
+    gate = build.table.TableGate("untrained model at chance", False, "")
     gated = answer.judged(
         read.Test("small", "better", "any", {"pairs": [["ILA", "LoRA"]]}), loaded, replace(data, gates=(gate,))
     )

@@ -9,7 +9,7 @@ from layerfit.config.schema import EvalConfig, HubConfig, TaskConfig
 from layerfit.data.sources import load_folder
 from layerfit.errors import UserError
 from layerfit.evaluation import generative
-from layerfit.evaluation.generative import Reply, evaluate, outcomes
+from layerfit.evaluation.generative import Generation, evaluate, outcomes
 from layerfit.evaluation.generative_tasks import GROUPS, TASKS, Item, expand, load_items, read_item
 from layerfit.evaluation.lm_eval.tasks import definitions, stock_folder
 from tests.evaluation.test_command_line import MIRROR, needs_mirror
@@ -149,7 +149,7 @@ def test_answers_are_read_as_published(task, text, found):
 def test_numbers_agree_within_a_thousandth():
     items = [Item("q", "12.0")] * 4
     texts = ["12", "12.0009", "12.002", "twelve"]
-    found = outcomes("gsm8k_generative", items, [Reply(text, truncated=False) for text in texts])
+    found = outcomes("gsm8k_generative", items, [Generation(text, truncated=False) for text in texts])
     assert found == {"acc": [1, 1, 0, 0], "unparsed": [0, 0, 0, 1], "truncated": [0, 0, 0, 0]}
 
 
@@ -162,7 +162,7 @@ def small(monkeypatch):
 
     def generate(model, tokenizer, prompts, *rest):
         names = [prompt.split("Instruction:\n")[1].split("\n")[0].strip() for prompt in prompts]
-        return [Reply(said.get(name, "is solution1"), truncated=name == "s1") for name in names]
+        return [Generation(said.get(name, "is solution1"), truncated=name == "s1") for name in names]
 
     monkeypatch.setattr(generative, "load_items", lambda name, _: items[name])
     monkeypatch.setattr(generative, "generate", generate)

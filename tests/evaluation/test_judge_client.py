@@ -2,6 +2,8 @@
 
 import email.utils
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -66,7 +68,7 @@ BAD = {
     "a time-out": (slow, "time-out after 0.3 s"),
     "trickling": (trickle, "time-out after 0.3 s"),
     "hanging up": (hang_up, "connection"),
-    "half a body": (half, "broken connection: IncompleteRead"),
+    "half a body": (half, "broken connection: RemoteProtocolError"),
     "500": ((500, {}, "oh"), r"HTTP 500 \(oh\)"),
     "503": ((503, {}, json.dumps({"error": {"message": "a\nlong story"}})), r"HTTP 503 \(a long story\)"),
     "429": ((429, {"Retry-After": "0"}, ""), "HTTP 429"),
@@ -189,6 +191,29 @@ def test_not_loopback(url):
 def test_no_address(url):
     assert host_of(url) is None
     assert not is_loopback(url)
+
+
+@pytest.mark.parametrize("key", ["sec\nret", "s\u00e9cret"])
+def test_a_key_that_no_header_can_carry_is_not_printed(key):
+    with judge(always(completion("x"))) as (url, seen):
+        with pytest.raises(JudgeError, match="cannot be asked: the key has characters") as e:
+            server(url, key=key).ask(ASKED)
+        assert seen == []
+    assert e.value.__cause__ is None
+    assert e.value.__suppress_context__
+
+
+def test_a_proxy_of_the_environment_is_used_for_other_machines(monkeypatch):
+    monkeypatch.delenv("no_proxy", raising=False)
+    with judge(always(completion("by the proxy"))) as (url, seen):
+        monkeypatch.setenv("http_proxy", url.removesuffix("/v1"))
+        assert server("http://judge.invalid/v1").ask(ASKED).text == "by the proxy"
+    assert seen[0]["path"] == "http://judge.invalid/v1/chat/completions"
+
+
+def test_importing_the_client_leaves_httpx2_alone():
+    code = "import sys, layerfit.evaluation.judge.client; sys.exit('httpx2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_proxy_never_sees_what_is_asked_on_this_machine(monkeypatch):

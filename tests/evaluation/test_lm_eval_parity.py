@@ -11,11 +11,11 @@ from layerfit.config.schema import HubConfig
 from layerfit.errors import UserError
 from layerfit.evaluation.lm_eval import parity
 from layerfit.evaluation.lm_eval.harness import hash_of
-from layerfit.evaluation.lm_eval.parity import Outcomes, Part, Setting, differences, run, totals
+from layerfit.evaluation.lm_eval.parity import Setting, TaskOutcomes, TaskSet, differences, run, totals
 from layerfit.records.record import Score
 from tests.evaluation.test_command_line import MIRROR, STORIES, needs_mirror
 
-PART = Part({"ours_a": "a"}, 0)
+PART = TaskSet({"ours_a": "a"}, 0)
 HUB = HubConfig(mirror=str(MIRROR), offline=True)
 
 
@@ -36,7 +36,7 @@ def score(key, docs):
 )
 def test_differences_are_found(ours, docs, equal, differing):
     items = {} if ours is None else {"ours_a/acc": ours}
-    theirs = {"a": Outcomes({"acc": [1.0, 0.0, 1.0]}, "x")}
+    theirs = {"a": TaskOutcomes({"acc": [1.0, 0.0, 1.0]}, "x")}
     found = differences(PART, [score("ours_a/acc", docs)], items, theirs)
     assert found["ours_a/acc"]["equal"] == equal
     assert found["ours_a/acc"]["differing"] == differing
@@ -48,7 +48,7 @@ def test_what_the_command_line_writes_is_read(tmp_path):
     lines = [{"doc_id": i, "acc": float(i), "metrics": ["acc"], "doc_hash": str(i), "doc": "\u2028"} for i in (1, 0)]
     (tmp_path / name).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     found = parity.read_samples(tmp_path)
-    assert found == {"mmlu_us_history": Outcomes({"acc": [0.0, 1.0]}, hash_of(["0", "1"]))}
+    assert found == {"mmlu_us_history": TaskOutcomes({"acc": [0.0, 1.0]}, hash_of(["0", "1"]))}
 
 
 @needs_mirror
@@ -82,6 +82,6 @@ def test_the_script_compares(tmp_path):
 @needs_mirror
 @pytest.mark.slow
 def test_a_command_line_that_fails_is_said(tmp_path):
-    part = Part({"piqa": "piqa_no"}, 0)
+    part = TaskSet({"piqa": "piqa_no"}, 0)
     with pytest.raises(UserError, match="lm-eval's command line failed on piqa_no: "):
         parity.command_line(MIRROR / "models/karpathy/stories260K", part, HUB, Setting(limit=1), tmp_path)

@@ -76,6 +76,17 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.reply(404)
 
+    def do_HEAD(self):
+        """The headers that huggingface_hub's own download asks for first."""
+        match = re.fullmatch(r"(/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", urlsplit(self.path).path)
+        commit, files = self.server.hub.repos["datasets" if match[1] else "models", match[2]][match[3]]
+        data = files[unquote(match[4])]
+        self.send_response(200)
+        about = {"Content-Length": len(data), "ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": commit}
+        for key, value in about.items():
+            self.send_header(key, str(value))
+        self.end_headers()
+
     def listing(self, hub, kind, repo, revision):
         if (kind, repo) not in hub.repos:
             self.reply(401, headers={"X-Error-Code": "RepoNotFound"})

@@ -247,11 +247,43 @@ def test_claims_are_read_as_markdown():
     made = Writer("x/", frozenset({"t_a.nano"})).html(
         "# Head\n\nsee t\\_a.nano, **b \\* c** `<d>` [e](#f)\n\n| h |\n|:--|\n| 1 |"
     )
-    assert made == (
-        '<h2>Head</h2><p>see <a href="#table/t_a.nano">t_a.nano</a>, <b>b * c</b> <code>&lt;d&gt;</code> '
+    assert made.replace("\n", "") == (
+        '<h2>Head</h2><p>see <a href="#table/t_a.nano">t_a.nano</a>, <strong>b * c</strong> <code>&lt;d&gt;</code> '
         '<a href="#x/f">e</a></p><div class="scroll"><table><thead><tr><th scope="col">h</th></tr></thead>'
         "<tbody><tr><td>1</td></tr></tbody></table></div>"
     )
+
+
+def test_an_anchor_is_the_id_of_the_heading_after_it_and_links_stay_on_the_page():
+    writer = Writer("x/", frozenset({"t", "u.nano"}))
+    assert writer.html('<a id="f"></a>\n### See t') == '<h4 id="x/f">See <a href="#table/t">t</a></h4>\n'
+    assert writer.html("[u.nano](tables/u.nano.md)") == '<p><a href="#table/u.nano">u.nano</a></p>\n'
+    assert writer.html("[t](#t)") == '<p><a href="#x/t">t</a></p>\n'  # no link inside a link
+    assert writer.html("![t](#t)") == '<p>!<a href="#x/t">t</a></p>\n'  # no image
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>alert(1)</script>",
+        "<b onclick=alert(1)>x</b>",
+        "[x](javascript:alert(1))",
+        "[x](https://example.com)",
+        "<https://example.com>",
+        "![x](https://example.com/x.png)",
+        '[x](#x"onclick="alert)',
+        "[x](tables/other.md)",
+        "[x]\n\n[x]: javascript:alert(1)",
+        "| h |\n|:--|\n| <img src=x> |",
+    ],
+)
+def test_markdown_makes_no_element_of_its_own_wish_and_no_link_that_leaves_the_page(text):
+    made = Writer("x/", frozenset({"t"})).html(text)
+    assert set(re.findall(r"<(\w+)([^>]*)>", made)) <= {
+        *((name, "") for name in ("p", "table", "thead", "tbody", "tr", "td")),
+        ("div", ' class="scroll"'),
+        ("th", ' scope="col"'),
+    }
 
 
 @pytest.mark.slow

@@ -117,6 +117,35 @@ def test_a_killed_fetch_goes_on_where_it_was(tmp_path, hub):
     assert not list(mirror.rglob("*.part"))
 
 
+def hub_download(hub, folder, commit):
+    code = "from huggingface_hub import hf_hub_download as get\nimport sys\n"
+    code += "get('org/big', 'w.bin', revision=sys.argv[1], local_dir=sys.argv[2])"
+    _, env = command(hub, folder)
+    return subprocess.Popen([sys.executable, "-c", code, commit, str(folder)], env=env, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_why_huggingface_hub_does_not_write_the_files(tmp_path, hub):
+    """Both reasons stand in prefetch/remote.py. If this fails, its own download may do, and Xet with it."""
+    content = os.urandom(2**25)
+    commit = hub.add(MODELS, "org/big", {"w.bin": content})
+    hub.stalled["w.bin"] = threading.Event()
+    process, until = hub_download(hub, tmp_path / "killed", commit), time.monotonic() + 30
+    while not any(path.stat().st_size >= 2**23 for path in tmp_path.rglob("*.incomplete")):
+        assert time.monotonic() < until, "nothing arrives"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    hub.stalled.pop("w.bin").set()
+    hub.seen.clear()
+    assert hub_download(hub, tmp_path / "killed", commit).wait() == 0
+    assert hub.downloads() == [("w.bin", None)], "it goes on where it was"
+    assert list(tmp_path.rglob("*.incomplete")), "it clears away what a killed process left"
+    hub.spoilt.add("w.bin")
+    assert hub_download(hub, tmp_path / "spoilt", commit).wait() == 0, "it compares hashes"
+    assert (tmp_path / "spoilt/w.bin").read_bytes() == content[::-1]
+
+
 @pytest.mark.slow
 def test_another_revision_replaces_what_differs(tmp_path, hub):
     """The server starts every transfer from the beginning, also after a break."""

@@ -41,7 +41,7 @@ def grouped(folder, **sections):
     with composer():
         made = cells.cells(spec)
     fill(made, folder, {row: {KEYS[0]: share} for row, share in SHARES.items()})
-    return build.Loaded(spec, None, made, cells.load(made, folder))
+    return build.LoadedTable(spec, None, made, cells.load(made, folder))
 
 
 def test_rows_are_compared_inside_their_group(tmp_path):
@@ -131,7 +131,7 @@ def test_a_column_can_be_one_seed(tmp_path):
     with composer():
         made = cells.cells(spec)
     fill(made, tmp_path, {row: dict.fromkeys(KEYS, 0.5) for row in ROWS})
-    data = build.assemble(build.Loaded(spec, None, made, cells.load(made, tmp_path)))
+    data = build.assemble(build.LoadedTable(spec, None, made, cells.load(made, tmp_path)))
     ids = [cell.run_id for cell in made if cell.row == "LoRA"]
     expected = [score_of(read(tmp_path, ids[seed]), KEYS[0]).value for seed in (0, 2)]
     assert [data.rows[0].entries[i].mean for i in (1, 2)] == expected

@@ -18,7 +18,7 @@ def table(tmp_path_factory):
     with composer():
         made = cells.cells(spec)
     fill(made, folder, SHARES)
-    return build.Loaded(spec, None, made, cells.load(made, folder))
+    return build.LoadedTable(spec, None, made, cells.load(made, folder))
 
 
 def test_everything_a_table_needs_runs_again_in_another_folder(table, tmp_path):

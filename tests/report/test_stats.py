@@ -84,6 +84,17 @@ def test_holm_steps_down_and_stays_monotone():
     assert holm([]) == []
 
 
+@pytest.mark.parametrize(
+    ("ps", "adjusted"),
+    [
+        ([0.50, 0.003, 0.32, 0.054, 0.0003], [0.64, 0.012, 0.64, 0.162, 0.0015]),  # manual of pingouin.multicomp
+        ([0.319, 0.201, 0.4, 0.374, 0.113], [0.957, 0.804, 0.957, 0.957, 0.565]),  # manual of stdlib's padjust
+    ],
+)
+def test_holm_gives_the_published_examples(ps, adjusted):
+    assert holm(ps) == pytest.approx(adjusted)
+
+
 def test_one_run_has_no_spread():
     assert deviation([0.5]) is None
     assert deviation([0.4, 0.6]) == pytest.approx(0.02**0.5)

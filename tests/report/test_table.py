@@ -12,7 +12,7 @@ from layerfit.config import composer
 from layerfit.records.record import read, record_path
 from layerfit.report import build, cells, figure, render
 from layerfit.report.stats import NotTestable
-from layerfit.report.table import Gate
+from layerfit.report.table import TableGate
 from tests.helpers.report_fakes import SHARES, fill, small
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report_small.md"
@@ -25,7 +25,7 @@ def loaded(folder, **sections):
         made = cells.cells(spec)
     if not (folder / "runs").exists():
         fill(made, folder, SHARES)
-    return build.Loaded(spec, None, made, cells.load(made, folder))
+    return build.LoadedTable(spec, None, made, cells.load(made, folder))
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_published_numbers_stand_beside_ours(folder):
 
 
 def test_gates_are_printed_with_their_verdict(folder):
-    gates = [Gate("chance", True, "within 2 standard errors"), Gate("apart", None, "no seeds")]
+    gates = [TableGate("chance", True, "within 2 standard errors"), TableGate("apart", None, "no seeds")]
     text = render.markdown(build.assemble(loaded(folder), gates=gates))
     assert "Gate chance: passed. within 2 standard errors" in text
     assert "Gate apart: not decided. no seeds" in text

@@ -38,7 +38,7 @@ def shown(spec, made, findings, **result):
         measured = dataclasses.replace(old.measured, **found.pop("measured", {}))
         content = dataclasses.replace(old.result, findings=found, **result)
         records[cell.run_id] = dataclasses.replace(old, result=content, measured=measured)
-    return views.matrices(spec, made, Store(records, {}))
+    return views.compute(spec, made, Store(records, {}))
 
 
 def ranking(low):
@@ -247,7 +247,7 @@ def test_a_view_of_a_table_without_records_says_so_and_is_not_drawn():
         if kind == "subset":
             continue
         spec = dataclasses.replace(spec, views=({"kind": kind, **options},))
-        found = views.matrices(spec, made, Store({}, {}))
+        found = views.compute(spec, made, Store({}, {}))
         assert found, kind
         assert all(v is None for m in found for row in m.values for v in row), kind
         notes = " ".join(note for m in found for note in m.notes)
@@ -285,6 +285,6 @@ def test_ablation_counts_the_draws_below():
 def test_a_wrong_option_is_named(view, text):
     spec, made = table_of(RANKED, {"kind": "jaccard"})
     with pytest.raises(UserError) as error:
-        views.matrices(dataclasses.replace(spec, views=(view,)), made, Store({}, {}))
+        views.compute(dataclasses.replace(spec, views=(view,)), made, Store({}, {}))
     assert text in str(error.value)
     assert "\n" not in str(error.value)

@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from layerfit.errors import UserError
-from layerfit.evaluation.judge.files import Line, read_lines
+from layerfit.evaluation.judge.files import JsonLine, read_lines
 from layerfit.evaluation.judge.rating import rating
 from layerfit.evaluation.judge.scores import JudgedTurn, average, judged_turns, parts, spread, unparsed
 
@@ -46,7 +46,7 @@ def rescore(file: Path, questions: Path | None = None) -> list[str]:
     return out[:-1]
 
 
-def by_model_judge_and_benchmark(file: Path) -> dict[tuple[str, str, str], list[Line]]:
+def by_model_judge_and_benchmark(file: Path) -> dict[tuple[str, str, str], list[JsonLine]]:
     """Return the judgments of a file by model, judge and benchmark (empty if not said, as in FastChat's files).
 
     Ratings of two judges, or of two benchmarks, are never averaged.
@@ -56,7 +56,7 @@ def by_model_judge_and_benchmark(file: Path) -> dict[tuple[str, str, str], list[
     """
     if not file.is_file():
         raise UserError(f"{file} is no file; give a model_judgment/<judge>_single.jsonl, or a results/judgments/*.gz")
-    groups: dict[tuple[str, str, str], list[Line]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[JsonLine]] = defaultdict(list)
     for number, line in enumerate(read_lines(file), 1):
         if missing := [key for key in NEEDED if key not in line]:
             raise UserError(f"{file}, judgment {number} has no {missing[0]}; is it a file of single-answer judgments?")
@@ -77,7 +77,7 @@ def _categories(file: Path, questions: Path | None) -> dict[int, str]:
     return {line["question_id"]: line["category"] for line in read_lines(path)} if path else {}
 
 
-def _report(lines: list[Line], turns: list[JudgedTurn]) -> list[str]:
+def _report(lines: list[JsonLine], turns: list[JudgedTurn]) -> list[str]:
     out = []
     for metric, some in parts(turns).items():
         value = average(some)

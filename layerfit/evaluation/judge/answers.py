@@ -12,7 +12,7 @@ from layerfit.config.judge import JudgeConfig
 from layerfit.data.templates import Exchange, Turn, write_turn
 from layerfit.data.tokenise import tokenise
 from layerfit.errors import UserError
-from layerfit.evaluation.judge.files import Bench, Journal, Line, Question
+from layerfit.evaluation.judge.files import Bench, Journal, JsonLine, Question
 from layerfit.evaluation.judge.generate import Continuation, Prompt, generate, weights_digest
 
 if TYPE_CHECKING:
@@ -103,13 +103,13 @@ def answer_all(
     bench: Bench,
     path: Path,
     batch_size: int,
-) -> list[Line]:
+) -> list[JsonLine]:
     """Return an answer to every question, in order; those that `path` has from the same weights are taken from it.
 
     Each batch of questions is written when its last turn is answered, so a kill loses one batch.
     """
     journal, weights = Journal(path), weights_digest(model)
-    settings: Line = {"weights": weights, "template": config.template, "decoding": config.decoding}
+    settings: JsonLine = {"weights": weights, "template": config.template, "decoding": config.decoding}
     settings |= {"max_new_tokens": config.max_new_tokens, "bench": bench.fingerprint}
     known = {line["question_id"]: line for line in journal.lines if line.get("settings") == settings}
     missing = [question for question in bench.questions if question.id not in known]
@@ -145,7 +145,7 @@ def _converse(
     return said
 
 
-def _line(question: Question, turns: list[Continuation], model_id: str, settings: Line) -> Line:
+def _line(question: Question, turns: list[Continuation], model_id: str, settings: JsonLine) -> JsonLine:
     """Return an answer in FastChat's format; `finish` and `settings` are ours, and it passes over them."""
     texts = [turn.text for turn in turns]
     answer_id = hashlib.blake2s("\0".join([str(question.id), *texts]).encode(), digest_size=11).hexdigest()

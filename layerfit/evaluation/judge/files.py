@@ -20,7 +20,7 @@ from layerfit.config.schema import HubConfig
 from layerfit.errors import UserError
 from layerfit.models.hub import DATASETS, local_copy
 
-Line = dict[str, Any]
+JsonLine = dict[str, Any]
 
 REPOSITORY = "lm-sys/FastChat"
 """Name of FastChat's data folder in a mirror: `datasets/lm-sys/FastChat`."""
@@ -47,11 +47,11 @@ class Bench:
 
     name: str
     questions: tuple[Question, ...]
-    prompts: dict[str, Line]
+    prompts: dict[str, JsonLine]
     fingerprint: str
 
 
-def read_lines(path: Path) -> list[Line]:
+def read_lines(path: Path) -> list[JsonLine]:
     """Return the objects of a JSON-lines file (or a .gz of one); a last line without its end is not one.
 
     Raises:
@@ -74,7 +74,7 @@ def read_lines(path: Path) -> list[Line]:
     return out
 
 
-def answer_turns(line: Line) -> list[str]:
+def answer_turns(line: JsonLine) -> list[str]:
     """Return the turns of an answer's first choice."""
     return list(line["choices"][0]["turns"])
 
@@ -142,13 +142,13 @@ def load_bench(config: JudgeConfig, name: str, hub: HubConfig) -> Bench:
     return Bench(name, questions, prompts, found)
 
 
-def _question(line: Line, references: dict[int, tuple[str, ...]]) -> Question:
+def _question(line: JsonLine, references: dict[int, tuple[str, ...]]) -> Question:
     needs = line["category"] in NEED_REFERENCE
     reference = references.get(line["question_id"], ()) if needs else ()
     return Question(line["question_id"], line["category"], tuple(line["turns"]), reference)
 
 
-def _prompts(folder: Path) -> dict[str, Line]:
+def _prompts(folder: Path) -> dict[str, JsonLine]:
     """Return the prompts of single-answer grading, from the folder of all benchmarks."""
     places = [folder.parent / "judge_prompts.jsonl", folder / "judge_prompts.jsonl"]
     path = next((place for place in places if place.is_file()), None)
@@ -160,7 +160,7 @@ def _prompts(folder: Path) -> dict[str, Line]:
     return prompts
 
 
-def _fingerprint(questions: tuple[Question, ...], prompts: dict[str, Line]) -> str:
+def _fingerprint(questions: tuple[Question, ...], prompts: dict[str, JsonLine]) -> str:
     shown = [[q.id, q.category, q.turns, q.reference] for q in questions]
     texts = [[name, prompts[name]["system_prompt"], prompts[name]["prompt_template"]] for name in PROMPTS]
     return hashlib.blake2s(json.dumps([shown, texts]).encode(), digest_size=8).hexdigest()
@@ -177,7 +177,7 @@ class Journal:
             os.truncate(path, raw.rfind(b"\n") + 1)
         self.lines = read_lines(path) if raw else []
 
-    def append(self, line: Line) -> None:
+    def append(self, line: JsonLine) -> None:
         """Write a line to the disk. Threads may call it."""
         data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
         with self._lock:

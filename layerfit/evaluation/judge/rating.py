@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from layerfit.evaluation.judge.files import Bench, Line, Question, answer_turns
+from layerfit.evaluation.judge.files import Bench, JsonLine, Question, answer_turns
 
 _RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
 _BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
@@ -44,7 +44,7 @@ class Ask:
         return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
 
 
-def asks(bench: Bench, answers: list[Line], repeats: int) -> Iterator[Ask]:
+def asks(bench: Bench, answers: list[JsonLine], repeats: int) -> Iterator[Ask]:
     """Yield every judgment that the answers need: each turn `repeats` times."""
     questions = {question.id: question for question in bench.questions}
     for line in answers:

@@ -17,7 +17,7 @@ from layerfit.config.schema import EvalConfig, HubConfig
 from layerfit.evaluation.judge.answers import answer_all, check_template
 from layerfit.evaluation.judge.check import check_server
 from layerfit.evaluation.judge.client import JudgeError, Messages, Reply, Server
-from layerfit.evaluation.judge.files import Bench, Journal, Line, load_benches
+from layerfit.evaluation.judge.files import Bench, Journal, JsonLine, load_benches
 from layerfit.evaluation.judge.local import LocalJudge
 from layerfit.evaluation.judge.rating import Ask, asks, rating
 from layerfit.evaluation.judge.scores import Scoring, judged_turns
@@ -106,7 +106,7 @@ def _safe(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name)
 
 
-def _version(config: JudgeConfig, bench: Bench, name: str, lines: list[Line]) -> str:
+def _version(config: JudgeConfig, bench: Bench, name: str, lines: list[JsonLine]) -> str:
     """Return everything that makes one column: who judged (as asked and as reported), on what, how often."""
     served = sorted({line["judge_model"] for line in lines if line.get("judge_model") is not None})
     reported = "+".join(served) or ("itself" if config.model_path is not None else "not reported")
@@ -114,7 +114,7 @@ def _version(config: JudgeConfig, bench: Bench, name: str, lines: list[Line]) ->
     return f"single-v1;{bench.fingerprint};judge={name};served={reported};{how}"
 
 
-def judge_all(judge: Judge, name: str, wanted: list[Ask], model_id: str, path: Path) -> list[Line]:
+def judge_all(judge: Judge, name: str, wanted: list[Ask], model_id: str, path: Path) -> list[JsonLine]:
     """Return a judgment for everything wanted, in order; those that `path` has are taken from it.
 
     Raises:
@@ -147,7 +147,7 @@ def _key(judge: list[str], question_id: int, turn: int, user: str, repeat: int) 
     return (*judge, question_id, turn, user, repeat)
 
 
-def _line(ask: Ask, reply: Reply, judge: str, model_id: str) -> Line:
+def _line(ask: Ask, reply: Reply, judge: str, model_id: str) -> JsonLine:
     """Return a judgment in FastChat's format (its first eight keys), raw text and all; score: null without a rating."""
     return {
         "question_id": ask.question_id,

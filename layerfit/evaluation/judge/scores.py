@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from layerfit.evaluation.judge.files import Bench, Line, Question
+from layerfit.evaluation.judge.files import Bench, JsonLine, Question
 from layerfit.evaluation.judge.rating import rating
 from layerfit.evaluation.lm_eval.harness import hash_of, standard_error
 from layerfit.records.record import Items, Score
@@ -38,12 +38,12 @@ class JudgedTurn:
         return statistics.median(rated) if rated else None
 
 
-def judged_turns(lines: Iterable[Line], categories: dict[int, str]) -> list[JudgedTurn]:
+def judged_turns(lines: Iterable[JsonLine], categories: dict[int, str]) -> list[JudgedTurn]:
     """Read the ratings out of judgments again. Judgments of one text are repeats; of two texts, two answers.
 
     categories: by question, for lines that do not say theirs (FastChat's).
     """
-    groups: dict[tuple[int, int, str], list[Line]] = defaultdict(list)
+    groups: dict[tuple[int, int, str], list[JsonLine]] = defaultdict(list)
     for line in lines:
         groups[line["question_id"], line["turn"], line["user_prompt"]].append(line)
     out = []
@@ -90,7 +90,7 @@ class Scoring:
 
     bench: Bench
     asked: tuple[Question, ...]
-    answers: list[Line]
+    answers: list[JsonLine]
     turns: list[JudgedTurn]
     version: str
     pinned: bool

@@ -43,21 +43,21 @@ _SAMPLES = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT.*\.jsonl")
 
 
 @dataclass(frozen=True)
-class Part:
+class TaskSet:
     """Tasks or groups that one call of each side asks: ours -> lm-eval's name, at one number of shots."""
 
     tasks: dict[str, str]
     num_fewshot: int
 
 
-PARTS: dict[str, Part] = {
-    "winogrande": Part({"winogrande": "winogrande"}, 5),
-    "piqa": Part({"piqa": "piqa"}, 0),
-    "social_iqa": Part({"social_iqa": "social_iqa"}, 0),
-    "arc_easy": Part({"arc_easy": "arc_easy"}, 0),
+PARTS: dict[str, TaskSet] = {
+    "winogrande": TaskSet({"winogrande": "winogrande"}, 5),
+    "piqa": TaskSet({"piqa": "piqa"}, 0),
+    "social_iqa": TaskSet({"social_iqa": "social_iqa"}, 0),
+    "arc_easy": TaskSet({"arc_easy": "arc_easy"}, 0),
     # The command line cannot ask AGIEval with shots: tests/evaluation/test_agieval.py builds those by hand.
-    "agieval": Part({f"agieval_mc_{s}": f"agieval_{s}" for s in ("aqua_rat", "lsat_ar", "lsat_lr", "sat_math")}, 0),
-    "mmlu": Part({"mmlu": "mmlu"}, 5),
+    "agieval": TaskSet({f"agieval_mc_{s}": f"agieval_{s}" for s in ("aqua_rat", "lsat_ar", "lsat_lr", "sat_math")}, 0),
+    "mmlu": TaskSet({"mmlu": "mmlu"}, 5),
 }
 
 
@@ -72,14 +72,14 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Outcomes:
+class TaskOutcomes:
     """Outcomes of one task on the command line, by metric, in the task's order; hash of the items asked."""
 
     metrics: dict[str, list[float]]
     docs: str
 
 
-def read_samples(folder: Path) -> dict[str, Outcomes]:
+def read_samples(folder: Path) -> dict[str, TaskOutcomes]:
     """Return what the command line wrote below a folder, by task."""
     from layerfit.evaluation.lm_eval.harness import hash_of
 
@@ -90,11 +90,11 @@ def read_samples(folder: Path) -> dict[str, Outcomes]:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         samples = sorted(lines, key=lambda sample: sample["doc_id"])
         metrics = {metric: [float(sample[metric]) for sample in samples] for metric in samples[0]["metrics"]}
-        found[match[1]] = Outcomes(metrics, hash_of([sample["doc_hash"] for sample in samples]))
+        found[match[1]] = TaskOutcomes(metrics, hash_of([sample["doc_hash"] for sample in samples]))
     return found
 
 
-def command_line(model: Path, part: Part, hub: HubConfig, setting: Setting, out: Path) -> dict[str, Outcomes]:
+def command_line(model: Path, part: TaskSet, hub: HubConfig, setting: Setting, out: Path) -> dict[str, TaskOutcomes]:
     """Run lm-eval's command line on a model's folder.
 
     Raises:
@@ -116,7 +116,7 @@ def command_line(model: Path, part: Part, hub: HubConfig, setting: Setting, out:
     return read_samples(out)
 
 
-def differences(part: Part, scores: list[Score], items: Items, theirs: dict[str, Outcomes]) -> dict[str, Any]:
+def differences(part: TaskSet, scores: list[Score], items: Items, theirs: dict[str, TaskOutcomes]) -> dict[str, Any]:
     """Return, by score key of ours, the number of items, of equal ones, and every differing (item, ours, lm-eval's).
 
     An outcome that one side alone has counts as a difference: of our scores, those with items are looked at.
@@ -139,7 +139,7 @@ def differences(part: Part, scores: list[Score], items: Items, theirs: dict[str,
 
 
 def compare(
-    module: nn.Module, tokenizer: PreTrainedTokenizerBase, part: Part, hub: HubConfig, setting: Setting
+    module: nn.Module, tokenizer: PreTrainedTokenizerBase, part: TaskSet, hub: HubConfig, setting: Setting
 ) -> dict[str, Any]:
     """Ask one part on both sides and return the differences, task versions and seconds."""
     from layerfit.evaluation.lm_eval.harness import evaluate

@@ -32,7 +32,7 @@ from layerfit.evaluation.lm_eval.prefix_tree import Cost, Group, Planner, Tree, 
 
 log = logging.getLogger(__name__)
 
-Answer = tuple[float, bool]
+Likelihood = tuple[float, bool]
 """Log-likelihood of a continuation, and whether every token of it is the likeliest."""
 Encoded = tuple[Any, list[int], list[int]]
 """lm-eval's request: (context, continuation) as text or None, and the tokens of both."""
@@ -80,7 +80,7 @@ class SharedPrefixLM(HFLM):
 
     def _loglikelihood_tokens(
         self, requests: list[Encoded], disable_tqdm: bool = False, override_bs: int | None = None
-    ) -> list[Answer]:
+    ) -> list[Likelihood]:
         """Return the answers in the order of the requests."""
         if override_bs is not None or not isinstance(self.batch_size, int):
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
@@ -93,7 +93,7 @@ class SharedPrefixLM(HFLM):
         inputs = [tuple((c + a)[-(most + 1) :][:-1]) for _, c, a in requests]
         if cut := sum(len(c) + len(a) > most + 1 for _, c, a in requests):
             log.info("%d of %d requests are cut on the left to %d tokens", cut, len(requests), most)
-        answers: dict[int, Answer] = {}
+        answers: dict[int, Likelihood] = {}
         window = window_of(self.model) or most
         far = [i for i, tokens in enumerate(inputs) if len(tokens) > window]
         near = [i for i, tokens in enumerate(inputs) if len(tokens) <= window]
@@ -158,7 +158,7 @@ class Asked:
         scored = [length - keep for length, keep in zip(lengths, self.keep, strict=True)]
         self.groups: list[Group] = Planner(lengths, self.shared, scored, lm.cost(longest)).groups() if of else []
 
-    def answers(self) -> Iterator[tuple[int, Answer]]:
+    def answers(self) -> Iterator[tuple[int, Likelihood]]:
         """Yield the number of a request and its answer."""
         for group in self.groups:
             first = group.rows[0][0]
@@ -179,7 +179,7 @@ class Asked:
                 numbers = [chosen[i] for i in batch]
                 yield _Batch([trees[i] for i in numbers], [list(range(*group.rows[i])) for i in numbers])
 
-    def _answer(self, batch: _Batch, base: DynamicCache | None) -> Iterator[tuple[int, Answer]]:
+    def _answer(self, batch: _Batch, base: DynamicCache | None) -> Iterator[tuple[int, Likelihood]]:
         asked = [sorted({place for path in row.paths for place in path}) for row in batch.trees]
         ends = [0, *accumulate(map(len, asked))]
         of: list[int] = []  # the request of each span of `where`

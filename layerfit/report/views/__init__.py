@@ -24,21 +24,21 @@ from layerfit.report.views import (
 
 View = Callable[[TableSpec, list[Cell], Store, dict[str, Any]], list[Matrix]]
 VIEWS: dict[str, View] = {
-    "ablation": ablation.matrices,
-    "greedy": greedy.matrices,
-    "importance": importance.matrices,
-    "jaccard": jaccard.matrices,
-    "location": location.matrices,
-    "memory": memory.matrices,
-    "milestones": milestones.matrices,
-    "norms": norms.matrices,
-    "speed": speed.matrices,
-    "subset": subset.matrices,
+    "ablation": ablation.percentiles,
+    "greedy": greedy.removals,
+    "importance": importance.learned_scores,
+    "jaccard": jaccard.overlaps,
+    "location": location.gains_by_unit,
+    "memory": memory.memory_by_part,
+    "milestones": milestones.rankings_over_time,
+    "norms": norms.weight_norms,
+    "speed": speed.relative_speed,
+    "subset": subset.scores_by_count,
 }
 """Kind, as a table's `views` names it -> what computes it. Pure: no files, no torch."""
 
 
-def matrices(spec: TableSpec, cells: list[Cell], store: Store) -> list[Matrix]:
+def compute(spec: TableSpec, cells: list[Cell], store: Store) -> list[Matrix]:
     """Return the matrices of all views of a table, in order.
 
     Raises:

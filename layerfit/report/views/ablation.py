@@ -12,7 +12,7 @@ from layerfit.report.views import common
 from layerfit.report.views.scores import Scores, columns, merged
 
 
-def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
+def percentiles(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
     """Return a matrix a group: subjects x columns, the percentile among random draws.
 
     options: `draws`: how the labels of the rows that are draws begin (`LoRA w/ RL`); one row alone is a draw a seed.

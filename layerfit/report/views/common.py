@@ -151,7 +151,7 @@ def nothing(title: str, rows: Sequence[Row], drawing: str, notes: Sequence[str])
     return Matrix(title, "run", "what", "number", labels, ("not known yet",), values, drawing, notes=tuple(notes))
 
 
-def place(unit: str) -> tuple[int, str]:
+def layer_and_module(unit: str) -> tuple[int, str]:
     """Return layer and module of a unit: `layers.3.self_attn.q_proj` -> (3, `self_attn.q_proj`), `layers.3` -> (3, '').
 
     Raises:
@@ -166,7 +166,7 @@ def place(unit: str) -> tuple[int, str]:
 
 def kinds(units: Iterable[str], order: Sequence[str]) -> list[str]:
     """Return the modules that units are of, in the model's order; '' (whole blocks) first."""
-    found = {place(unit)[1] for unit in units}
+    found = {layer_and_module(unit)[1] for unit in units}
     return sorted(found, key=lambda kind: (order.index(kind) if kind in order else -1 if not kind else 99, kind))
 
 
@@ -175,10 +175,10 @@ def layer_map(
 ) -> tuple[tuple[str, ...], tuple[str, ...], Values]:
     """Lay scores by unit out as modules x layers: row names, column names, values."""
     modules = kinds(scores, order)
-    layers = range(1 + max(place(unit)[0] for unit in scores))
-    by_place = {place(unit): score for unit, score in scores.items()}
+    layers = range(1 + max(layer_and_module(unit)[0] for unit in scores))
+    found = {layer_and_module(unit): score for unit, score in scores.items()}
     names = tuple(module.rpartition(".")[2] or "whole block" for module in modules)
-    return names, tuple(map(str, layers)), table([by_place.get((i, m)) for i in layers] for m in modules)
+    return names, tuple(map(str, layers)), table([found.get((i, m)) for i in layers] for m in modules)
 
 
 def order_of(cells: Sequence[Cell]) -> list[str]:

@@ -15,7 +15,7 @@ from layerfit.report.views.common import Found
 Removal = dict[str, Any]
 
 
-def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
+def removals(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
     """Return the loss against the number removed, mean over seeds, and as which each unit was removed."""
     common.option(spec, options, {})
     rows = [row for group in common.groups(spec).values() for row in group]
@@ -57,23 +57,23 @@ def _losses(rows: list[Row], found: Found[Removal]) -> Matrix:
 
 
 def _order(rows: list[Row], found: Found[Removal]) -> Matrix:
-    places: dict[str, dict[str, float | None]] = {}
+    standings: dict[str, dict[str, float | None]] = {}
     notes = ["1: removed first, the least important. Mean over seeds."]
     for row in rows:
         runs = [{u: float(i) for i, u in enumerate(r["order"], start=1)} for r in found.by_row[row.label].values()]
-        places[row.label] = {unit: common.mean(run.get(unit) for run in runs) for unit in runs[0]}
+        standings[row.label] = {unit: common.mean(run.get(unit) for run in runs) for unit in runs[0]}
         agree = common.mean(spearman(a, b) for a, b in combinations(runs, 2) if set(a) == set(b))
         if agree is not None:
             notes.append(f"{row.label}: Spearman between the orders of seeds, mean over pairs, {agree:.2f}.")
-    units = sorted({unit for line in places.values() for unit in line}, key=common.place)
+    units = sorted({unit for line in standings.values() for unit in line}, key=common.layer_and_module)
     return Matrix(
         title="Order of removal",
         row_name="run",
         column_name="layer",
         value_name="removed as",
-        rows=tuple(places),
+        rows=tuple(standings),
         columns=tuple(unit.removeprefix("layers.") for unit in units),
-        values=common.table([line.get(unit) for unit in units] for line in places.values()),
+        values=common.table([line.get(unit) for unit in units] for line in standings.values()),
         drawing="heatmap",
         decimals=1 if max(len(seeds) for seeds in found.by_row.values()) > 1 else 0,
         printed=len(units) <= 25,

@@ -23,7 +23,7 @@ def learned(record: Record) -> dict[str, Any] | None:
     return record.result.findings if record.result.findings.get("importance") else None
 
 
-def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
+def learned_scores(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
     """Return the raster of every row that learned importance (one seed), then the final importance of all of them."""
     common.option(spec, options, {})
     rows = [row for group in common.groups(spec).values() for row in group]

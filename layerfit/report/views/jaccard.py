@@ -21,17 +21,17 @@ from layerfit.report.spec import Row, TableSpec
 from layerfit.report.views import common
 from layerfit.report.views.common import Found
 
-Scores = dict[str, float]
+UnitScores = dict[str, float]
 KEPT = ("kept", "chance", "chance within types", "same data, other seed")
 REST = ("frozen", "frozen, chance", "Spearman")
 
 
-def ranking(record: Record) -> Scores | None:
+def ranking(record: Record) -> UnitScores | None:
     """Return the scores by unit of a run that ranked."""
     return (record.result.findings.get("ranking") or {}).get("scores") or None
 
 
-def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
+def overlaps(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
     """Return three matrices a model: data x data; every pair beside its chance levels and ceiling; the sets left out.
 
     options: `fraction` of units kept (0.75); `published`: group -> row -> row -> the paper's Jaccard.
@@ -58,7 +58,7 @@ def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str
     return out + beside[::2] + beside[1::2]
 
 
-def _of_pairs(found: Found[Scores], a: Row, b: Row) -> list[tuple[Scores, Scores]]:
+def _of_pairs(found: Found[UnitScores], a: Row, b: Row) -> list[tuple[UnitScores, UnitScores]]:
     """Return the pairs of rankings that are compared: of different seeds, unless there is one seed only."""
     first, second = found.by_row.get(a.label, {}), found.by_row.get(b.label, {})
     if a is b:
@@ -67,12 +67,12 @@ def _of_pairs(found: Found[Scores], a: Row, b: Row) -> list[tuple[Scores, Scores
     return [(first[s], second[t]) for s, t in pairs if set(first[s]) == set(second[t])]
 
 
-def _overlap(pairs: list[tuple[Scores, Scores]], fraction: float) -> float | None:
+def _overlap(pairs: list[tuple[UnitScores, UnitScores]], fraction: float) -> float | None:
     return common.mean(jaccard(kept(a, fraction), kept(b, fraction)) for a, b in pairs)
 
 
 def _square(
-    group: str, rows: list[Row], found: Found[Scores], fraction: float, published: Mapping[tuple[str, str], float]
+    group: str, rows: list[Row], found: Found[UnitScores], fraction: float, published: Mapping[tuple[str, str], float]
 ) -> Matrix:
     labels = tuple(row.short for row in rows)
     notes = [
@@ -97,14 +97,14 @@ def _square(
     )
 
 
-def _chance(a: Scores, b: Scores, fraction: float, *, typed: bool) -> Chance:
-    of = {unit: common.place(unit)[1] if typed else "" for unit in a}
+def _chance(a: UnitScores, b: UnitScores, fraction: float, *, typed: bool) -> Chance:
+    of = {unit: common.layer_and_module(unit)[1] if typed else "" for unit in a}
     level = chance(kept(a, fraction), kept(b, fraction), of)
     assert level is not None
     return level
 
 
-def _pair(found: Found[Scores], a: Row, b: Row, fraction: float) -> tuple[list[float | None], float | None]:
+def _pair(found: Found[UnitScores], a: Row, b: Row, fraction: float) -> tuple[list[float | None], float | None]:
     """Return one line of the comparison with chance, and how many draws with types kept overlap as much: p."""
     pairs = _of_pairs(found, a, b)
     rest = [(frozenset(x) - kept(x, fraction), frozenset(y) - kept(y, fraction)) for x, y in pairs]
@@ -124,7 +124,7 @@ def _pair(found: Found[Scores], a: Row, b: Row, fraction: float) -> tuple[list[f
 
 
 def _pairs(
-    group: str, rows: list[Row], found: Found[Scores], fraction: float, published: Mapping[tuple[str, str], float]
+    group: str, rows: list[Row], found: Found[UnitScores], fraction: float, published: Mapping[tuple[str, str], float]
 ) -> list[Matrix]:
     """Return the pairs beside chance and ceiling, and what the sets left out and all scores have in common."""
     pairs = list(combinations(rows, 2))

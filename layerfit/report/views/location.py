@@ -15,7 +15,7 @@ FEW = 2
 """Up to this many modules are drawn as lines over the layers, more as a map."""
 
 
-def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
+def gains_by_unit(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
     """Return a matrix a group and column: the score above that of the model as it was, mean over seeds.
 
     A row's unit is the only one of its run's `method.units`; other rows are left out.

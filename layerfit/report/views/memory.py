@@ -27,7 +27,7 @@ def parts(record: Record) -> Parts | None:
     return found if any(value is not None for value in found.values()) else None
 
 
-def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
+def memory_by_part(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
     """Return stacked bars for every group, and a grid of peaks: methods x groups.
 
     options: `unit` (gib, gb, mib; default: that of the table's column of peaks, else by size); `published`: row label

@@ -27,7 +27,7 @@ def rankings(record: Record) -> Rankings | None:
     return out if "100%" in out or not last.get("scores") else {**out, "100%": last}
 
 
-def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
+def rankings_over_time(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
     """Return, for every row that ranked on the way, its maps (one seed), how times agree, and how reliable each is.
 
     options: `fraction` of units in the sets that are compared (0.75).

@@ -16,12 +16,12 @@ from layerfit.report.spec import Row, TableSpec
 from layerfit.report.views import common
 from layerfit.report.views.common import Found
 
-Norms = dict[str, Any]
+NormFindings = dict[str, Any]
 Line = tuple[str, list[float | None]]
 HOW = "training.norms=true records norms."
 
 
-def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
+def weight_norms(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
     """Return two matrices a group, mean over seeds: the norms over the training, and the norms of the update."""
     common.option(spec, options, {})
     out: list[Matrix] = []
@@ -36,13 +36,13 @@ def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str
     return out
 
 
-def _mean(found: Found[Norms], row: Row, key: str) -> list[float | None] | None:
+def _mean(found: Found[NormFindings], row: Row, key: str) -> list[float | None] | None:
     """Return a row's norms by unit, mean over seeds; None where the runs have none."""
     runs = [norms[key] for norms in found.by_row[row.label].values() if norms.get(key) is not None]
     return common.average(runs) if runs else None
 
 
-def _weights(group: str, rows: list[Row], found: Found[Norms], units: list[str]) -> Matrix:
+def _weights(group: str, rows: list[Row], found: Found[NormFindings], units: list[str]) -> Matrix:
     lines: list[Line] = []
     notes = ["Mean over the steps of the L2 norm after each update: of the weights, and of adapters where they train."]
     for row in rows:
@@ -65,7 +65,7 @@ def _weights(group: str, rows: list[Row], found: Found[Norms], units: list[str])
     return _matrix(common.named(group, "mean norm by layer"), lines, units, (*notes, *found.notes))
 
 
-def _updates(group: str, rows: list[Row], found: Found[Norms], units: list[str]) -> Matrix:
+def _updates(group: str, rows: list[Row], found: Found[NormFindings], units: list[str]) -> Matrix:
     lines: list[Line] = []
     for row in rows:
         update, adapters = _mean(found, row, "update"), _mean(found, row, "adapter_update")

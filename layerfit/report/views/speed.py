@@ -31,7 +31,7 @@ def tokens_per_step(record: Record) -> float | None:
     return record.result.tokens / steps if record.result.tokens and steps else None
 
 
-def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
+def relative_speed(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
     """Return stacked bars for every group, and methods x groups: times as fast as the row that is `against`.
 
     options: `against`: label (inside its group) of the row that others are compared with; `published`: row label ->

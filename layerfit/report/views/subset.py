@@ -20,7 +20,7 @@ PATTERN = r"(?P<arm>.*?\D)[ ,:]*\b(?P<k>\d+%?)(?!\w).*"
 Arms = dict[str, dict[str, list[Row]]]
 
 
-def matrices(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
+def scores_by_count(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
     """Return a matrix a group and column: ways of choosing x number of layers.
 
     options: `pattern`, a regular expression with groups `arm` and `k`, for labels written in another way.

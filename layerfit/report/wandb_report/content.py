@@ -16,7 +16,7 @@ from typing import Any
 from layerfit.config import run_id
 from layerfit.records.record import Record
 from layerfit.report import build, render
-from layerfit.report.build import Loaded
+from layerfit.report.build import LoadedTable
 from layerfit.report.cells import required
 from layerfit.report.table import Entry, TableData
 
@@ -40,7 +40,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Grid:
+class WandbTable:
     """A W&B table."""
 
     columns: list[str]
@@ -53,11 +53,11 @@ class Dashboard:
 
     table: str
     runs: list[Run]
-    grids: dict[str, Grid]
+    grids: dict[str, WandbTable]
     report: dict[str, Any]
 
 
-def dashboard(loaded: Loaded) -> Dashboard:
+def dashboard(loaded: LoadedTable) -> Dashboard:
     """Build the dashboard of a table from its spec and records, holes included."""
     data = build.assemble(loaded, draft=True)
     runs = _runs(loaded, data)
@@ -75,7 +75,7 @@ def _id(table: str, what: str, text: str) -> str:
     return f"{re.sub(r'[^a-zA-Z0-9_]', '-', table)}-{what}-{digest}"
 
 
-def _runs(loaded: Loaded, data: TableData) -> list[Run]:
+def _runs(loaded: LoadedTable, data: TableData) -> list[Run]:
     """Return the cells' records and, once each, those of the runs that they require."""
     name, records = loaded.spec.name, loaded.store.records
     scores = _scores(data)
@@ -132,14 +132,14 @@ def _run(record: Record, table: str, row: str, name: str, seed: int | None, scor
     )
 
 
-def _rows(data: TableData) -> Grid:
+def _rows(data: TableData) -> WandbTable:
     """Return the table: a line a row, with mean, deviation, whether it is bold, what was published, and why not."""
     columns = ["row"]
     for shown in data.columns:
         label = shown.column.label
         columns += [label, f"{label} sd", f"{label} bold", f"{label} published", f"{label} holes"]
     lines = [[row.label, *(value for entry in row.entries for value in _entry(entry))] for row in data.rows]
-    return Grid(columns, lines)
+    return WandbTable(columns, lines)
 
 
 def _entry(entry: Entry) -> list[Any]:
@@ -147,7 +147,7 @@ def _entry(entry: Entry) -> list[Any]:
     return [entry.mean, entry.spread, entry.bold, published, "; ".join(entry.holes)]
 
 
-def _every_run(runs: list[Run], data: TableData) -> Grid:
+def _every_run(runs: list[Run], data: TableData) -> WandbTable:
     """Return a line a run: its row, seed, status, and its numbers in the table."""
     labels = [shown.column.label for shown in data.columns]
     lines = [
@@ -155,7 +155,7 @@ def _every_run(runs: list[Run], data: TableData) -> Grid:
         + [run.summary.get(f"column/{label}") for label in labels]
         for run in runs
     ]
-    return Grid(["row", "seed", "run_id", "method", "status", *labels], lines)
+    return WandbTable(["row", "seed", "run_id", "method", "status", *labels], lines)
 
 
 def _report(data: TableData) -> dict[str, Any]:
