@@ -20,7 +20,7 @@ from layerfit.errors import UserError
 from layerfit.launch.display import Display, make_display
 from layerfit.launch.processes import Started, is_done, log_path, server, start, status_of
 from layerfit.records import record
-from layerfit.records.manifest import manifest
+from layerfit.records.manifest import dirt, manifest
 from layerfit.records.record import EXIT_STATUS
 from layerfit.run import interrupt
 
@@ -108,6 +108,8 @@ def prepare(runs: list[RunConfig], *, here: bool = True) -> None:
         if parts not in seen:
             seen.add(parts)
             preflight(run, here=here)
+    if writes(find_place()) and (why := dirt()) is not None:
+        print(f"warning: {why}; the records say so, and tables refuse them without --draft", file=sys.stderr)
 
 
 @dataclass

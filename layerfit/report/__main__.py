@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 from layerfit.config import compose_launcher, composer, split_launcher
 from layerfit.distributed.place import find_place, writes
 from layerfit.errors import UserError
+from layerfit.records.manifest import dirt
 from layerfit.report import build, render, rerun, spec, tune
+from layerfit.report.checks import Refused
 from layerfit.run.interrupt import Interrupted, say_interrupted
 
 MOVED = {"claims": "layerfit.claims", "html": "layerfit.page"}
 """Words that were commands of this module and are modules of their own: both forms work."""
+
+
+_REPLACE = "move records that are refused to results/replaced, so that their runs run again"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
         return one
 
     command("cells", "list the runs of a table")
-    command("todo", "list the runs that a table still needs")
+    one = command("todo", "list the runs that a table still needs, and the records that it refuses")
+    one.add_argument("--replace", action="store_true", help=_REPLACE)
     for name, text in (
         ("render", "print and write a table from its records"),
         ("table", "run what is missing, then render"),
@@ -51,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--folder", default="outputs/rerun", help="where the runs go")
     one = command("tune", "run a table's trials and choose")
     one.add_argument("--allow-edge", action="store_true", help="accept a best value at the end of its range")
+    one.add_argument("--replace", action="store_true", help=_REPLACE)
     return out
 
 
@@ -93,11 +101,25 @@ def _cells(options: argparse.Namespace) -> int:
 
 
 def _todo(options: argparse.Namespace) -> int:
-    todo = build.load(options.table).todo()
+    loaded = build.load(options.table)
+    refused = loaded.refused()
+    if refused and options.replace:
+        _replace(refused)
+        loaded, refused = build.load(options.table), []
+    todo = loaded.todo()
     for item in todo:
         print(f"{item.run_id}  {item.name:32}  {item.reason}")
+    for one in refused:
+        print(f"{one.run_id}  {one.name:32}  refused: {one.reason}")
     print(f"{len(todo)} runs to do" if todo else "nothing to do")
+    if refused:
+        print(f"{len(refused)} records are refused; to run them again: todo {options.table} --replace")
     return 0
+
+
+def _replace(refused: list[Refused]) -> None:
+    folders = build.replace_records(refused)
+    print(f"{len(refused)} records moved to {', '.join(map(str, folders))}")
 
 
 def _render(name: str, *, draft: bool, figures: bool) -> int:
@@ -105,16 +127,18 @@ def _render(name: str, *, draft: bool, figures: bool) -> int:
     loaded = build.load(name)
     data = build.assemble(loaded, draft=draft)
     if data.problems and not data.draft:
-        print(
-            f"table {name} is refused ({len(data.problems)} problems); --draft prints it all the same:", file=sys.stderr
-        )
-        for problem in data.problems:
-            print(f"  {problem}", file=sys.stderr)
+        _say_refused(name, data.problems, "--draft prints it all the same")
         return 1
     render.console(data)
     for path in build.write(loaded, data, figures=figures):
         print(path)
     return 0
+
+
+def _say_refused(name: str, problems: Sequence[str], fix: str) -> None:
+    print(f"table {name} is refused ({len(problems)} problems); {fix}:", file=sys.stderr)
+    for problem in problems:
+        print(f"  {problem}", file=sys.stderr)
 
 
 def _render_many(options: argparse.Namespace) -> int:
@@ -132,6 +156,10 @@ def _table(options: argparse.Namespace) -> int:
     words, extra = split_launcher(options.overrides)
     launcher = compose_launcher(words)
     loaded = build.load_elsewhere(options.table, tuple(extra)) if extra else build.load(options.table)
+    if not options.draft and (found := loaded.foreseen()):
+        if writes(find_place()):
+            _say_refused(options.table, found, "nothing was run; --draft runs and prints it all the same")
+        return 1
     runs = [cell.run for cell in loaded.cells]
     ok = run_cells(runs, launcher, group=options.table) if loaded.todo() else True
     if ok is None:  # submitted, and nobody waits
@@ -158,10 +186,20 @@ def _rerun(options: argparse.Namespace) -> int:
 def _tune(options: argparse.Namespace) -> int:
     read = spec.load(options.table)
     trials = tune.trials(read)
+    if refused := build.refused_trials(read, trials):
+        if not options.replace:
+            one = refused[0]
+            raise UserError(
+                f"{len(refused)} trials cannot be counted, the first is {one.run_id} ({one.name}): {one.reason}; "
+                f"tune {options.table} --replace moves them away and runs them again"
+            )
+        _replace(refused)
     runs = build.tuning_runs(read, trials)
     if runs:
         from layerfit.launch.local import run_cells
 
+        if (why := dirt()) is not None:
+            raise UserError(f"{len(runs)} trials are to run and {why}: they could not be counted; commit first")
         # A diverged trial is a result: whether the trials can be counted is for `choose` to say.
         run_cells(runs, group=f"tune-{options.table}")
         if not writes(find_place()):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ from layerfit.evaluation.protocols import evaluate
 from layerfit.models.hub import MODELS, origin
 from layerfit.records import record
 from layerfit.records.manifest import manifest
-from layerfit.records.record import Items, Measured, Result, Score
+from layerfit.records.record import Items, Measured, Result, Score, same_result
 from layerfit.run import checkpoint, interrupt
 from layerfit.run.loading import Loaded, fresh_model, load
 from layerfit.run.loop import Clock, History, history_dict, restore, train
@@ -106,7 +104,7 @@ def save_weights(loaded: Loaded, model: nn.Module, folder: Path, result: Result)
         UserError: if the run has a record with another result: the weights would not be those that it speaks of.
     """
     recorded = record.read(loaded.run.paths.results, loaded.run_id)
-    if recorded is not None and recorded.result.status == "ok" and _differs(recorded.result, result):
+    if recorded is not None and recorded.result.status == "ok" and not same_result(recorded.result, result):
         raise UserError(
             f"run again for its weights, {loaded.run_id} gave another result than its record (other hardware or "
             f"versions?); to replace it move {record.record_path(loaded.run.paths.results, loaded.run_id)} away"
@@ -119,13 +117,6 @@ def save_weights(loaded: Loaded, model: nn.Module, folder: Path, result: Result)
     loaded.tokenizer.save_pretrained(writing)
     shutil.rmtree(target, ignore_errors=True)
     writing.rename(target)
-
-
-def _differs(recorded: Result, result: Result) -> bool:
-    """Return whether a run gave another result; what this version finds out beside is no difference."""
-    known = {key: value for key, value in result.findings.items() if key in recorded.findings}
-    plain = [json.dumps(asdict(r), sort_keys=True) for r in (recorded, replace(result, findings=known))]
-    return plain[0] != plain[1]
 
 
 def execute(
