@@ -12,6 +12,7 @@ from torch import nn
 from layerfit import config
 from layerfit.config.schema import RunConfig
 from layerfit.data import FineTuningData, load_data, steps_for_epochs
+from layerfit.data.card import check_known
 from layerfit.distributed import process
 from layerfit.engines.base import set_seed
 from layerfit.errors import UserError
@@ -77,6 +78,8 @@ def load(run: RunConfig, run_id: str) -> Loaded:
     data = load_data(run.dataset, run.training, run.hub, tokenizer, Path(run.paths.outputs) / "cache" / "tokens")
     if process.rank() == 0:
         print(data.about, flush=True)
+    if run.method.trains:
+        check_known(data.card, run.dataset.name, run.model.name)
     training = run.training
     steps = training.max_steps or steps_for_epochs(training.epochs or 0, data.num_rows, training.batch_size)
     if not run.method.trains:
