@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from layerfit.config.checks import check
 from layerfit.config.identity import least
@@ -67,7 +68,9 @@ def typed(cfg: DictConfig) -> RunConfig:
         run = OmegaConf.to_object(cfg)
     except MissingMandatoryValue as error:
         missing = sorted(OmegaConf.missing_keys(cfg))
-        raise UserError(f"no value for {', '.join(missing)}; give it on the command line, {missing[0]}=...") from error
+        raise UserError(
+            f"no value for {', '.join(missing)}; give it on the command line, {missing[0]}=..., or in its file in conf/"
+        ) from error
     assert isinstance(run, RunConfig)
     check(run)
     return run
@@ -130,7 +133,7 @@ def compose(overrides: list[str] | tuple[str, ...]) -> RunConfig:
 
     try:
         return typed(hydra_compose("config", overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UserError(one_line(error)) from error
 
 

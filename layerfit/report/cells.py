@@ -100,6 +100,7 @@ def expand(
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     out: list[tuple[int | None, RunConfig]] = []
     try:
@@ -110,7 +111,7 @@ def expand(
             if not run.method.trains:
                 return [(None, run)]
             out.append((seed, run))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UserError(one_line(error)) from error
     return out
 
