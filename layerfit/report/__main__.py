@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
             "--draft", action="store_true", help="print it with its holes, marked DRAFT, to outputs/drafts"
         )
         one.add_argument("--no-figures", action="store_true", help="write Markdown and LaTeX only")
+        one.add_argument("--csv", metavar="FILE", help="write its runs and scores as CSV too; -: to standard output")
         if name == "table":
             one.add_argument(
                 "overrides", nargs="*", metavar="KEY=VALUE", help="where and how its runs go: hydra/launcher=slurm, ..."
@@ -122,16 +123,21 @@ def _replace(refused: list[Refused]) -> None:
     print(f"{len(refused)} records moved to {', '.join(map(str, folders))}")
 
 
-def _render(name: str, *, draft: bool, figures: bool) -> int:
+def _render(name: str, options: argparse.Namespace) -> int:
     """Print and write one table, or say why not."""
     loaded = build.load(name)
-    data = build.assemble(loaded, draft=draft)
+    data = build.assemble(loaded, draft=options.draft)
     if data.problems and not data.draft:
         _say_refused(name, data.problems, "--draft prints it all the same")
         return 1
-    render.console(data)
-    for path in build.write(loaded, data, figures=figures):
-        print(path)
+    if options.csv is not None:
+        from layerfit.report.frames import lines_of, write_csv
+
+        write_csv(lines_of(loaded), options.csv)
+    written = build.write(loaded, data, figures=not options.no_figures)
+    if options.csv != "-":  # what goes on to another program is CSV alone
+        render.console(data)
+        print("\n".join(map(str, written)))
     return 0
 
 
@@ -144,10 +150,12 @@ def _say_refused(name: str, problems: Sequence[str], fix: str) -> None:
 def _render_many(options: argparse.Namespace) -> int:
     if options.all == bool(options.table):
         raise UserError("render takes a table or --all, one of them; known tables: " + ", ".join(spec.known()))
+    if options.all and options.csv is not None:
+        raise UserError("--csv goes with one table; every record at once: layerfit runs --csv FILE")
     names = build.committed() if options.all else [options.table]
     if not names:
         print("no table has been rendered yet; make table T=... renders the first")
-    return max((_render(name, draft=options.draft, figures=not options.no_figures) for name in names), default=0)
+    return max((_render(name, options) for name in names), default=0)
 
 
 def _table(options: argparse.Namespace) -> int:
@@ -166,7 +174,7 @@ def _table(options: argparse.Namespace) -> int:
         return 0
     if not writes(find_place()):
         return 0 if ok else 1
-    rendered = _render(options.table, draft=options.draft, figures=not options.no_figures)
+    rendered = _render(options.table, options)
     return rendered if ok else 1
 
 
