@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,19 @@ def compose(overrides: list[str] | tuple[str, ...]) -> RunConfig:
     try:
         return typed(hydra_compose("config", overrides=list(overrides)))
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise UserError(one_line(error)) from error
+        raise UserError(half_registered(overrides) or one_line(error)) from error
+
+
+def half_registered(overrides: Iterable[str]) -> str | None:
+    """Return which half of the method asked for is missing, its file or its line in METHODS; None if neither is."""
+    name = next((word.partition("=")[2] for word in overrides if word.startswith("method=")), "")
+    file, schema, place = CONF / "method" / f"{name}.yaml", f"{name}_schema", "layerfit/methods/__init__.py"
+    if name in METHODS and not file.is_file():
+        shown = f"conf/method/{file.name}"
+        return f"method={name} is registered and {shown} is missing; begin it with `defaults: [{schema}, _self_]`"
+    if name and name not in METHODS and file.is_file() and schema in file.read_text():
+        return f"conf/method/{file.name} takes {schema} and no method is called so; add it to METHODS in {place}"
+    return None
 
 
 def split_launcher(overrides: list[str]) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from layerfit.config import CONF, one_line, required_runs, run_id, typed
+from layerfit.config import CONF, half_registered, one_line, required_runs, run_id, typed
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
 from layerfit.records.record import Items, Record, read, read_items
@@ -112,7 +112,7 @@ def expand(
                 return [(None, run)]
             out.append((seed, run))
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise UserError(one_line(error)) from error
+        raise UserError(half_registered(overrides) or one_line(error)) from error
     return out
 
 
