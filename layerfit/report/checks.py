@@ -197,7 +197,7 @@ def foreseen(keys: Iterable[str], cells: list[Cell], store: Store, to_run: int) 
         reasons.setdefault(one.reason, []).append(one.name)
     out += [f"{what}: {listed(names)} (--replace of `todo` moves such records away)" for what, names in reasons.items()]
     if to_run and (why := dirt()) is not None:
-        out.append(f"{why}: commit before {to_run} {'run is' if to_run == 1 else 'runs are'} made by them")
+        out.append(f"{why}: commit first, {to_run} {'run is' if to_run == 1 else 'runs are'} to be made")
     return out
 
 

@@ -53,7 +53,7 @@ def test_a_dirty_tree_is_refused_before_anything_runs(project, started, monkeypa
     monkeypatch.setattr(checks, "dirt", lambda: CHANGES)
     assert command.main(["table", "tiny"]) == 1
     said = capsys.readouterr().err
-    assert f"{CHANGES}: commit before 3 runs are made by them" in said
+    assert f"{CHANGES}: commit first, 3 runs are to be made" in said
     assert "--draft" in said
     assert started == []
     assert command.main(["table", "tiny", "--draft", "--no-figures"]) == 0  # asked for, so it runs
