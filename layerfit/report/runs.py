@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
         description="List the recorded runs: id, table, row, method, seed (its method's in brackets where that was set "
         "apart), status, first score.",
         epilog=f"Keys: {', '.join(KEYS)}. A value is a name, several (lora,lisa) or a pattern ('lisa_*'). table is the "
-        "one that a run was made for; with --tables every table that shows it, which takes a minute to find out.",
+        "one that a run was made for; with --tables every table that shows it, which takes minutes to find out.",
     )
     out.add_argument("filters", nargs="*", metavar="KEY=VALUE", help="keep the runs that have it")
     out.add_argument("--results", default="results", help="the folder of records (default: results)")
