@@ -12,6 +12,7 @@ from layerfit import config
 from layerfit.config import expand
 from layerfit.errors import UserError
 from layerfit.methods import METHODS
+from tests.helpers.registered import index_rows
 from tests.helpers.tiny import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,13 +38,14 @@ def code(cell: str) -> list[str]:
 
 
 def documented(pages: list[Path]) -> dict[str, dict[str, tuple[str, str]]]:
-    """Method -> key -> its default and its allowed values, as the tables under a `method=` header say."""
+    """Method -> key -> its default and its allowed values, by the tables under a `method=` header (`*`: every one)."""
     out: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in METHODS}
     for page in pages:
         for header, _, *rows in tables(page.read_text()):
             if not header[0].startswith("method="):
                 continue
-            for method in header[0].removeprefix("method=").split(", "):
+            names = header[0].removeprefix("method=").split(", ")
+            for method in METHODS if names == ["*"] else names:
                 new = {code(row[0])[0]: (code(row[1])[0], row[2]) for row in rows}
                 assert not new.keys() & out[method].keys()
                 out[method] |= new
@@ -72,12 +74,9 @@ def refusal(method: str, key: str, value: object) -> str:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_is_indexed_and_has_a_card(method):
-    header, _, *rows = tables(INDEX.read_text())[0]
-    row = next(dict(zip(header, cells, strict=True)) for cells in rows if code(cells[0]) == [method])
-    card = INDEX.parent / re.findall(r"\]\((.*?)\)", row["card"])[0]
-    assert f"method={method}" in card.read_text()
-    assert row["switching"] == METHODS[method].switching
+def test_every_method_is_indexed_with_its_switching_rule(method):
+    """That it is indexed and has a card: tests/methods/test_registered.py."""
+    assert index_rows().get(method, {}).get("switching") == METHODS[method].switching
 
 
 @pytest.mark.parametrize("card", CARDS, ids=name_of)
@@ -163,7 +162,7 @@ def test_tests_that_are_named_exist_where_they_are_said_to_be(page):
     """In a list or paragraph, a test is in one of the files named before it."""
     for part in re.split(r"\n(?=- )|\n\n", page.read_text()):
         files: list[str] = []
-        for file, test in re.findall(r"`(tests/\w+\.py)`|`(test_\w+)`", part):
+        for file, test in re.findall(r"`(tests/[\w/]+\.py)`|`(test_\w+)`", part):
             files += [(ROOT / file).read_text()] if file else []
             assert not test or any(f"def {test}(" in text for text in files[-1:]), test
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from layerfit.config.checks import check
 from layerfit.config.identity import least
@@ -67,7 +68,9 @@ def typed(cfg: DictConfig) -> RunConfig:
         run = OmegaConf.to_object(cfg)
     except MissingMandatoryValue as error:
         missing = sorted(OmegaConf.missing_keys(cfg))
-        raise UserError(f"no value for {', '.join(missing)}; give it on the command line, {missing[0]}=...") from error
+        raise UserError(
+            f"no value for {', '.join(missing)}; give it on the command line, {missing[0]}=..., or in its file in conf/"
+        ) from error
     assert isinstance(run, RunConfig)
     check(run)
     return run
@@ -129,8 +132,20 @@ def compose(overrides: list[str] | tuple[str, ...]) -> RunConfig:
 
     try:
         return typed(hydra_compose("config", overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(one_line(error)) from error
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(half_registered(overrides) or one_line(error)) from error
+
+
+def half_registered(overrides: Iterable[str]) -> str | None:
+    """Return which half of the method asked for is missing, its file or its line in METHODS; None if neither is."""
+    name = next((word.partition("=")[2] for word in overrides if word.startswith("method=")), "")
+    file, schema, place = CONF / "method" / f"{name}.yaml", f"{name}_schema", "layerfit/methods/__init__.py"
+    if name in METHODS and not file.is_file():
+        shown = f"conf/method/{file.name}"
+        return f"method={name} is registered and {shown} is missing; begin it with `defaults: [{schema}, _self_]`"
+    if name and name not in METHODS and file.is_file() and schema in file.read_text():
+        return f"conf/method/{file.name} takes {schema} and no method is called so; add it to METHODS in {place}"
+    return None
 
 
 def split_launcher(overrides: list[str]) -> tuple[list[str], list[str]]:

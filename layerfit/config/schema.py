@@ -23,7 +23,7 @@ class DatasetConfig:
     name: str = MISSING
     id: str = MISSING
     path: str | None = field(default=None, metadata={"identity": "content"})
-    """A local file (.jsonl, .json, .parquet) or folder, instead of the hub."""
+    """A local file (.jsonl, .json, .parquet) or folder, instead of the hub; relative to the working directory."""
     subset: str | None = None
     split: str = "train"
     revision: str | None = None
@@ -46,14 +46,15 @@ class DatasetConfig:
     """Seed of the order; follows the run's seed unless set."""
 
     def __post_init__(self) -> None:
-        missing = "???"
-        check_one_of("dataset.form", self.form, ("auto", "prompt", "alpaca", "messages", "text", "lines", missing))
-        check_one_of("dataset.template", self.template, ("auto", "plain", "alpaca", "llm_adapters", "chat", missing))
+        if self.form != MISSING:
+            check_one_of("dataset.form", self.form, ("auto", "prompt", "alpaca", "messages", "text", "lines"))
+        if self.template != MISSING:
+            check_one_of("dataset.template", self.template, ("auto", "plain", "alpaca", "llm_adapters", "chat"))
         check_range("dataset.num_validation", self.num_validation, 0)
         self.path = None if self.path is None else str(Path(self.path).expanduser())
         if self.id == "local" and self.path is None:
             raise UserError(
-                "dataset=local reads a file of yours (.jsonl, .json, .parquet) or a folder: dataset.path=..."
+                f"dataset={self.name} reads a file of yours (.jsonl, .json, .parquet) or a folder: dataset.path=..."
             )
         if self.form == "lines" and self.num_validation:
             raise UserError("dataset.form=lines is one text: hold out with dataset.validation_split, num_validation=0")

@@ -10,12 +10,17 @@ import numpy as np
 
 from layerfit.data.templates import Turn
 from layerfit.data.tokenise import Example
+from layerfit.errors import UserError
 from layerfit.records.record import DataCard
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from layerfit.config.schema import DatasetConfig
 
 _QUANTILES = (0, 0.5, 0.9, 1)
+WARN_UNKNOWN, MOST_UNKNOWN = 0.01, 0.5
+"""Share of unknown tokens that a log warns of, and the largest that is trained on."""
 
 
 def fingerprint(read: list[list[Turn]]) -> str:
@@ -35,6 +40,29 @@ def complete(dataset: DatasetConfig, num_rows: int, found: str) -> bool | None:
     return None if dataset.num_rows is None else num_rows == dataset.num_rows
 
 
+def unknown_share(train: list[Example], tokenizer: PreTrainedTokenizerBase) -> float:
+    """Return the share of the tokens that stand for text the tokenizer has no token for.
+
+    A tokenizer that knows every byte has no unknown token, or names the one that begins or ends a text as such: then
+    there is none to count. That it pads with its unknown token does not matter: examples are not padded.
+    """
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        return 0.0
+    number = sum(int((example.ids == unknown).sum()) for example in train)
+    return round(number / sum(len(example) for example in train), 6)
+
+
+def check_known(card: DataCard, dataset: str, model: str) -> None:
+    """Raise UserError if most of what would be trained on are unknown tokens: there is nothing to learn from them."""
+    share = card.unknown_token_share or 0.0
+    if share > MOST_UNKNOWN:
+        raise UserError(
+            f"{share:.0%} of the tokens of dataset={dataset} are unknown to the tokenizer of model={model}, more than "
+            f"{MOST_UNKNOWN:.0%}; use a model whose tokenizer has its words, or data that the model has words for"
+        )
+
+
 def make_card(
     dataset: DatasetConfig,
     how: tuple[str, str],
@@ -42,6 +70,7 @@ def make_card(
     found: str,
     train: list[Example],
     dropped: dict[str, int],
+    unknown_token_share: float,
 ) -> DataCard:
     """Return the card of the training examples. `how`: form and template, as taken; `found`: the rows' fingerprint."""
     lengths = np.array([len(example) for example in train])
@@ -58,6 +87,7 @@ def make_card(
         examples=len(train),
         form=how[0],
         template=how[1],
+        unknown_token_share=unknown_token_share,
     )
 
 
@@ -67,11 +97,14 @@ def describe(card: DataCard, dataset: DatasetConfig, origin: str) -> str:
     pinned = (dataset.fingerprint and f"hash {dataset.fingerprint}") or f"{dataset.num_rows or 0:,} rows"
     published = {True: "the published data", False: f"NOT the published data ({pinned})", None: "nothing is pinned"}
     quantiles = ", ".join(f"{value:,} at {q}" for q, value in card.length_quantiles.items())
-    return "\n".join(
-        (
-            f"data: {dataset.name} ({origin}), form {card.form}, template {card.template}; {published[card.complete]}",
-            f"  rows: {card.rows:,} read, {card.kept:,} kept{dropped}; hash {card.fingerprint}",
-            f"  examples: {card.examples:,}, {card.truncated:,} of them cut; tokens by quantile: {quantiles}",
-            f"  loss on {card.loss_token_share:.1%} of the tokens",
-        )
+    share = card.unknown_token_share or 0.0
+    unknown = f"{share:.1%} of them unknown to the tokenizer" if share else "all known to the tokenizer"
+    warning = f"  warning: {unknown}; they all look the same to the model" if share > WARN_UNKNOWN else None
+    lines = (
+        f"data: {dataset.name} ({origin}), form {card.form}, template {card.template}; {published[card.complete]}",
+        f"  rows: {card.rows:,} read, {card.kept:,} kept{dropped}; hash {card.fingerprint}",
+        f"  examples: {card.examples:,}, {card.truncated:,} of them cut; tokens by quantile: {quantiles}",
+        f"  loss on {card.loss_token_share:.1%} of the tokens; {unknown}",
+        warning,
     )
+    return "\n".join(line for line in lines if line is not None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from layerfit.data.batches import Batch, collate
 from layerfit.data.cache import MIN_CHARACTERS, cached, key
-from layerfit.data.card import describe, fingerprint, make_card
+from layerfit.data.card import describe, fingerprint, make_card, unknown_share
 from layerfit.data.chat import CHAT, chat_exchanges, check_chat
 from layerfit.data.packing import first_fit
 from layerfit.data.sources import RawRow, read_rows
@@ -197,7 +197,8 @@ def load_data(
         raise UserError(f"dataset={dataset.name}: none of {source.num_rows} rows has anything to learn ({dropped})")
     packed = training.packing
     lengths = [len(example) for example in train]
-    card = make_card(dataset, source.how, source.num_rows, source.hash, train, dropped)
+    unknown = unknown_share(train, tokenizer)
+    card = make_card(dataset, source.how, source.num_rows, source.hash, train, dropped, unknown)
     found = origin(DATASETS, dataset.id, hub, dataset.path, dataset.revision)
     return FineTuningData(
         train=train,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from layerfit import config
 from layerfit.config.schema import RunConfig
+from layerfit.distributed.place import find_place, writes
 from layerfit.errors import UserError
 from layerfit.methods.rankings import ranking_file
 from layerfit.records import record
-from layerfit.records.manifest import manifest
+from layerfit.records.manifest import dirt, manifest
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def prepare(runs: list[RunConfig], *, here: bool = True) -> None:
         if parts not in seen:
             seen.add(parts)
             preflight(run, here=here)
+    if writes(find_place()) and (why := dirt()) is not None:
+        print(f"warning: {why}; the records say so, and tables refuse them without --draft", file=sys.stderr)
 
 
 def last_line(log: Path) -> str:

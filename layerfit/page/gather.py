@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from layerfit.errors import UserError
-from layerfit.records.record import Record, read
+from layerfit.records.record import Record, read_all
 from layerfit.report import build, render, spec, table
 from layerfit.report.cells import Cell, Store, hole
 from layerfit.report.spec import Row, TableSpec
@@ -52,7 +52,7 @@ def gather(results: str = "results") -> Report:
     Raises:
         UserError: if a table's file or a record is broken.
     """
-    records = read_records(results)
+    records = read_all(results)
     models = {model_of(record) for record in records.values()}
     read = [spec.load(name) for name in spec.known()]
     tables = [_table(one, Path(results), models) for one in read if Path(one.results) == Path(results)]
@@ -61,23 +61,6 @@ def gather(results: str = "results") -> Report:
     tables.sort(key=lambda one: (STATES.index(one.state), one.name))
     text = claims.read_text() if claims.is_file() else None
     return Report(results, tuple(tables), tuple(elsewhere), records, text)
-
-
-def read_records(results: str | Path) -> dict[str, Record]:
-    """Return every record of a folder by run id.
-
-    Raises:
-        UserError: naming the file that is no record.
-    """
-    out: dict[str, Record] = {}
-    for path in sorted((Path(results) / "runs").glob("*.json")):
-        try:
-            record = read(results, path.stem)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        if record is not None:
-            out[path.stem] = record
-    return out
 
 
 def model_of(record: Record) -> str | None:

@@ -6,13 +6,16 @@ import gzip
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from layerfit.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
+"""Version of a record's JSON. It rises with every change of shape, a new field too: an older layerfit must be able to
+say that a record is too new for it. 2: the share of unknown tokens in the data card."""
 STATUSES = ("ok", "diverged", "oom", "failed", "interrupted")
 FINAL = ("ok", "diverged")
 """Statuses that are results; a run with another one is tried again."""
@@ -71,6 +74,8 @@ class DataCard:
     form: str | None = None
     template: str | None = None
     """How rows were read and written, as taken (`auto` is decided)."""
+    unknown_token_share: float | None = None
+    """Share of the training tokens that the tokenizer does not know; null = not counted (schema 1)."""
 
 
 @dataclass(frozen=True)
@@ -171,13 +176,41 @@ def write(record: Record, items: Items, results: str | Path) -> Path:
     return path
 
 
-def parse(data: dict[str, Any]) -> Record:
-    """Build a record from its JSON.
+def _from_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 did not count unknown tokens."""
+    result, card = data["result"], data["result"]["data"]
+    return {**data, "result": {**result, "data": card and {"unknown_token_share": None, **card}}}
+
+
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+UPGRADES: Mapping[int, Upgrade] = {1: _from_1}
+"""Schema -> what makes the next one of it: a committed record is never rewritten, it is read through these."""
+
+
+def upgraded(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a record's JSON in today's schema.
 
     Raises:
-        ValueError: if it is not one.
+        ValueError: if its schema is newer than this layerfit knows, or none that ever was.
+    """
+    found = data["schema"]
+    if isinstance(found, int) and found > SCHEMA:
+        raise ValueError(f"its schema is {found} and this layerfit reads up to {SCHEMA}; update layerfit")
+    while data["schema"] != SCHEMA:
+        if data["schema"] not in UPGRADES:
+            raise ValueError(f"not a record: schema {data['schema']!r}; move it away and run again")
+        data = {**UPGRADES[data["schema"]](data), "schema": data["schema"] + 1}
+    return data
+
+
+def parse(data: dict[str, Any]) -> Record:
+    """Build a record from its JSON, of this schema or an older one.
+
+    Raises:
+        ValueError: if it is not one, or newer; with the fix.
     """
     try:
+        data = upgraded(data)
         result = dict(data["result"])
         result["scores"] = [Score(**s) for s in result["scores"]]
         result["data"] = DataCard(**result["data"]) if result["data"] else None
@@ -186,9 +219,9 @@ def parse(data: dict[str, Any]) -> Record:
         rest = {k: v for k, v in data.items() if k not in ("result", "measured")}
         record = Record(result=Result(**result), measured=Measured(**data["measured"]), **rest)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"not a record: {error}") from error
+        raise ValueError(f"not a record: {error}; move it away and run again") from error
     if record.result.status not in STATUSES:
-        raise ValueError(f"not a record: status {record.result.status!r}")
+        raise ValueError(f"not a record: status {record.result.status!r}; move it away and run again")
     return record
 
 
@@ -196,15 +229,42 @@ def read(results: str | Path, run_id: str) -> Record | None:
     """Return the record of a run, None if there is none.
 
     Raises:
-        ValueError: if the file is not a record.
+        UserError: if the file is not a record, or newer than this layerfit.
     """
     path = record_path(results, run_id)
     if not path.exists():
         return None
     try:
-        return parse(json.loads(path.read_text()))
+        data = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; move it away and run again") from error
+        raise UserError(f"{path}: not a record: {error}; move it away and run again") from error
+    try:
+        return parse(data)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def read_all(results: str | Path) -> dict[str, Record]:
+    """Return every record of a folder by run id, in order of the ids.
+
+    Raises:
+        UserError: naming the file that is no record.
+    """
+    names = sorted(path.stem for path in (Path(results) / "runs").glob("*.json"))
+    return {name: record for name in names if (record := read(results, name)) is not None}
+
+
+def same_result(recorded: Result, again: Result) -> bool:
+    """Return whether a run gave the recorded result again.
+
+    What an older version did not look for (a finding, a field of the data card) is no difference.
+    """
+    findings = {key: value for key, value in again.findings.items() if key in recorded.findings}
+    card = again.data
+    if card is not None and recorded.data is not None and recorded.data.unknown_token_share is None:
+        card = replace(card, unknown_token_share=None)
+    plain = [json.dumps(asdict(r), sort_keys=True) for r in (recorded, replace(again, findings=findings, data=card))]
+    return plain[0] == plain[1]
 
 
 def read_findings(path: str | Path) -> dict[str, Any]:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 from layerfit.config import compose_launcher, composer, split_launcher
 from layerfit.distributed.place import find_place, writes
 from layerfit.errors import UserError
+from layerfit.records.manifest import dirt
 from layerfit.report import build, render, rerun, spec, tune
+from layerfit.report.checks import Refused
 from layerfit.run.interrupt import Interrupted, say_interrupted
 
 MOVED = {"claims": "layerfit.claims", "html": "layerfit.page"}
 """Words that were commands of this module and are modules of their own: both forms work."""
+
+
+_REPLACE = "move records that are refused to results/replaced, so that their runs run again"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
         return one
 
     command("cells", "list the runs of a table")
-    command("todo", "list the runs that a table still needs")
+    one = command("todo", "list the runs that a table still needs, and the records that it refuses")
+    one.add_argument("--replace", action="store_true", help=_REPLACE)
     for name, text in (
         ("render", "print and write a table from its records"),
         ("table", "run what is missing, then render"),
@@ -40,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
             "--draft", action="store_true", help="print it with its holes, marked DRAFT, to outputs/drafts"
         )
         one.add_argument("--no-figures", action="store_true", help="write Markdown and LaTeX only")
+        one.add_argument("--csv", metavar="FILE", help="write its runs and scores as CSV too; -: to standard output")
         if name == "table":
             one.add_argument(
                 "overrides", nargs="*", metavar="KEY=VALUE", help="where and how its runs go: hydra/launcher=slurm, ..."
@@ -51,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--folder", default="outputs/rerun", help="where the runs go")
     one = command("tune", "run a table's trials and choose")
     one.add_argument("--allow-edge", action="store_true", help="accept a best value at the end of its range")
+    one.add_argument("--replace", action="store_true", help=_REPLACE)
     return out
 
 
@@ -93,37 +102,60 @@ def _cells(options: argparse.Namespace) -> int:
 
 
 def _todo(options: argparse.Namespace) -> int:
-    todo = build.load(options.table).todo()
+    loaded = build.load(options.table)
+    refused = loaded.refused()
+    if refused and options.replace:
+        _replace(refused)
+        loaded, refused = build.load(options.table), []
+    todo = loaded.todo()
     for item in todo:
         print(f"{item.run_id}  {item.name:32}  {item.reason}")
+    for one in refused:
+        print(f"{one.run_id}  {one.name:32}  refused: {one.reason}")
     print(f"{len(todo)} runs to do" if todo else "nothing to do")
+    if refused:
+        print(f"{len(refused)} records are refused; to run them again: todo {options.table} --replace")
     return 0
 
 
-def _render(name: str, *, draft: bool, figures: bool) -> int:
+def _replace(refused: list[Refused]) -> None:
+    folders = build.replace_records(refused)
+    print(f"{len(refused)} records moved to {', '.join(map(str, folders))}")
+
+
+def _render(name: str, options: argparse.Namespace) -> int:
     """Print and write one table, or say why not."""
     loaded = build.load(name)
-    data = build.assemble(loaded, draft=draft)
+    data = build.assemble(loaded, draft=options.draft)
     if data.problems and not data.draft:
-        print(
-            f"table {name} is refused ({len(data.problems)} problems); --draft prints it all the same:", file=sys.stderr
-        )
-        for problem in data.problems:
-            print(f"  {problem}", file=sys.stderr)
+        _say_refused(name, data.problems, "--draft prints it all the same")
         return 1
-    render.console(data)
-    for path in build.write(loaded, data, figures=figures):
-        print(path)
+    if options.csv is not None:
+        from layerfit.report.frames import lines_of, write_csv
+
+        write_csv(lines_of(loaded), options.csv)
+    written = build.write(loaded, data, figures=not options.no_figures)
+    if options.csv != "-":  # what goes on to another program is CSV alone
+        render.console(data)
+        print("\n".join(map(str, written)))
     return 0
+
+
+def _say_refused(name: str, problems: Sequence[str], fix: str) -> None:
+    print(f"table {name} is refused ({len(problems)} problems); {fix}:", file=sys.stderr)
+    for problem in problems:
+        print(f"  {problem}", file=sys.stderr)
 
 
 def _render_many(options: argparse.Namespace) -> int:
     if options.all == bool(options.table):
         raise UserError("render takes a table or --all, one of them; known tables: " + ", ".join(spec.known()))
+    if options.all and options.csv is not None:
+        raise UserError("--csv goes with one table; every record at once: layerfit runs --csv FILE")
     names = build.committed() if options.all else [options.table]
     if not names:
         print("no table has been rendered yet; make table T=... renders the first")
-    return max((_render(name, draft=options.draft, figures=not options.no_figures) for name in names), default=0)
+    return max((_render(name, options) for name in names), default=0)
 
 
 def _table(options: argparse.Namespace) -> int:
@@ -132,13 +164,17 @@ def _table(options: argparse.Namespace) -> int:
     words, extra = split_launcher(options.overrides)
     launcher = compose_launcher(words)
     loaded = build.load_elsewhere(options.table, tuple(extra)) if extra else build.load(options.table)
+    if not options.draft and (found := loaded.foreseen()):
+        if writes(find_place()):
+            _say_refused(options.table, found, "nothing was run; --draft runs and prints it all the same")
+        return 1
     runs = [cell.run for cell in loaded.cells]
     ok = make_launcher(launcher, group=options.table)(runs) if loaded.todo() else True
     if ok is None:  # submitted, and nobody waits
         return 0
     if not writes(find_place()):
         return 0 if ok else 1
-    rendered = _render(options.table, draft=options.draft, figures=not options.no_figures)
+    rendered = _render(options.table, options)
     return rendered if ok else 1
 
 
@@ -158,10 +194,20 @@ def _rerun(options: argparse.Namespace) -> int:
 def _tune(options: argparse.Namespace) -> int:
     read = spec.load(options.table)
     trials = tune.trials(read)
+    if refused := build.refused_trials(read, trials):
+        if not options.replace:
+            one = refused[0]
+            raise UserError(
+                f"{len(refused)} trials cannot be counted, the first is {one.run_id} ({one.name}): {one.reason}; "
+                f"tune {options.table} --replace moves them away and runs them again"
+            )
+        _replace(refused)
     runs = build.tuning_runs(read, trials)
     if runs:
         from layerfit.launch.local import run_all
 
+        if (why := dirt()) is not None:
+            raise UserError(f"{len(runs)} trials are to run and {why}: they could not be counted; commit first")
         # A diverged trial is a result: whether the trials can be counted is for `choose` to say.
         run_all(runs, group=f"tune-{options.table}")
         if not writes(find_place()):

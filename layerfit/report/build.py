@@ -10,9 +10,11 @@ from pathlib import Path
 from layerfit.config import CONF
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
+from layerfit.records.aside import set_aside
 from layerfit.records.record import write_atomically
 from layerfit.report import cells, checks, notes, render, spec, table, tune, views
 from layerfit.report.cells import Cell, Store, Todo
+from layerfit.report.checks import Refused
 from layerfit.report.spec import TableSpec, Tuned
 
 DRAFTS = Path("outputs/drafts")
@@ -31,6 +33,18 @@ class LoadedTable:
     def todo(self) -> list[Todo]:
         """Return the runs still to do, required runs first."""
         return cells.queue(self.cells, self.store)
+
+    def refused(self) -> list[Refused]:
+        """Return the finished runs whose records the table refuses, where running them again can mend it."""
+        return checks.refused(self.keys(), self.cells, self.store)
+
+    def foreseen(self) -> list[str]:
+        """Return why the table would be refused, as far as that is known before its missing runs start."""
+        return checks.foreseen(self.keys(), self.cells, self.store, len(self.todo()))
+
+    def keys(self) -> list[str]:
+        """Return the scores that the table shows."""
+        return [column.key for column in self.spec.columns if column.key is not None]
 
 
 def load(name: str, extra: tuple[str, ...] = ()) -> LoadedTable:
@@ -161,6 +175,20 @@ def tuning_runs(read: TableSpec, trials: list[tune.Trial]) -> list[RunConfig]:
     made = [cell for trial in trials for cell in trial.cells]
     todo = cells.queue(made, cells.load(made, read.results))
     return [item.run for item in todo if not item.reason.startswith("diverged")]
+
+
+def replace_records(found: Sequence[Refused]) -> list[Path]:
+    """Move refused records away so that their runs run again; return the folders that hold them now."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for one in found:
+        places.setdefault((one.run.paths.results, one.run.paths.outputs), []).append(one.run_id)
+    return [folder for place, run_ids in places.items() for folder in set_aside(run_ids, *place)]
+
+
+def refused_trials(read: TableSpec, trials: list[tune.Trial]) -> list[Refused]:
+    """Return the trials' records that tuning cannot count, where running them again can mend it."""
+    made = [cell for trial in trials for cell in trial.cells]
+    return checks.refused(tune.section(read).objective, made, cells.load(made, read.results))
 
 
 def finish_tuning(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from layerfit.config import CONF, one_line, required_runs, run_id, typed
+from layerfit.config import CONF, half_registered, one_line, required_runs, run_id, typed
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
 from layerfit.records.record import Items, Record, read, read_items
@@ -100,6 +100,7 @@ def expand(
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     out: list[tuple[int | None, RunConfig]] = []
     try:
@@ -110,8 +111,8 @@ def expand(
             if not run.method.trains:
                 return [(None, run)]
             out.append((seed, run))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(one_line(error)) from error
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(half_registered(overrides) or one_line(error)) from error
     return out
 
 

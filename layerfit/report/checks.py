@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from layerfit.config import identity_of, run_id
+from layerfit.config.schema import RunConfig
+from layerfit.records.manifest import dirt
 from layerfit.records.record import Record, Score
 from layerfit.report.cells import Cell, Store, called, hole, required
 from layerfit.report.spec import Column, TableSpec
@@ -83,36 +86,118 @@ def _of_cell(spec: TableSpec, cell: Cell, store: Store) -> list[str]:
     if reason is not None:  # what does not fit is a result, printed as a hole
         return [] if reason.startswith("oom") else [reason]
     record = store.records[cell.run_id]
-    # A copied or edited file: its name says one run and its content another.
-    if record.run_id != cell.run_id or record.result.config != json.loads(json.dumps(identity_of(cell.run))):
-        return ["record of another configuration under this run's name"]
-    out = provenance(record, cell)
-    for run in required(cell.run):
-        reason = hole(store, run_id(run))
-        if reason is not None:
-            out.append(f"required {called(run, cell.run)} run: {reason}")
+    if _is_foreign(record, cell):
+        return [FOREIGN]
+    out = provenance(record, cell) + _of_required(cell, store)
     for column in spec.columns:
         if column.key is not None and column.seed in (None, cell.seed):
             out += _of_score(column, score_of(record, column.key), column.key)
     return out
 
 
+FOREIGN = "record of another configuration under this run's name"
+
+
+def _is_foreign(record: Record, cell: Cell) -> bool:
+    """Return whether a file was copied or edited: its name says one run and its content another."""
+    return record.run_id != cell.run_id or record.result.config != json.loads(json.dumps(identity_of(cell.run)))
+
+
+def _of_required(cell: Cell, store: Store) -> list[str]:
+    """Return what is wrong with the runs that a run rests on."""
+    out = []
+    for run in required(cell.run):
+        reason = hole(store, run_id(run))
+        wrong = [reason] if reason is not None else of_tree(store.records[run_id(run)])
+        out += [f"required {called(run, cell.run)} run: {what}" for what in wrong]
+    return out
+
+
 def provenance(record: Record, cell: Cell) -> list[str]:
     """Return what is wrong with how a run was made: tree, evaluation limit, weights, training data."""
-    out, run = [], cell.run
+    return of_tree(record) + of_settings(cell.run) + _of_data(record, cell.run)
+
+
+def of_tree(record: Record) -> list[str]:
+    """Return whether a run was made by code that nobody can find again."""
     dirty = record.measured.manifest.get("dirty")
-    if dirty is not False:
-        out.append("dirty tree" if dirty else "not known whether the tree was clean")
-    if run.eval.limit is not None:
-        out.append(f"truncated evaluation: eval.limit={run.eval.limit}")
-    if run.model.weights == "random":
-        out.append("random weights: the pretrained ones were not there")
+    return [] if dirty is False else ["dirty tree" if dirty else "not known whether the tree was clean"]
+
+
+def of_settings(run: RunConfig) -> list[str]:
+    """Return what a run's own settings rule out: known before it runs, and the same whenever it runs again."""
+    out = [] if run.eval.limit is None else [f"truncated evaluation: eval.limit={run.eval.limit}"]
+    return out + (["random weights: the pretrained ones were not there"] if run.model.weights == "random" else [])
+
+
+def _of_data(record: Record, run: RunConfig) -> list[str]:
     card, pinned = record.result.data, run.dataset.num_rows is not None or run.dataset.fingerprint is not None
-    if run.method.trains and card is None:
-        out.append("no account of the training data")
-    elif run.method.trains and card is not None and card.complete is not True and (pinned or card.complete is False):
-        state = "not complete" if card.complete is False else "not known to be complete"
-        out.append(f"training data {run.dataset.name} is {state} ({card.rows} rows)")
+    if not run.method.trains:
+        return []
+    if card is None:
+        return ["no account of the training data"]
+    if card.complete is True or not (pinned or card.complete is False):
+        return []
+    state = "not complete" if card.complete is False else "not known to be complete"
+    return [f"training data {run.dataset.name} is {state} ({card.rows} rows)"]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A finished run whose record a table refuses, where running it again can mend that. reason: in a few words."""
+
+    name: str
+    run: RunConfig
+    run_id: str
+    reason: str
+
+
+def refused(keys: Iterable[str], cells: Iterable[Cell], store: Store) -> list[Refused]:
+    """Return the records that a table (or tuning) of some scores refuses, required ones too, each once.
+
+    What another run would not mend is not among them: settings, and scores that the evaluation does not give.
+    """
+    out: dict[str, Refused] = {}
+    keys = tuple(keys)
+    for cell in cells:
+        if hole(store, cell.run_id) is not None:
+            continue
+        for run in required(cell.run):
+            number = run_id(run)
+            if hole(store, number) is None and (wrong := of_tree(store.records[number])):
+                out.setdefault(number, Refused(f"{called(run, cell.run)} for {cell.name}", run, number, wrong[0]))
+        if wrong := _mendable(keys, cell, store):
+            out.setdefault(cell.run_id, Refused(cell.name, cell.run, cell.run_id, "; ".join(wrong)))
+    return list(out.values())
+
+
+def _mendable(keys: tuple[str, ...], cell: Cell, store: Store) -> list[str]:
+    record = store.records[cell.run_id]
+    if _is_foreign(record, cell):
+        return [FOREIGN]
+    out = of_tree(record) + _of_data(record, cell.run) + _of_required(cell, store)
+    if cell.run.eval.limit is None:
+        scores = ((key, score_of(record, key)) for key in keys)
+        out += [what for key, score in scores if score is not None for what in of_score(key, score)]
+    return out
+
+
+def foreseen(keys: Iterable[str], cells: list[Cell], store: Store, to_run: int) -> list[str]:
+    """Return why a table would be refused whatever its missing runs give, one line each, with the fix.
+
+    to_run: how many runs are missing. Asked before the first one starts: afterwards it may have cost days.
+    """
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        for what in of_settings(cell.run):
+            found.setdefault(what, []).append(cell.name)
+    out = [f"{what}: {listed(names)}" for what, names in found.items()]
+    reasons: dict[str, list[str]] = {}
+    for one in refused(keys, cells, store):
+        reasons.setdefault(one.reason, []).append(one.name)
+    out += [f"{what}: {listed(names)} (--replace of `todo` moves such records away)" for what, names in reasons.items()]
+    if to_run and (why := dirt()) is not None:
+        out.append(f"{why}: commit first, {to_run} {'run is' if to_run == 1 else 'runs are'} to be made")
     return out
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from layerfit.config import run_id
 from layerfit.config.schema import PathsConfig, RunConfig
-from layerfit.records.record import Record, read
+from layerfit.records.record import Record, read, same_result
 from layerfit.report.build import LoadedTable
 from layerfit.report.cells import required
 
@@ -50,7 +50,7 @@ def compare(name: str, before: Record | None, again: Record | None) -> Compared:
     number = found.run_id if found else ""
     if before is None or again is None:
         return Compared(number, name, False, None, "no committed record" if before is None else "no record again")
-    if before.result == again.result:
+    if same_result(before.result, again.result):
         return Compared(number, name, True, 0.0, None)
     if before.result.status != again.result.status:
         return Compared(number, name, False, None, f"status {again.result.status}, committed {before.result.status}")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from layerfit.evaluation.protocols import evaluate
 from layerfit.models.hub import MODELS, origin
 from layerfit.records import record
 from layerfit.records.manifest import manifest
-from layerfit.records.record import Items, Measured, Result, Score
+from layerfit.records.record import Items, Measured, Result, Score, same_result
 from layerfit.run import checkpoint, interrupt
 from layerfit.run.attempt import Attempt
 from layerfit.run.history import history_dict, restore
@@ -101,7 +100,7 @@ def save_weights(attempt: Attempt, model: nn.Module, tokenizer: Any, result: Res
     """
     results, run_id, folder = attempt.run.paths.results, attempt.run_id, attempt.folder
     recorded = record.read(results, run_id)
-    if recorded is not None and recorded.result.status == "ok" and _differs(recorded.result, result):
+    if recorded is not None and recorded.result.status == "ok" and not same_result(recorded.result, result):
         raise UserError(
             f"run again for its weights, {run_id} gave another result than its record (other hardware or "
             f"versions?); to replace it move {record.record_path(results, run_id)} away"
@@ -114,13 +113,6 @@ def save_weights(attempt: Attempt, model: nn.Module, tokenizer: Any, result: Res
     tokenizer.save_pretrained(writing)
     shutil.rmtree(target, ignore_errors=True)
     writing.rename(target)
-
-
-def _differs(recorded: Result, result: Result) -> bool:
-    """Return whether a run gave another result. Findings that the recorded one does not have are no difference."""
-    known = {key: value for key, value in result.findings.items() if key in recorded.findings}
-    plain = [json.dumps(asdict(r), sort_keys=True) for r in (recorded, replace(result, findings=known))]
-    return plain[0] != plain[1]
 
 
 def execute(attempt: Attempt) -> tuple[Result, Items, Measured] | None:

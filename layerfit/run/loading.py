@@ -13,6 +13,7 @@ from layerfit import config
 from layerfit.anatomy import Anatomy
 from layerfit.config.schema import RunConfig
 from layerfit.data import FineTuningData, load_data, steps_for_epochs
+from layerfit.data.card import check_known
 from layerfit.distributed import process
 from layerfit.engines.base import set_seed
 from layerfit.errors import UserError
@@ -75,6 +76,8 @@ def load(run: RunConfig) -> Loaded:
     data = load_data(run.dataset, run.training, run.hub, tokenizer, Path(run.paths.outputs) / "cache" / "tokens")
     if process.rank() == 0:
         print(data.about, flush=True)
+    if run.method.trains:
+        check_known(data.card, run.dataset.name, run.model.name)
     steps = num_steps(run, data.num_rows)
     state = run.method.begin(anatomy.shape(steps), findings_of(run))
     model = fresh_model(run, anatomy, state, device)

@@ -1,6 +1,7 @@
 """Ids of runs are pinned: a field or class that is renamed would lose every committed record without a word.
 
-`python -m tests.test_run_ids` writes the file anew, after a change that is meant to give new ids.
+`python -m tests.records.test_run_ids` writes the file anew, after a change that is meant to give new ids, and when a
+table is new: one that has no committed record yet needs no pin.
 """
 
 import json
@@ -35,13 +36,13 @@ def tuned() -> list[str]:
 
 
 @pytest.mark.slow  # of a table that is rendered the ids are looked at with it (test_committed_tables)
-@pytest.mark.parametrize("name", spec.known())
+@pytest.mark.parametrize("name", [name for name in spec.known() if name in pinned()])
 def test_the_ids_of_a_table_are_those_that_were_pinned(name):
     with composer():
         assert ids_of(cells.cells(spec.load(name))) == pinned()[name]
 
 
-@pytest.mark.parametrize("name", tuned())
+@pytest.mark.parametrize("name", [name for name in tuned() if f"{name} tuning" in pinned()])
 def test_the_ids_of_trials_are_those_that_were_pinned(name):
     with composer():
         assert ids_of(trials_of(name)) == pinned()[f"{name} tuning"]
@@ -49,7 +50,8 @@ def test_the_ids_of_trials_are_those_that_were_pinned(name):
 
 def test_every_committed_record_is_pinned():
     committed = {path.stem for path in (ROOT / "results" / "runs").glob("*.json")}
-    assert committed <= {each for ids in pinned().values() for each in ids}
+    new = committed - {each for ids in pinned().values() for each in ids}
+    assert not new, "python -m tests.records.test_run_ids pins them"
 
 
 if __name__ == "__main__":

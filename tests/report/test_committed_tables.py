@@ -17,6 +17,7 @@ def test_a_committed_table_is_what_its_records_give(name, monkeypatch):
     with composer():
         loaded = build.load(name)
         data = build.assemble(loaded)
+        assert name in pinned(), "python -m tests.records.test_run_ids pins its runs"
         assert ids_of(loaded.cells) == pinned()[name]
     assert not data.problems
     tables = ROOT / "results" / "tables"

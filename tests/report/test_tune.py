@@ -194,6 +194,7 @@ def test_from_the_command_line(project, capsys, monkeypatch):
         return True
 
     monkeypatch.setitem(sys.modules, "layerfit.launch.local", types.SimpleNamespace(run_all=run_all))
+    monkeypatch.setattr("layerfit.report.__main__.dirt", lambda: None)
     assert main(["tune", "tiny"]) == 1
     out = capsys.readouterr()
     assert "optim.lr=0.1  edge: extend optim.lr" in out.out

@@ -1,0 +1,194 @@
+"""Records as a tidy pandas DataFrame: one line a run and score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from layerfit.errors import UserError
+from layerfit.records.record import Record, Score, read_all
+from layerfit.report import checks
+from layerfit.report.cells import Cell
+from layerfit.report.checks import of_tree
+from layerfit.report.values import peak_bytes
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from layerfit.report.build import Loaded
+
+MISSING = "missing"
+"""Status of a table's run that has no record."""
+MEASURED: dict[str, Callable[[Record], float | None]] = {
+    "train_seconds": lambda r: r.measured.train_seconds,
+    "eval_seconds": lambda r: r.measured.eval_seconds,
+    "tokens_per_s": lambda r: r.measured.tokens_per_s,
+    "peak_memory_bytes": peak_bytes,
+    "trainable_parameters": lambda r: r.result.trainable_parameters,
+    "total_parameters": lambda r: r.result.total_parameters,
+    "tokens": lambda r: r.result.tokens,
+}
+"""Column -> a run's number, the same in every line of the run. tokens: seen in training, without padding."""
+GROUPS = ("method", "model", "dataset", "eval", "engine")
+OWN = ("run_id", "table", "row", "group", "seed", "method_seed", "refused")
+OF_SCORE = ("task", "metric", "value", "stderr", "num_items", "num_fewshot")
+COLUMNS = (
+    *("run_id", "table", "row", "group", *GROUPS, "seed", "method_seed", "status", *OF_SCORE, *MEASURED, "refused"),
+)
+FLOATS = ("value", "stderr", "train_seconds", "eval_seconds", "tokens_per_s")
+TEXTS = ("run_id", "table", "row", "group", *GROUPS, "status", "task", "metric", "refused")
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a run is called. refused: why its table does not take the record, None if it does.
+
+    choices: of the configuration groups, by group: method, model, dataset, eval, engine.
+    """
+
+    run_id: str
+    table: str | None
+    row: str
+    group: str | None
+    seed: int | None
+    method_seed: int | None
+    choices: dict[str, str | None]
+    record: Record | None
+    refused: str | None = None
+
+
+def seed_of(record: Record) -> int | None:
+    """Return a run's seed, None where the method trains nothing: one run stands for every seed."""
+    from layerfit.methods import METHODS
+
+    method = METHODS.get(record.method)
+    return None if method is not None and not method.trains else record.result.config.get("seed")
+
+
+def made_for(record: Record) -> str | None:
+    """Return the table (`T`, or `T tuning`) whose command made a run; None for a run or a sweep of its own.
+
+    Other tables may use the same run: that can only be told by composing them.
+    """
+    words = [word for word in record.measured.manifest.get("command") or [] if not word.startswith("-")]
+    for word, after in pairwise(words):
+        if word in ("table", "tune"):
+            return after if word == "table" else f"{after} tuning"
+    return None
+
+
+def of_record(run_id: str, record: Record) -> Line:
+    """Return a record's line without a table: it is called by its label."""
+    config = record.result.config
+    choices = {group: (config.get(group) or {}).get("name") for group in GROUPS} | {"method": record.method}
+    return Line(
+        run_id,
+        made_for(record),
+        record.label or record.method,
+        None,
+        seed_of(record),
+        (config.get("method") or {}).get("seed"),
+        choices,
+        record,
+        "; ".join(of_tree(record)) or None,
+    )
+
+
+def frame(table: str | None = None, *, results: str = "results") -> DataFrame:
+    """Return the runs of a table, or all that are recorded, as a tidy DataFrame.
+
+    One line a run and score; a run without scores (a ranking, one that failed, one that is missing) has one line, and
+    its task is null. Units are in the columns' names; `value` and `stderr` are in the task's own unit, a share in
+    [0, 1]. `seed` is null where a method trains nothing; `method_seed` is what its draws follow. `refused` says why a
+    table does not take the record. With a table, `row` and `group` are the table's; without one, `row` is the record's
+    label and `table` the table that the run was made for (`made_for`).
+
+    Args:
+        table: a file of conf/table without `.yaml`, or `T.nano`; None = every record.
+        results: where all records are; a table says itself where its are.
+
+    Raises:
+        UserError: if there is no such table, or a file is no record.
+    """
+    return tidy(of_table(table) if table is not None else [of_record(*item) for item in read_all(results).items()])
+
+
+def of_table(name: str) -> list[Line]:
+    """Return the lines of a table, in printing order; opens `conf/` where it is not open yet.
+
+    Raises:
+        UserError: whatever is wrong with the table or its records.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+
+    from layerfit.config import composer
+    from layerfit.report import build
+
+    if GlobalHydra.instance().is_initialized():
+        return lines_of(build.load(name))
+    with composer():
+        return lines_of(build.load(name))
+
+
+def lines_of(loaded: Loaded) -> list[Line]:
+    """Return the lines of a table that was read (`build.Loaded`)."""
+    groups = {row.label: row.group or None for row in loaded.spec.rows}
+    refused = {one.run_id: one.reason for one in loaded.refused()}
+
+    def line(cell: Cell) -> Line:
+        run, record = cell.run, loaded.store.records.get(cell.run_id)
+        choices = {group: getattr(run, group).name for group in GROUPS if group != "method"}
+        choices["method"] = run.method_name()
+        wrong = [*checks.of_settings(run), *filter(None, [refused.get(cell.run_id)])] if record else []
+        return Line(
+            cell.run_id,
+            loaded.spec.name,
+            cell.row,
+            groups[cell.row],
+            cell.seed,
+            run.method.seed,
+            choices,
+            record,
+            "; ".join(wrong) or None,
+        )
+
+    return [line(cell) for cell in loaded.cells]
+
+
+def _cells(line: Line) -> list[dict[str, Any]]:
+    own: dict[str, Any] = {name: getattr(line, name) for name in OWN} | line.choices
+    record = line.record
+    if record is None:
+        return [{**own, "status": MISSING}]
+    own |= {"status": record.result.status} | {name: of(record) for name, of in MEASURED.items()}
+    scores: list[Score | None] = list(record.result.scores) or [None]
+    return [{**own, **{name: getattr(score, name, None) for name in OF_SCORE}} for score in scores]
+
+
+def tidy(lines: list[Line]) -> DataFrame:
+    """Return lines as a DataFrame whose columns have their types also where every value is null."""
+    try:
+        from pandas import DataFrame
+    except ImportError as error:
+        raise UserError("data frames need pandas: pip install pandas") from error
+    made = DataFrame([cell for line in lines for cell in _cells(line)], columns=list(COLUMNS))
+    kinds = {name: "string" if name in TEXTS else "Float64" if name in FLOATS else "Int64" for name in COLUMNS}
+    return made.astype(kinds)
+
+
+def write_csv(lines: list[Line], path: str) -> None:
+    """Write lines as CSV, to standard output where the path is `-`.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    import sys
+
+    try:
+        tidy(lines).to_csv(sys.stdout if path == "-" else path, index=False)
+    except OSError as error:
+        raise UserError(
+            f"--csv {path}: {error.strerror or error}; give a file in a folder that exists, or -"
+        ) from error

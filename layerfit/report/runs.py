@@ -1,0 +1,167 @@
+"""`layerfit runs`: what is recorded, by name. Status 0: done, 2: a mistake."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from layerfit.errors import UserError
+from layerfit.records.record import STATUSES, Score, read_all
+from layerfit.report.frames import GROUPS, Line, of_record, write_csv
+
+KEYS = ("run_id", "table", "row", "status", "seed", *GROUPS)
+"""What runs can be filtered by."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    out = argparse.ArgumentParser(
+        prog="layerfit runs",
+        description="List the recorded runs: id, table, row, method, seed (its method's in brackets where that was set "
+        "apart), status, first score.",
+        epilog=f"Keys: {', '.join(KEYS)}. A value is a name, several (lora,lisa) or a pattern ('lisa_*'). table is the "
+        "one that a run was made for; with --tables every table that shows it, which takes minutes to find out.",
+    )
+    out.add_argument("filters", nargs="*", metavar="KEY=VALUE", help="keep the runs that have it")
+    out.add_argument("--results", default="results", help="the folder of records (default: results)")
+    out.add_argument("--tables", action="store_true", help="compose every table and name all that show a run")
+    out.add_argument("--csv", metavar="FILE", help="write runs and scores as CSV instead; -: to standard output")
+    return out
+
+
+def main(argv: list[str] | None = None) -> int:
+    """List runs; return the exit status."""
+    options, rest = parser().parse_known_args(argv)
+    if unknown := [word for word in rest if word.startswith("-")]:
+        parser().error(f"unrecognized arguments: {' '.join(unknown)}")
+    try:
+        return _main(options, [*options.filters, *rest])
+    except UserError as error:
+        print(f"layerfit runs: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def _main(options: argparse.Namespace, words: list[str]) -> int:
+    lines = [of_record(*item) for item in read_all(options.results).items()]
+    tables = _tables(lines, options.results) if options.tables else {line.run_id: [line.table or ""] for line in lines}
+    kept = lines
+    for word in words:
+        kept = select(kept, lines, word, tables)
+    kept = sorted(kept, key=lambda line: (tables[line.run_id], line.row, line.seed is not None, line.seed, line.run_id))
+    if options.csv is not None:
+        write_csv(kept, options.csv)
+        return 0
+    show(kept, tables)
+    ends = [line.record.result.status for line in kept if line.record]
+    counts = ", ".join(f"{ends.count(status)} {status}" for status in dict.fromkeys(sorted(ends)))
+    print(f"{len(kept)} of {len(lines)} runs in {options.results}/runs" + (f": {counts}" if counts else ""))
+    return 0
+
+
+def select(kept: list[Line], every: list[Line], word: str, tables: dict[str, list[str]]) -> list[Line]:
+    """Return the runs that a filter keeps.
+
+    Raises:
+        UserError: if its key is not known, or no run has its value.
+    """
+    key, equals, value = word.partition("=")
+    if not equals or key not in KEYS:
+        near = get_close_matches(key, KEYS, n=1)
+        hint = f"did you mean {near[0]}={value or '...'}? " if near else ""
+        raise UserError(f"{word!r} is no filter; {hint}the keys are: {', '.join(KEYS)}")
+    known = sorted({one for line in every for one in values(line, key, tables) if one})
+    patterns = [value] if value in known else value.split(",")  # a row's label may have a comma in it
+
+    def keeps(line: Line) -> bool:
+        return any(fnmatchcase(one, pattern) for one in values(line, key, tables) for pattern in patterns)
+
+    known += STATUSES if key == "status" else []  # that no run failed is an answer
+    for pattern in patterns:
+        if every and not any(fnmatchcase(one, pattern) for one in known):
+            near = get_close_matches(pattern, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known[:12])}"
+            raise UserError(f"no recorded run has {key}={pattern}; {hint}")
+    return [line for line in kept if keeps(line)]
+
+
+def values(line: Line, key: str, tables: dict[str, list[str]]) -> list[str]:
+    """Return what a run has under a key, as text: several tables may show it."""
+    if key == "table":
+        return tables[line.run_id]
+    if key == "status":
+        return [line.record.result.status if line.record else ""]
+    found = line.choices[key] if key in GROUPS else getattr(line, key)
+    return ["" if found is None else str(found)]
+
+
+def _tables(lines: list[Line], results: str) -> dict[str, list[str]]:
+    """Return every table that shows a run, by run id; those of other folders of records are left out."""
+    from pathlib import Path
+
+    from layerfit.config import composer
+    from layerfit.report import cells, spec
+
+    out: dict[str, list[str]] = {line.run_id: [] for line in lines}
+    with composer():
+        for name in spec.known():
+            read = spec.load(name)
+            if Path(read.results) != Path(results):
+                continue
+            try:
+                made = cells.cells(read)
+            except UserError as error:  # it needs a file that is not here
+                print(f"{name} is left out: {error}", file=sys.stderr)
+                continue
+            for run_id in dict.fromkeys(cell.run_id for cell in made):
+                if run_id in out:
+                    out[run_id].append(name)
+    return out
+
+
+def main_score(line: Line) -> Score | None:
+    """Return the score that stands for a run: the first of its evaluation."""
+    return next(iter(line.record.result.scores), None) if line.record else None
+
+
+def _seeds(line: Line) -> str:
+    """Return a run's seed, and its method's where that was set apart."""
+    apart = line.method_seed not in (None, line.seed)
+    return "" if line.seed is None else f"{line.seed} ({line.method_seed})" if apart else str(line.seed)
+
+
+def show(lines: list[Line], tables: dict[str, list[str]]) -> None:
+    """Print runs: in colour and to the width of a terminal, else one line each, whole."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    out = Console(width=None if terminal else 200, highlight=False, soft_wrap=not terminal)
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "table", "row", "method", "seed", "status"):
+        grid.add_column(name, no_wrap=True, overflow="ellipsis")
+    grid.add_column("score", justify="right", no_wrap=True)
+    grid.add_column("of", no_wrap=True, overflow="ellipsis")
+    for line in lines:
+        status, score = values(line, "status", tables)[0], main_score(line)
+        rest = len(line.record.result.scores) - 1 if line.record else 0
+        grid.add_row(
+            line.run_id,
+            Text(" ".join(tables[line.run_id])),
+            Text(line.row),
+            line.choices["method"] or "",
+            _seeds(line),
+            Text(status, style="" if status == "ok" else "red"),
+            "" if score is None else f"{score.value:.4f}",
+            "" if score is None else score.key + (f" and {rest} more" if rest > 0 else ""),
+        )
+    out.print(grid)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
