@@ -16,7 +16,7 @@ from layerfit.report.build import committed
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     text = "Test the sentences of the slides on published and own numbers; write results/claims.md."
-    out = argparse.ArgumentParser(prog="python -m layerfit.claims", description=text)
+    out = argparse.ArgumentParser(prog="layerfit claims", description=text)
     out.add_argument("--profile", choices=PROFILES, help="print our verdicts of one profile only, write nothing")
     return out
 

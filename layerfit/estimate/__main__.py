@@ -17,7 +17,7 @@ from layerfit.report import build
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     out = argparse.ArgumentParser(
-        prog="python -m layerfit.estimate",
+        prog="layerfit estimate",
         description="What the rows of a table will cost: memory by component, whether it fits, FLOPs, hours. "
         "No weight is loaded.",
     )

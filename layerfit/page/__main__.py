@@ -16,7 +16,7 @@ from layerfit.records.record import write_atomically
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     text = "Write every table, figure and run as one HTML file."
-    out = argparse.ArgumentParser(prog="python -m layerfit.page", description=text)
+    out = argparse.ArgumentParser(prog="layerfit report", description=text)
     out.add_argument("--output", default="outputs/report/index.html", help="the file (default: %(default)s)")
     return out
 

@@ -26,7 +26,7 @@ from layerfit.report import cells, spec
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     text = "Fetch every model, tokenizer, data set and evaluation set that a table or a run needs into a mirror."
-    out = argparse.ArgumentParser(prog="python -m layerfit.prefetch", description=text)
+    out = argparse.ArgumentParser(prog="layerfit prefetch", description=text)
     out.add_argument("words", nargs="*", metavar="T | group=choice", help="a table, or a run's groups and keys")
     out.add_argument("--mirror", metavar="DIR", help="the folder to fill, as hub.mirror=DIR takes it")
     out.add_argument("--check", action="store_true", help="only say what is missing for a run without network")

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("layerfit", "conf", "scripts", "pyproject.toml")
-"""What decides results: a change elsewhere (results, docs, tests) does not make a tree dirty."""
+from layerfit.installation import ROOT, source
+
 PACKAGES = ("torch", "transformers", "deepspeed", "peft", "lm_eval", "datasets", "accelerate", "layerfit")
-
-
-def _git(*args: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
 
 
 def _version(package: str) -> str | None:
@@ -38,12 +28,15 @@ def command(words: list[str]) -> list[str]:
 
 
 def manifest(device: str, sources: dict[str, str]) -> dict[str, Any]:
-    """Return commit, dirty flag (null outside git), versions, device, where model and data came from, command line."""
-    commit = _git("rev-parse", "HEAD")
-    status = _git("status", "--porcelain", "--", *SOURCES)
+    """Return commit, dirty flag, versions, device, where model and data came from, command line.
+
+    Commit and dirty flag are null where they are not known, and `commit_unknown` says why.
+    """
+    code = source()
     return {
-        "commit": commit.strip() if commit else None,
-        "dirty": None if commit is None or status is None else bool(status.strip()),
+        "commit": code.commit,
+        "dirty": code.dirty,
+        **({"commit_unknown": code.reason} if code.reason else {}),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
 
-from layerfit.config import compose_launcher, composer, split_launcher
+from layerfit.config import compose_launcher, composer, place_for_tuned, split_launcher
 from layerfit.distributed.place import find_place, writes
 from layerfit.errors import UserError
 from layerfit.report import build, render, rerun, spec, tune
@@ -19,7 +20,7 @@ MOVED = {"claims": "layerfit.claims", "html": "layerfit.page"}
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    out = argparse.ArgumentParser(prog="python -m layerfit.report", description="From records to tables.")
+    out = argparse.ArgumentParser(prog="layerfit", description="From records to tables.")
     commands = out.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str, *, optional: bool = False) -> argparse.ArgumentParser:
@@ -157,7 +158,7 @@ def _rerun(options: argparse.Namespace) -> int:
 
 def _tune(options: argparse.Namespace) -> int:
     read = spec.load(options.table)
-    trials = tune.trials(read)
+    trials, target = tune.trials(read), place_for_tuned()
     runs = build.tuning_runs(read, trials)
     if runs:
         from layerfit.launch.local import run_cells
@@ -166,7 +167,7 @@ def _tune(options: argparse.Namespace) -> int:
         run_cells(runs, group=f"tune-{options.table}")
         if not writes(find_place()):
             return 0
-    choices = build.finish_tuning(read, trials, allow_edge=options.allow_edge)
+    choices = build.finish_tuning(read, trials, target, allow_edge=options.allow_edge)
     for choice in choices:
         point = " ".join(tune.override(*item) for item in choice.best.trial.point.items())
         edge = f"  edge: extend {', '.join(choice.edges)}" if choice.edges else ""
@@ -174,7 +175,7 @@ def _tune(options: argparse.Namespace) -> int:
     if any(choice.edges for choice in choices) and not options.allow_edge:
         print("not written: extend the grids at their edges, or accept them with --allow-edge", file=sys.stderr)
         return 1
-    print(f"conf/tuned/{options.table}.yaml")
+    print(os.path.relpath(target / "tuned" / f"{options.table}.yaml"))
     return 0
 
 

@@ -100,9 +100,9 @@ def _of_cell(spec: TableSpec, cell: Cell, store: Store) -> list[str]:
 def provenance(record: Record, cell: Cell) -> list[str]:
     """Return what is wrong with how a run was made: tree, evaluation limit, weights, training data."""
     out, run = [], cell.run
-    dirty = record.measured.manifest.get("dirty")
+    dirty, why = (record.measured.manifest.get(key) for key in ("dirty", "commit_unknown"))
     if dirty is not False:
-        out.append("dirty tree" if dirty else "not known whether the tree was clean")
+        out.append("dirty tree" if dirty else "not known whether the tree was clean" + (f" ({why})" if why else ""))
     if run.eval.limit is not None:
         out.append(f"truncated evaluation: eval.limit={run.eval.limit}")
     if run.model.weights == "random":

@@ -17,7 +17,7 @@ NEEDED = ("question_id", "model", "judge", "user_prompt", "judgment", "turn")
 
 def main(argv: list[str] | None = None) -> int:
     """Print the scores of a judgment file; return the exit status: 0 ok, 2 a mistake."""
-    parser = argparse.ArgumentParser(prog="python -m layerfit.evaluation.judge", description=__doc__)
+    parser = argparse.ArgumentParser(prog="layerfit judge", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("rescore", help="scores of a judgment file: FastChat's, or of results/judgments")
     command.add_argument("file", type=Path, help="a .jsonl or .jsonl.gz of judgments")
