@@ -50,6 +50,11 @@ def source(package: Path = PACKAGE) -> Source:
     return found or _of_build(package) or Source(None, None, NOT_KNOWN)
 
 
+def command_for(target: str, table: str) -> str:
+    """Return how a message names a command on a table: `make todo T=x`, or `layerfit todo x` where no Makefile is."""
+    return f"layerfit {target} {table}" if checkout() is None else f"make {target} T={table}"
+
+
 def build_record(package: Path, built: Path) -> dict[str, Any]:
     """Return the content of `_build.json` for the files in `built`, made from the source tree of `package`."""
     return {**asdict(source(package)), "digest": digest(built)}

@@ -14,6 +14,7 @@ from layerfit import config
 from layerfit.config import expand
 from layerfit.config.schema import HubConfig, RunConfig
 from layerfit.errors import UserError
+from layerfit.installation import checkout
 from layerfit.models.hub import dataset_source, model_source, prepare_environment
 from layerfit.prefetch import fetch, remote
 from layerfit.prefetch.check import missing
@@ -21,6 +22,8 @@ from layerfit.prefetch.fetch import Plan
 from layerfit.prefetch.needs import Need, needs
 from layerfit.prefetch.remote import Trouble, Unreachable
 from layerfit.report import cells, spec
+
+_HASH = " --hash" if checkout() is None else " HASH=1"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,7 +57,7 @@ def _main(options: argparse.Namespace) -> int:
     mirror = _mirror(options.mirror, runs)
     again = _again(options.words, mirror)
     if options.check:
-        return _report(runs, mirror, f"{again}{' HASH=1' if options.hash else ''}", hashes=options.hash)
+        return _report(runs, mirror, f"{again}{_HASH if options.hash else ''}", hashes=options.hash)
     if any(run.hub.offline for run in runs):
         raise UserError("hub.offline=true fetches nothing; leave it out here, it is for the runs (or add --check)")
     for run in runs:
@@ -110,7 +113,7 @@ def _check_paths(run: RunConfig) -> None:
 def _mirror(asked: str | None, runs: list[RunConfig]) -> Path:
     named = asked or next((run.hub.mirror for run in runs if run.hub.mirror), None)
     if not named:
-        raise UserError("name the folder to fill: --mirror DIR (make prefetch ... MIRROR=DIR)")
+        raise UserError("name the folder to fill: --mirror DIR (make: MIRROR=DIR)")
     path = Path(named).expanduser()
     if path.exists() and not path.is_dir():
         raise UserError(f"--mirror {named} is a file, not a folder; give a folder, it is made if it is not there")
@@ -119,6 +122,8 @@ def _mirror(asked: str | None, runs: list[RunConfig]) -> Path:
 
 def _again(words: list[str], mirror: Path) -> str:
     tables, overrides = [word for word in words if "=" not in word], [word for word in words if "=" in word]
+    if checkout() is None:
+        return shlex.join(["layerfit", "prefetch", *words, "--mirror", str(mirror)])
     parts = [f"T={tables[0]}"] if tables else []
     parts += [f"G={shlex.quote(' '.join(overrides))}"] if overrides else []
     return " ".join(["make prefetch", *parts, f"MIRROR={shlex.quote(str(mirror))}"])

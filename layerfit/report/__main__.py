@@ -11,6 +11,7 @@ from pathlib import Path
 from layerfit.config import compose_launcher, composer, place_for_tuned, split_launcher
 from layerfit.distributed.place import find_place, writes
 from layerfit.errors import UserError
+from layerfit.installation import command_for
 from layerfit.report import build, render, rerun, spec, tune
 from layerfit.run.interrupt import Interrupted, say_interrupted
 
@@ -123,7 +124,7 @@ def _render_many(options: argparse.Namespace) -> int:
         raise UserError("render takes a table or --all, one of them; known tables: " + ", ".join(spec.known()))
     names = build.committed() if options.all else [options.table]
     if not names:
-        print("no table has been rendered yet; make table T=... renders the first")
+        print(f"no table has been rendered yet; {command_for('table', '...')} renders the first")
     return max((_render(name, draft=options.draft, figures=not options.no_figures) for name in names), default=0)
 
 

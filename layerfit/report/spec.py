@@ -15,6 +15,7 @@ from typing import Any
 
 from layerfit.config import conf_folders, find
 from layerfit.errors import UserError, did_you_mean
+from layerfit.installation import command_for
 from layerfit.report.reading import Grid, count, embedded, grid, read_yaml, section, seeds, strings
 from layerfit.report.units import UNITS
 
@@ -210,7 +211,7 @@ def load_tuned(spec: TableSpec, conf: Path | None = None) -> Tuned | None:
 def _tuned_file(spec: TableSpec, name: str, conf: Path | None) -> Tuned:
     path, where = find("tuned", name, conf, own_first=True), f"conf/tuned/{name}.yaml"
     if path is None:
-        raise UserError(f"table {spec.name} needs {where}; write it with: make tune T={name}")
+        raise UserError(f"table {spec.name} needs {where}; write it with: {command_for('tune', name)}")
     raw = section(read_yaml(path), where, "", ("trials", "seeds", "chosen", "searched", "edges"), ("chosen",))
     return Tuned(
         name=name,
