@@ -1,10 +1,20 @@
-"""The one exception that means: the user can fix this, and one line says how."""
+"""Mistakes that a user can fix: one exception, and one line that says how."""
 
+import argparse
 from collections.abc import Iterable
+from typing import NoReturn
 
 
 class UserError(ValueError):
     """A mistake in what was asked for: shown as one line, exit status 2, no traceback."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are one line too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError, with the usage."""
+        raise UserError(f"{message}; {' '.join(self.format_usage().split())}")
 
 
 def did_you_mean(word: str, choices: Iterable[str], before: str = "") -> str:

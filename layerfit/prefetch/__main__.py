@@ -13,7 +13,7 @@ from pathlib import Path
 from layerfit import config
 from layerfit.config import expand
 from layerfit.config.schema import HubConfig, RunConfig
-from layerfit.errors import UserError
+from layerfit.errors import Parser, UserError
 from layerfit.installation import checkout
 from layerfit.models.hub import dataset_source, model_source, prepare_environment
 from layerfit.prefetch import fetch, remote
@@ -29,7 +29,7 @@ _HASH = " --hash" if checkout() is None else " HASH=1"
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     text = "Fetch every model, tokenizer, data set and evaluation set that a table or a run needs into a mirror."
-    out = argparse.ArgumentParser(prog="layerfit prefetch", description=text)
+    out = Parser(prog="layerfit prefetch", description=text)
     out.add_argument("words", nargs="*", metavar="T | group=choice", help="a table, or a run's groups and keys")
     out.add_argument("--mirror", metavar="DIR", help="the folder to fill, as hub.mirror=DIR takes it")
     out.add_argument("--check", action="store_true", help="only say what is missing for a run without network")
@@ -40,9 +40,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Fetch or check; return the exit status."""
-    options = parser().parse_intermixed_args(argv)
     try:
-        return _main(options)
+        return _main(parser().parse_intermixed_args(argv))
     except UserError as error:
         print(f"prefetch: {error}", file=sys.stderr)
         return 2

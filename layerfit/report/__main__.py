@@ -10,7 +10,7 @@ from pathlib import Path
 
 from layerfit.config import compose_launcher, composer, place_for_tuned, split_launcher
 from layerfit.distributed.place import find_place, writes
-from layerfit.errors import UserError
+from layerfit.errors import Parser, UserError
 from layerfit.installation import command_for
 from layerfit.report import build, render, rerun, spec, tune
 from layerfit.run.interrupt import Interrupted, say_interrupted
@@ -21,7 +21,7 @@ MOVED = {"claims": "layerfit.claims", "html": "layerfit.page"}
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    out = argparse.ArgumentParser(prog="layerfit", description="From records to tables.")
+    out = Parser(prog="layerfit", description="From records to tables.")
     commands = out.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str, *, optional: bool = False) -> argparse.ArgumentParser:
@@ -61,12 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in MOVED:
         return import_module(f"{MOVED[words[0]]}.__main__").main(words[1:])
-    options, rest = parser().parse_known_args(words)
-    if rest and (options.command != "table" or any(word.startswith("-") for word in rest)):
-        parser().error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:  # argparse takes no positional arguments after an option
-        options.overrides += rest
     try:
+        options = _parsed(words)
         with composer():
             if options.command == "render":
                 return _render_many(options)
@@ -83,6 +79,15 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except (KeyboardInterrupt, Interrupted) as error:
         return say_interrupted(error)
+
+
+def _parsed(words: list[str]) -> argparse.Namespace:
+    options, rest = parser().parse_known_args(words)
+    if rest and (options.command != "table" or any(word.startswith("-") for word in rest)):
+        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes no positional arguments after an option
+        options.overrides += rest
+    return options
 
 
 def _cells(options: argparse.Namespace) -> int:

@@ -1,5 +1,9 @@
 """A user's own folder of configuration joins layerfit's: choices of groups, tables, tuned values."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from layerfit import config
@@ -44,9 +48,15 @@ def test_on_the_command_line(mine, capsys, words):
     assert main(["todo", "ours", *words]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "1 runs to do"
     assert main([*words, "todo", "ours"]) == 0
-    assert main(["dataset=mine", "--cfg", "job", *words]) == 0
-    assert "name: mine" in capsys.readouterr().out
     assert main(["todo", "ours"]) == 2
+
+
+def test_hydras_own_flags_know_it(mine):
+    """In a process of its own: Hydra's main sets up logging."""
+    command = [sys.executable, "-m", "layerfit", "dataset=mine", "--conf", "mine", "--cfg", "job", "-p", "dataset"]
+    env = {**os.environ, "PYTHONPATH": str(config.ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert "name: mine" in done.stdout
 
 
 def test_what_is_split_off():

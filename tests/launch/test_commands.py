@@ -1,5 +1,6 @@
 """One command: what it hands over to whom, its help, and the nearest name for a misspelt one."""
 
+import os
 import re
 import subprocess
 import sys
@@ -96,7 +97,6 @@ def test_help_and_version_need_no_library():
         ("engine.device=cdua", "(did you mean cuda?)"),
         ("todo lisa_mian", "no table 'lisa_mian' (did you mean lisa_main?)"),
         ("tabel demo", "tabel is no command (did you mean table?); use one of: run, table, "),
-        ("method=lsia --cfg job", "(did you mean lisa?)"),
     ],
 )
 def test_the_nearest_name_is_offered(words, text, tmp_path, monkeypatch, capsys):
@@ -109,8 +109,28 @@ def test_the_nearest_name_is_offered(words, text, tmp_path, monkeypatch, capsys)
     assert str(config.ROOT) not in error
 
 
-def test_hydras_own_flags_go_on_working(capsys):
-    assert cli.main(["method=lisa", "--cfg", "job", "--package", "method"]) == 0
-    assert "num_active: 2" in capsys.readouterr().out
-    assert cli.main(["--info", "searchpath"]) == 0
-    assert "provider" in capsys.readouterr().out.lower()
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        ("method=lisa --cfg job --package method", 0, "num_active: 2"),
+        ("--info searchpath", 0, "Config search paths"),
+        ("method=lsia --cfg job", 2, "layerfit: method=lsia is not known (did you mean lisa?)"),
+    ],
+)
+def test_hydras_own_flags_go_on_working(words, status, text, tmp_path):
+    """In a process of their own: Hydra's main sets up logging."""
+    command, env = [sys.executable, "-m", "layerfit", *words.split()], {**os.environ, "PYTHONPATH": str(config.ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert text in done.stdout + done.stderr
+    assert done.stderr.count("\n") == (status == 2)
+
+
+@pytest.mark.parametrize(
+    "words", ["todo", "render x --frob", "estimate x --gpu none", "judge", "report --frob", "prefetch --x"]
+)
+def test_a_command_that_is_said_wrongly_is_one_line(words, capsys):
+    assert cli.main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "usage: layerfit" in error
