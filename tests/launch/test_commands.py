@@ -113,7 +113,7 @@ def test_the_nearest_name_is_offered(words, text, tmp_path, monkeypatch, capsys)
     ("words", "status", "text"),
     [
         ("method=lisa --cfg job --package method", 0, "num_active: 2"),
-        ("--info searchpath", 0, "Config search paths"),
+        ("--info searchpath", 0, "| main "),
         ("method=lsia --cfg job", 2, "layerfit: method=lsia is not known (did you mean lisa?)"),
     ],
 )
