@@ -1,30 +1,66 @@
-"""The command line: Hydra's grammar, every cell composed before the first starts, mistakes in one line."""
+"""The command line. `layerfit COMMAND ...` hands over to a command's module; without one, Hydra's words say a run.
+
+A run: every cell composed before the first starts, mistakes in one line.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sys
+import textwrap
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from layerfit import config
-from layerfit.config.schema import RunConfig
-from layerfit.distributed.place import find_place, writes
-from layerfit.errors import UserError
-from layerfit.records import record
+from layerfit import __version__
+from layerfit.errors import UserError, did_you_mean
+from layerfit.installation import conf_folder, source
 from layerfit.run.interrupt import Interrupted, say_interrupted
 
-HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--resolve", "--shell-completion", "-sc")
-USAGE = (
-    "usage: python -m layerfit [-m] model=... method=... dataset=... eval=... [key=value ...]; --help lists the choices"
-)
+if TYPE_CHECKING:
+    from layerfit.config.schema import RunConfig
+
+HYDRA_FLAGS = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--resolve", "--shell-completion", "-sc")
+USAGE = "usage: layerfit [-m] model=... method=... dataset=... eval=... [key=value ...]; --help lists the choices"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of its own. module: has `main(argv) -> int`; words: those that name the command there."""
+
+    module: str
+    shown: str
+    text: str
+    words: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "table": Command("layerfit.report.__main__", "T", "run what a table still needs, print and write it", ("table",)),
+    "todo": Command("layerfit.report.__main__", "T", "list the runs that a table still needs", ("todo",)),
+    "cells": Command("layerfit.report.__main__", "T", "list all runs of a table, and their status", ("cells",)),
+    "render": Command("layerfit.report.__main__", "T", "write a table from its records alone", ("render",)),
+    "tune": Command("layerfit.report.__main__", "T", "run the tuning trials of a table and choose", ("tune",)),
+    "rerun": Command("layerfit.report.__main__", "[T]", "run tables from nothing elsewhere and compare", ("rerun",)),
+    "runs": Command("layerfit.report.runs", "[key=value]", "list the records"),
+    "report": Command("layerfit.page.__main__", "", "write every table, figure and run as one HTML file"),
+    "claims": Command("layerfit.claims.__main__", "", "test the sentences of the slides on the records"),
+    "estimate": Command("layerfit.estimate.__main__", "T", "memory, FLOPs and hours of a table before it runs"),
+    "prefetch": Command("layerfit.prefetch.__main__", "T|model=...", "fetch models and data into a folder"),
+    "judge": Command("layerfit.evaluation.judge.__main__", "rescore FILE", "scores again from raw judgments"),
+}
+GROUPS = ("model", "method", "dataset", "eval", "engine", "optim", "tracker", "experiment", "hydra/launcher")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run what the command line asks for; return the exit status: 0 ok, 1 a run failed, 2 a mistake."""
-    argv = sys.argv[1:] if argv is None else argv
-    if any(arg in HYDRA_FLAGS for arg in argv):
-        return _hydra(argv)
+    """Do what the command line asks for; return the exit status: 0 ok, 1 a run failed or was refused, 2 a mistake."""
     try:
-        return _run(argv)
+        own, words = split_folders(sys.argv[1:] if argv is None else argv)
+        with _joined(own):
+            return _dispatch(words)
     except UserError as error:
         print(f"layerfit: {error}", file=sys.stderr)
         return 2
@@ -32,9 +68,103 @@ def main(argv: list[str] | None = None) -> int:
         return say_interrupted(error)
 
 
+def _dispatch(words: list[str]) -> int:
+    first = words[0] if words else "--help"
+    if first in COMMANDS:
+        command = COMMANDS[first]
+        return import_module(command.module).main([*command.words, *words[1:]])
+    if first == "run":
+        words = words[1:]
+    elif re.fullmatch(r"\w+", first):
+        names = ("run", *COMMANDS)
+        raise UserError(f"{first} is no command{did_you_mean(first, names)}; use one of: {', '.join(names)}")
+    if "--version" in words:
+        print(version())
+        return 0
+    if first == "--help" or any(word in ("-h", "--help") for word in words):
+        print(help_text(min(120, shutil.get_terminal_size((120, 24)).columns)))
+        return 0
+    return _hydra(words) if any(word in HYDRA_FLAGS for word in words) else _run(words)
+
+
+def split_folders(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the folders that a command line joins (--conf DIR, hydra.searchpath=[file://DIR]), and its other words.
+
+    Raises:
+        UserError: if a folder is missing, or is not one of files.
+    """
+    own: list[str] = []
+    rest: list[str] = []
+    left = iter(words)
+    for word in left:
+        key, _, value = word.partition("=")
+        if key == "--conf":
+            folder = value or next(left, "")
+            if not folder:
+                raise UserError("--conf needs a folder: --conf DIR")
+            own.append(folder)
+        elif key == "hydra.searchpath":
+            listed = [one.strip(" '\"") for one in value.strip("[] '\"").split(",")]
+            if bad := [one for one in listed if "://" in one and not one.startswith("file://")]:
+                raise UserError(f"hydra.searchpath has {bad[0]}; give folders: hydra.searchpath=[file:///my/conf]")
+            own += [one.removeprefix("file://") for one in listed if one]
+        else:
+            rest.append(word)
+    return own, rest
+
+
+def _joined(own: list[str]) -> AbstractContextManager[None]:
+    if not own:  # configuration takes half a second to import, which help does without
+        return nullcontext()
+    from layerfit import config
+
+    return config.joined(own)
+
+
+def version() -> str:
+    """Return the version and the commit, as far as it is known."""
+    code = source()
+    state = "" if code.dirty is False else ", changed since" if code.dirty else ", not known whether changed since"
+    return f"layerfit {__version__} ({f'commit {code.commit[:10]}{state}' if code.commit else code.reason})"
+
+
+def help_text(width: int) -> str:
+    """Return how runs are said, the choices of every group, and the commands."""
+    out = [
+        "usage: layerfit [run] [-m] [GROUP=CHOICE ...] [key=value ...]   one run; -m: a run for each of comma lists",
+        "       layerfit COMMAND ...                                     layerfit COMMAND --help says more",
+        "",
+    ]
+    out += [_wrapped(f"{group:<16}", " ".join(choices(group)), width) for group in GROUPS]
+    out.append("")
+    out += [f"{f'{name} {one.shown}':<24}{one.text}" for name, one in COMMANDS.items()]
+    out += [
+        "",
+        "Keys and values of a run: --cfg job (with --resolve). --conf DIR: a folder of yours, DIR/dataset/mine.yaml,",
+        "DIR/table/mine.yaml, joins. --version. --hydra-help: options of Hydra, which composes runs (https://hydra.cc).",
+    ]
+    return "\n".join(out)
+
+
+def _wrapped(name: str, text: str, width: int) -> str:
+    return textwrap.fill(text, width, initial_indent=name, subsequent_indent=" " * len(name), break_on_hyphens=False)
+
+
+def choices(group: str) -> list[str]:
+    """Return the choices of a group; three or more that begin with another's name and `_` are one: `nano_*`."""
+    names = sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+    families = {name: [other for other in names if other.startswith(f"{name}_")] for name in names}
+    large = {name: set(members) for name, members in families.items() if len(members) >= 3}
+    hidden = set().union(*large.values()) if large else set()
+    shown = [[name, f"{name}_*"] if name in large else [name] for name in names if name not in hidden]
+    return [word for words in shown for word in words]
+
+
 def _hydra(argv: list[str]) -> int:
-    """Let Hydra answer: help, the composed configuration, completion."""
+    """Let Hydra answer: its own help, the composed configuration, completion."""
     import hydra
+
+    from layerfit import config
 
     config.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -48,6 +178,9 @@ def _hydra(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    from layerfit import config
+    from layerfit.distributed.place import find_place, writes
+
     multirun = any(arg in ("-m", "--multirun") for arg in argv)
     # DeepSpeed's launcher adds --local_rank, which the environment says as well.
     overrides = [a for a in argv if a not in ("-m", "--multirun") and not a.startswith("--local_rank=")]
@@ -70,6 +203,9 @@ def _run(argv: list[str]) -> int:
 
 def summary(run: RunConfig) -> str:
     """Return one line about a run's record."""
+    from layerfit import config
+    from layerfit.records import record
+
     run_id = config.run_id(run)
     found = record.read(run.paths.results, run_id)
     if found is None:

@@ -1,14 +1,40 @@
-"""The one exception that means: the user can fix this, and one line says how."""
+"""Mistakes that a user can fix: one exception, and one line that says how."""
+
+import argparse
+from collections.abc import Iterable
+from typing import NoReturn
 
 
 class UserError(ValueError):
     """A mistake in what was asked for: shown as one line, exit status 2, no traceback."""
 
 
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are one line too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError, with the usage."""
+        raise UserError(f"{message}; {' '.join(self.format_usage().split())}")
+
+
+def did_you_mean(word: str, choices: Iterable[str], before: str = "") -> str:
+    """Return ` (did you mean NAME?)` for the choice that is nearest to a misspelt word, "" if none is near.
+
+    before: stands in front of the name: `training.`.
+    """
+    from difflib import get_close_matches
+
+    by_lower = {choice.lower(): choice for choice in choices}
+    near = get_close_matches(word.lower(), by_lower, n=1)
+    return f" (did you mean {before}{by_lower[near[0]]}?)" if near else ""
+
+
 def check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise UserError unless `value` is one of `allowed`."""
     if value not in allowed:
-        raise UserError(f"{name}={value!r} is not known; use one of: {', '.join(allowed)}")
+        raise UserError(
+            f"{name}={value!r} is not known{did_you_mean(str(value), allowed)}; use one of: {', '.join(allowed)}"
+        )
 
 
 def check_range(

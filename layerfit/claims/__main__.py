@@ -8,7 +8,7 @@ import sys
 from layerfit.claims import read, show
 from layerfit.claims.answer import CLAIMS, PROFILES, answers
 from layerfit.config import composer
-from layerfit.errors import UserError
+from layerfit.errors import Parser, UserError
 from layerfit.records.record import write_atomically
 from layerfit.report.build import committed
 
@@ -16,15 +16,15 @@ from layerfit.report.build import committed
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     text = "Test the sentences of the slides on published and own numbers; write results/claims.md."
-    out = argparse.ArgumentParser(prog="python -m layerfit.claims", description=text)
+    out = Parser(prog="layerfit claims", description=text)
     out.add_argument("--profile", choices=PROFILES, help="print our verdicts of one profile only, write nothing")
     return out
 
 
 def main(argv: list[str] | None = None) -> int:
     """Test the claims; return the exit status: 0 done, 2 a mistake."""
-    options = parser().parse_args(argv)
     try:
+        options = parser().parse_args(argv)
         with composer():
             rendered = set(committed())
             made = answers(read.load(), rendered, (options.profile,) if options.profile else PROFILES)

@@ -12,6 +12,7 @@ from layerfit.claims.kinds import KINDS
 from layerfit.claims.read import Claim, Test
 from layerfit.claims.sources import Printed, Records
 from layerfit.errors import UserError
+from layerfit.installation import command_for
 from layerfit.report import build, spec
 from layerfit.report.cells import Store
 from layerfit.report.spec import TableSpec
@@ -84,7 +85,7 @@ def _ours(claim: Claim, profile: str, shelf: _Shelf) -> Verdict:
     if test is None:
         return Verdict(judge.NOT_ASKED, claim.not_nano)
     if test.table not in shelf.rendered:
-        return Verdict(judge.NOT_RUN, f"make table T={test.table}")
+        return Verdict(judge.NOT_RUN, command_for("table", test.table))
     found = shelf.table(test.table)
     return Verdict(judge.NOT_RUN, found) if isinstance(found, str) else judged(test, *found)
 

@@ -2,8 +2,6 @@
 
 from layerfit.config.checks import check, check_against_model
 from layerfit.config.composition import (
-    CONF,
-    ROOT,
     compose,
     compose_launcher,
     composer,
@@ -16,7 +14,9 @@ from layerfit.config.composition import (
     split_launcher,
     typed,
 )
+from layerfit.config.folders import CONF, conf_folders, find, joined, place_for_tuned
 from layerfit.config.identity import identity_of, required_runs, run_id
+from layerfit.installation import ROOT
 
 __all__ = [
     "CONF",
@@ -26,12 +26,16 @@ __all__ = [
     "compose",
     "compose_launcher",
     "composer",
+    "conf_folders",
     "dump",
     "expand",
+    "find",
     "half_registered",
     "identity_of",
+    "joined",
     "load",
     "one_line",
+    "place_for_tuned",
     "register",
     "required_runs",
     "run_id",

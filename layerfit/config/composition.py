@@ -7,14 +7,14 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from layerfit.config.checks import check
+from layerfit.config.folders import CONF
 from layerfit.config.identity import least
 from layerfit.config.launcher import LAUNCHERS, LOCAL, SLURM, LauncherConfig
 from layerfit.config.schema import (
@@ -26,19 +26,21 @@ from layerfit.config.schema import (
     RunConfig,
     TrackerConfig,
 )
-from layerfit.errors import UserError, check_one_of
+from layerfit.errors import UserError, check_one_of, did_you_mean
 from layerfit.methods import METHODS, name_of
 from layerfit.methods.base import Method
 
-ROOT = Path(__file__).resolve().parents[2]
-CONF = ROOT / "conf"
 _LAUNCHER, _LAUNCHER_KEY = "hydra/launcher", "hydra.launcher."
 
 
 def register() -> None:
-    """Give Hydra the schemas. A method's dataclass is its schema."""
+    """Give Hydra the schemas, and the user's folders. A method's dataclass is its schema."""
     from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
 
+    from layerfit.config.searchpath import JoinedFolders
+
+    Plugins.instance().register(JoinedFolders)
     OmegaConf.register_new_resolver("least", least, replace=True)
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
@@ -111,7 +113,7 @@ def load(data: dict[str, Any]) -> RunConfig:
 
 @contextmanager
 def composer() -> Iterator[None]:
-    """Open `conf/` for `compose`; opening once serves many compositions."""
+    """Open the folders of configuration for `compose`; opening once serves many compositions."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -187,10 +189,12 @@ def compose_launcher(overrides: list[str]) -> LauncherConfig:
 
 
 def one_line(error: Exception) -> str:
-    """Return what Hydra or OmegaConf has to say, in one line: the cause first, the choices kept."""
+    """Return what Hydra or OmegaConf has to say, in one line: the cause first, the choices kept, the nearest named."""
     causes: list[str] = []
     current: BaseException | None = error
     while current is not None:
+        if (known := _unknown_choice(current) or _unknown_key(current)) is not None:
+            return known
         text = " ".join(str(current).split())
         text = text.split(" full_key: ")[0].replace(" Set the environment variable HYDRA_FULL_ERROR=1", "")
         key = getattr(current, "full_key", None)
@@ -198,6 +202,28 @@ def one_line(error: Exception) -> str:
             causes.append(f"{key}: {text}" if key and key not in text else text)
         current = current.__cause__
     return "; ".join(causes)
+
+
+def _unknown_choice(error: BaseException) -> str | None:
+    """Return one line if a group has no such choice, None if the error is another."""
+    from hydra.errors import MissingConfigException
+
+    if not isinstance(error, MissingConfigException) or not error.missing_cfg_file or error.options is None:
+        return None
+    group, _, name = error.missing_cfg_file.rpartition("/")
+    choices = [option for option in error.options if option != "schema" and not option.endswith("_schema")]
+    return f"{group}={name} is not known{did_you_mean(name, choices)}; use one of: {', '.join(choices)}"
+
+
+def _unknown_key(error: BaseException) -> str | None:
+    """Return one line if a part of the configuration has no such key, None if the error is another."""
+    parent, full = getattr(error, "parent_node", None), getattr(error, "full_key", None)
+    if not isinstance(error, ConfigKeyError | ConfigAttributeError) or not isinstance(parent, DictConfig) or not full:
+        return None
+    above, _, key = str(full).rpartition(".")
+    keys = [str(one) for one in parent if not str(one).startswith("_")]
+    near = did_you_mean(key, keys, f"{above}." if above else "")
+    return f"{full} is no key{near}; {above or 'a run'} has: {', '.join(keys)}"
 
 
 def expand(overrides: list[str], *, multirun: bool) -> list[list[str]]:

@@ -7,7 +7,7 @@ import json
 import sys
 
 from layerfit.config import composer
-from layerfit.errors import UserError, check_range
+from layerfit.errors import Parser, UserError, check_range
 from layerfit.estimate import show
 from layerfit.estimate.check import checks
 from layerfit.estimate.cost import Tracer
@@ -17,8 +17,8 @@ from layerfit.report import build
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    out = argparse.ArgumentParser(
-        prog="python -m layerfit.estimate",
+    out = Parser(
+        prog="layerfit estimate",
         description="What the rows of a table will cost: memory by component, whether it fits, FLOPs, hours. "
         "No weight is loaded.",
     )
@@ -33,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the estimates of a table; return the exit status."""
-    options = parser().parse_intermixed_args(argv)
     try:
+        options = parser().parse_intermixed_args(argv)
         check_range("--mfu", options.mfu, 0, 1, low_open=True)
         if options.tflops is not None:
             check_range("--tflops", options.tflops, 0, low_open=True)

@@ -12,6 +12,7 @@ from layerfit import config
 from layerfit.config.launcher import SLURM, SUBMITIT_LOCAL, LauncherConfig
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
+from layerfit.installation import command_for
 from layerfit.launch import slurm_queue
 from layerfit.launch.display import Display, name_of
 from layerfit.launch.processes import alone
@@ -148,7 +149,7 @@ class Submission:
             queued = self.todo[run_id]
             print(f"{job.job_id:<12} {run_id}  {name_of(queued.run):<24} {queued.folder}/log.txt")
         print(f"{len(self.jobs)} jobs; scripts and what happens around a run: {self.folder()}")
-        todo = "" if self.group in ("run", "sweep") else f"make todo T={self.group}, or "
+        todo = "" if self.group in ("run", "sweep") else f"{command_for('todo', self.group)}, or "
         print(f"progress: {todo}the same command with hydra.launcher.wait=true")
 
     def leave(self) -> None:

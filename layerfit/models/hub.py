@@ -67,7 +67,7 @@ def _source(kind: str, repo: str, revision: str | None, hub: HubConfig) -> str |
         return snapshot
     looked = ", ".join(str(root / kind / repo) for root in _roots(hub))
     fix = f"put it at {hub.mirror or '<hub.mirror>'}/{kind}/{repo}, or set hub.offline=false"
-    fix += "; where there is network, `make prefetch` fills a mirror"
+    fix += "; where there is network, `layerfit prefetch` fills a mirror"
     raise UserError(f"{kind.removesuffix('s')} {repo!r} is not here (looked at {looked} and {hub_cache()}); {fix}")
 
 

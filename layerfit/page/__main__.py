@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from layerfit.config import composer
-from layerfit.errors import UserError
+from layerfit.errors import Parser, UserError
 from layerfit.page.gather import gather
 from layerfit.page.page import page
 from layerfit.records.record import write_atomically
@@ -16,15 +16,15 @@ from layerfit.records.record import write_atomically
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     text = "Write every table, figure and run as one HTML file."
-    out = argparse.ArgumentParser(prog="python -m layerfit.page", description=text)
+    out = Parser(prog="layerfit report", description=text)
     out.add_argument("--output", default="outputs/report/index.html", help="the file (default: %(default)s)")
     return out
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the page; return the exit status: 0 done, 2 a mistake."""
-    options = parser().parse_args(argv)
     try:
+        options = parser().parse_args(argv)
         with composer():
             report = gather()
             path, text = Path(options.output), page(report).encode()

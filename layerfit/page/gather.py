@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from layerfit.errors import UserError
+from layerfit.installation import command_for
 from layerfit.records.record import Record, read_all
 from layerfit.report import build, render, spec, table
 from layerfit.report.cells import Cell, Store, hole
@@ -115,7 +116,7 @@ def _stale(data: TableData, results: Path) -> str:
     """Return what is wrong with the committed table, empty if it is what its records give."""
     path = results / "tables" / f"{data.name}.md"
     if not path.is_file():
-        return f"not rendered yet: make table T={data.name}"
+        return f"not rendered yet: {command_for('table', data.name)}"
     if path.read_text() != render.markdown(data):
         return f"{path} is older than its records: make figures"
     return ""

@@ -13,7 +13,8 @@ from pathlib import Path
 from layerfit import config
 from layerfit.config import expand
 from layerfit.config.schema import HubConfig, RunConfig
-from layerfit.errors import UserError
+from layerfit.errors import Parser, UserError
+from layerfit.installation import checkout
 from layerfit.models.hub import dataset_source, model_source, prepare_environment
 from layerfit.prefetch import fetch, remote
 from layerfit.prefetch.check import missing
@@ -22,11 +23,13 @@ from layerfit.prefetch.needs import Need, needs
 from layerfit.prefetch.remote import Trouble, Unreachable
 from layerfit.report import cells, spec
 
+_HASH = " --hash" if checkout() is None else " HASH=1"
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     text = "Fetch every model, tokenizer, data set and evaluation set that a table or a run needs into a mirror."
-    out = argparse.ArgumentParser(prog="python -m layerfit.prefetch", description=text)
+    out = Parser(prog="layerfit prefetch", description=text)
     out.add_argument("words", nargs="*", metavar="T | group=choice", help="a table, or a run's groups and keys")
     out.add_argument("--mirror", metavar="DIR", help="the folder to fill, as hub.mirror=DIR takes it")
     out.add_argument("--check", action="store_true", help="only say what is missing for a run without network")
@@ -37,9 +40,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Fetch or check; return the exit status."""
-    options = parser().parse_intermixed_args(argv)
     try:
-        return _main(options)
+        return _main(parser().parse_intermixed_args(argv))
     except UserError as error:
         print(f"prefetch: {error}", file=sys.stderr)
         return 2
@@ -54,7 +56,7 @@ def _main(options: argparse.Namespace) -> int:
     mirror = _mirror(options.mirror, runs)
     again = _again(options.words, mirror)
     if options.check:
-        return _report(runs, mirror, f"{again}{' HASH=1' if options.hash else ''}", hashes=options.hash)
+        return _report(runs, mirror, f"{again}{_HASH if options.hash else ''}", hashes=options.hash)
     if any(run.hub.offline for run in runs):
         raise UserError("hub.offline=true fetches nothing; leave it out here, it is for the runs (or add --check)")
     for run in runs:
@@ -110,7 +112,7 @@ def _check_paths(run: RunConfig) -> None:
 def _mirror(asked: str | None, runs: list[RunConfig]) -> Path:
     named = asked or next((run.hub.mirror for run in runs if run.hub.mirror), None)
     if not named:
-        raise UserError("name the folder to fill: --mirror DIR (make prefetch ... MIRROR=DIR)")
+        raise UserError("name the folder to fill: --mirror DIR (make: MIRROR=DIR)")
     path = Path(named).expanduser()
     if path.exists() and not path.is_dir():
         raise UserError(f"--mirror {named} is a file, not a folder; give a folder, it is made if it is not there")
@@ -119,6 +121,8 @@ def _mirror(asked: str | None, runs: list[RunConfig]) -> Path:
 
 def _again(words: list[str], mirror: Path) -> str:
     tables, overrides = [word for word in words if "=" not in word], [word for word in words if "=" in word]
+    if checkout() is None:
+        return shlex.join(["layerfit", "prefetch", *words, "--mirror", str(mirror)])
     parts = [f"T={tables[0]}"] if tables else []
     parts += [f"G={shlex.quote(' '.join(overrides))}"] if overrides else []
     return " ".join(["make prefetch", *parts, f"MIRROR={shlex.quote(str(mirror))}"])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from layerfit.config import compose_launcher, composer, split_launcher
+from layerfit.config import compose_launcher, composer, place_for_tuned, split_launcher
 from layerfit.distributed.place import find_place, writes
-from layerfit.errors import UserError
+from layerfit.errors import Parser, UserError
+from layerfit.installation import command_for
 from layerfit.records.manifest import dirt
 from layerfit.report import build, render, rerun, spec, tune
 from layerfit.report.checks import Refused
@@ -25,7 +27,7 @@ _REPLACE = "move records that are refused to results/replaced, so that their run
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    out = argparse.ArgumentParser(prog="python -m layerfit.report", description="From records to tables.")
+    out = Parser(prog="layerfit", description="From records to tables.")
     commands = out.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str, *, optional: bool = False) -> argparse.ArgumentParser:
@@ -68,12 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in MOVED:
         return import_module(f"{MOVED[words[0]]}.__main__").main(words[1:])
-    options, rest = parser().parse_known_args(words)
-    if rest and (options.command != "table" or any(word.startswith("-") for word in rest)):
-        parser().error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:  # argparse takes no positional arguments after an option
-        options.overrides += rest
     try:
+        options = _parsed(words)
         with composer():
             if options.command == "render":
                 return _render_many(options)
@@ -90,6 +88,15 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except (KeyboardInterrupt, Interrupted) as error:
         return say_interrupted(error)
+
+
+def _parsed(words: list[str]) -> argparse.Namespace:
+    options, rest = parser().parse_known_args(words)
+    if rest and (options.command != "table" or any(word.startswith("-") for word in rest)):
+        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes no positional arguments after an option
+        options.overrides += rest
+    return options
 
 
 def _cells(options: argparse.Namespace) -> int:
@@ -154,7 +161,7 @@ def _render_many(options: argparse.Namespace) -> int:
         raise UserError("--csv goes with one table; every record at once: layerfit runs --csv FILE")
     names = build.committed() if options.all else [options.table]
     if not names:
-        print("no table has been rendered yet; make table T=... renders the first")
+        print(f"no table has been rendered yet; {command_for('table', '...')} renders the first")
     return max((_render(name, options) for name in names), default=0)
 
 
@@ -193,7 +200,7 @@ def _rerun(options: argparse.Namespace) -> int:
 
 def _tune(options: argparse.Namespace) -> int:
     read = spec.load(options.table)
-    trials = tune.trials(read)
+    trials, target = tune.trials(read), place_for_tuned()
     if refused := build.refused_trials(read, trials):
         if not options.replace:
             one = refused[0]
@@ -212,7 +219,7 @@ def _tune(options: argparse.Namespace) -> int:
         run_all(runs, group=f"tune-{options.table}")
         if not writes(find_place()):
             return 0
-    choices = build.finish_tuning(read, trials, allow_edge=options.allow_edge)
+    choices = build.finish_tuning(read, trials, target, allow_edge=options.allow_edge)
     for choice in choices:
         point = " ".join(tune.override(*item) for item in choice.best.trial.point.items())
         edge = f"  edge: extend {', '.join(choice.edges)}" if choice.edges else ""
@@ -220,7 +227,7 @@ def _tune(options: argparse.Namespace) -> int:
     if any(choice.edges for choice in choices) and not options.allow_edge:
         print("not written: extend the grids at their edges, or accept them with --allow-edge", file=sys.stderr)
         return 1
-    print(f"conf/tuned/{options.table}.yaml")
+    print(os.path.relpath(target / "tuned" / f"{options.table}.yaml"))
     return 0
 
 

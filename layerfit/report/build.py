@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from layerfit.config import CONF
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
 from layerfit.records.aside import set_aside
@@ -192,9 +191,11 @@ def refused_trials(read: TableSpec, trials: list[tune.Trial]) -> list[Refused]:
 
 
 def finish_tuning(
-    read: TableSpec, trials: list[tune.Trial], *, allow_edge: bool = False, conf: Path = CONF
+    read: TableSpec, trials: list[tune.Trial], conf: Path, *, allow_edge: bool = False
 ) -> list[tune.Choice]:
     """Choose from finished trials; write all trials, and what was chosen if it lies inside the grid (or `allow_edge`).
+
+    conf: the folder whose `tuned/` takes what was chosen.
 
     Raises:
         UserError: if trials are missing.

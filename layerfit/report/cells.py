@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from layerfit.config import CONF, half_registered, one_line, required_runs, run_id, typed
+from layerfit.config import half_registered, one_line, required_runs, run_id, typed
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
 from layerfit.records.record import Items, Record, read, read_items
@@ -116,7 +116,7 @@ def expand(
     return out
 
 
-def cells(spec: TableSpec, extra: tuple[str, ...] = (), conf: Path = CONF) -> list[Cell]:
+def cells(spec: TableSpec, extra: tuple[str, ...] = ()) -> list[Cell]:
     """Return the cells of a table in printing order, inside `config.composer()`.
 
     extra: overrides on top of every row's, from the command line.
@@ -124,7 +124,7 @@ def cells(spec: TableSpec, extra: tuple[str, ...] = (), conf: Path = CONF) -> li
     Raises:
         UserError: naming the row that does not compose, or the tuned values that are not there.
     """
-    return row_cells(spec, load_tuned(spec, conf), extra)
+    return row_cells(spec, load_tuned(spec), extra)
 
 
 def row_cells(spec: TableSpec, tuned: Tuned | None, extra: tuple[str, ...] = ()) -> list[Cell]:

@@ -120,8 +120,10 @@ def provenance(record: Record, cell: Cell) -> list[str]:
 
 def of_tree(record: Record) -> list[str]:
     """Return whether a run was made by code that nobody can find again."""
-    dirty = record.measured.manifest.get("dirty")
-    return [] if dirty is False else ["dirty tree" if dirty else "not known whether the tree was clean"]
+    dirty, why = (record.measured.manifest.get(key) for key in ("dirty", "commit_unknown"))
+    if dirty is False:
+        return []
+    return ["dirty tree" if dirty else "not known whether the tree was clean" + (f" ({why})" if why else "")]
 
 
 def of_settings(run: RunConfig) -> list[str]:

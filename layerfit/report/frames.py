@@ -17,7 +17,7 @@ from layerfit.report.values import peak_bytes
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from layerfit.report.build import Loaded
+    from layerfit.report.build import LoadedTable
 
 MISSING = "missing"
 """Status of a table's run that has no record."""
@@ -132,8 +132,8 @@ def of_table(name: str) -> list[Line]:
         return lines_of(build.load(name))
 
 
-def lines_of(loaded: Loaded) -> list[Line]:
-    """Return the lines of a table that was read (`build.Loaded`)."""
+def lines_of(loaded: LoadedTable) -> list[Line]:
+    """Return the lines of a table that was read (`build.LoadedTable`)."""
     groups = {row.label: row.group or None for row in loaded.spec.rows}
     refused = {one.run_id: one.reason for one in loaded.refused()}
 

@@ -13,8 +13,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from layerfit.config import CONF
-from layerfit.errors import UserError
+from layerfit.config import conf_folders, find
+from layerfit.errors import UserError, did_you_mean
+from layerfit.installation import command_for
 from layerfit.report.reading import SearchGrid, count, embedded, grid, read_yaml, section, seeds, strings
 from layerfit.report.units import UNITS
 
@@ -150,31 +151,35 @@ class TableSpec:
         return next((name for name in ([said] if said else [row.label, row.short]) if name in chosen), None)
 
 
-def known(conf: Path | None = None) -> list[str]:
+def known() -> list[str]:
     """Return the names of all tables and of their profiles."""
-    names = []
-    for path in sorted(((conf or CONF) / "table").glob("*.yaml")):
+    names: list[str] = []
+    paths = {path.stem: path for folder in reversed(conf_folders()) for path in (folder / "table").glob("*.yaml")}
+    for _, path in sorted(paths.items()):
         # A section begins a line: reading every file as YAML would take a second.
         has_profile = any(line.startswith("nano:") for line in path.read_text(encoding="utf-8").splitlines())
         names += [path.stem, path.stem + PROFILE] if has_profile else [path.stem]
     return names
 
 
-def load(name: str, conf: Path = CONF) -> TableSpec:
-    """Read `conf/table/<name>.yaml`, or its profile where the name ends in `.nano`.
+def load(name: str, conf: Path | None = None) -> TableSpec:
+    """Read `table/<name>.yaml` of a folder, or its profile where the name ends in `.nano`.
+
+    conf: None = layerfit's folder and those that the user joined (`config.conf_folders`).
 
     Raises:
         UserError: if there is no such table, or naming the first thing that is wrong in the file.
     """
     stem = name.removesuffix(PROFILE)
-    path = conf / "table" / f"{stem}.yaml"
-    if not path.is_file():
-        names = known(conf)
-        raise UserError(f"no table {name!r}; known tables: {', '.join(names) or 'none, add one to conf/table/'}")
+    path = find("table", stem, conf)
+    if path is None:
+        names = known()
+        listed = ", ".join(names) or "none, add one to conf/table/"
+        raise UserError(f"no table {name!r}{did_you_mean(name, names)}; known tables: {listed}")
     return parse(name, read_yaml(path), f"conf/table/{stem}.yaml")
 
 
-def load_tuned(spec: TableSpec, conf: Path = CONF) -> Tuned | None:
+def load_tuned(spec: TableSpec, conf: Path | None = None) -> Tuned | None:
     """Read the tuned values that a table asks for, joined if they are in several files, None if it asks for none.
 
     Raises:
@@ -203,10 +208,10 @@ def load_tuned(spec: TableSpec, conf: Path = CONF) -> Tuned | None:
     return out
 
 
-def _tuned_file(spec: TableSpec, name: str, conf: Path) -> Tuned:
-    path, where = conf / "tuned" / f"{name}.yaml", f"conf/tuned/{name}.yaml"
-    if not path.is_file():
-        raise UserError(f"table {spec.name} needs {where}; write it with: make tune T={name}")
+def _tuned_file(spec: TableSpec, name: str, conf: Path | None) -> Tuned:
+    path, where = find("tuned", name, conf, own_first=True), f"conf/tuned/{name}.yaml"
+    if path is None:
+        raise UserError(f"table {spec.name} needs {where}; write it with: {command_for('tune', name)}")
     raw = section(read_yaml(path), where, "", ("trials", "seeds", "chosen", "searched", "edges"), ("chosen",))
     return Tuned(
         name=name,

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from layerfit.config import identity_of, run_id
+from layerfit.config import folders, identity_of, run_id
 from layerfit.config.schema import RunConfig
 from layerfit.records.record import DataCard, Measured, Record, Result, Score, write
-from layerfit.report import build, spec
 from layerfit.report.cells import Cell, required
 from layerfit.report.spec import TableSpec, parse
 
@@ -113,7 +112,6 @@ def new_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f"columns: {{Facts: {KEYS[0]}}}\n"
     )
     (tmp_path / "conf" / "table" / "tiny.yaml").write_text(text)
-    monkeypatch.setattr(spec, "CONF", tmp_path / "conf")
-    monkeypatch.setattr(build.spec, "load", lambda name, conf=tmp_path / "conf", load=spec.load: load(name, conf))
+    monkeypatch.setattr(folders, "CONF", tmp_path / "conf")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -1,15 +1,12 @@
 """A record says how it was made, and nothing of where the checkout lies; what makes a source tree dirty."""
 
-import base64
-import hashlib
 import subprocess
-import types
-from pathlib import Path
 
 import pytest
 
+from layerfit.installation import ROOT, source
 from layerfit.records import manifest as module
-from layerfit.records.manifest import ROOT, changed_sources, command, dirt, manifest
+from layerfit.records.manifest import command, dirt, manifest
 
 
 def git(folder, *words):
@@ -19,8 +16,7 @@ def git(folder, *words):
 
 def at(folder, monkeypatch):
     """The package seems to lie in a folder."""
-    monkeypatch.setattr(module, "ROOT", folder)
-    monkeypatch.setattr(module, "PACKAGE", folder / "layerfit")
+    monkeypatch.setattr(module, "source", lambda: source(folder / "layerfit"))
 
 
 @pytest.fixture
@@ -46,7 +42,7 @@ def test_specs_and_settings_are_no_sources(checkout):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text("x: 2\n")
     (checkout / "conf/table/a.yaml").write_text("x: 2\n")
-    assert changed_sources() == []
+    assert source(checkout / "layerfit").changed == ()
     assert dirt() is None
     made = manifest("cpu", {})
     assert made["dirty"] is False
@@ -58,7 +54,7 @@ def test_changed_and_new_code_is_dirty_and_named(checkout):
     (checkout / "layerfit/__init__.py").write_text("x: 2\n")
     for name in "abc":
         (checkout / f"layerfit/{name}.py").write_text("")
-    assert changed_sources() == ["layerfit/__init__.py", "layerfit/a.py", "layerfit/b.py", "layerfit/c.py"]
+    assert source(checkout / "layerfit").changed == tuple(f"layerfit/{name}.py" for name in ("__init__", "a", "b", "c"))
     assert "uncommitted changes (layerfit/__init__.py, layerfit/a.py, layerfit/b.py and 1 more)" in dirt()
     assert manifest("cpu", {})["dirty"] is True
     git(checkout, "add", ".")
@@ -72,36 +68,6 @@ def test_another_repository_around_the_package_says_nothing_of_it(checkout, monk
     (inner / "layerfit").mkdir(parents=True)
     (inner / "layerfit" / "__init__.py").write_text("")
     at(inner, monkeypatch)
-    monkeypatch.setattr(module, "distribution", lambda _: types.SimpleNamespace(files=None))
     made = manifest("cpu", {})
     assert (made["commit"], made["dirty"]) == (None, None)
     assert "not known" in dirt()
-
-
-class Listed:
-    """A line of a wheel's RECORD."""
-
-    def __init__(self, path: Path):
-        value = base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).decode().rstrip("=")
-        self.path, self.hash = path, types.SimpleNamespace(mode="sha256", value=value)
-
-    def locate(self):
-        return self.path
-
-
-def test_an_installed_wheel_is_compared_with_its_own_list(tmp_path, monkeypatch):
-    package = tmp_path / "layerfit"
-    (package / "conf").mkdir(parents=True)
-    names = ("__init__.py", "a.py", "conf/config.yaml")
-    for name in names:
-        (package / name).write_text("")
-    files = [Listed(package / name) for name in names]
-    at(tmp_path, monkeypatch)
-    monkeypatch.setattr(module, "distribution", lambda _: types.SimpleNamespace(files=files))
-    (package / "__pycache__").mkdir()
-    (package / "__pycache__" / "a.pyc").write_text("")
-    (package / "conf" / "config.yaml").write_text("its values are resolved")
-    assert manifest("cpu", {})["dirty"] is False
-    (package / "a.py").write_text("changed")
-    (package / "new.py").write_text("")
-    assert changed_sources() == ["layerfit/a.py", "layerfit/new.py"]

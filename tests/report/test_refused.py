@@ -33,14 +33,14 @@ def started(monkeypatch):
     """Runs that were started; each is finished at once, on a clean tree."""
     asked = []
 
-    def run_cells(runs, *, group):
+    def run_all(runs, *, group):
         todo = [run for run in runs if read(run.paths.results, run_id(run)) is None]
         asked.extend(run_id(run) for run in todo)
         for run in todo:
             finish(run, dirty=False)
         return True
 
-    monkeypatch.setattr(local, "run_cells", run_cells)
+    monkeypatch.setattr(local, "run_all", run_all)
     return asked
 
 

@@ -182,7 +182,6 @@ def test_from_the_command_line(project, capsys, monkeypatch):
     file = project / "conf" / "table" / "tiny.yaml"
     tuning = {**TUNING, "grid": {"LoRA": GRID["LoRA"]}}
     file.write_text(file.read_text() + f"tuning: {json.dumps(tuning)}\n")
-    monkeypatch.setattr(build.finish_tuning, "__kwdefaults__", {"allow_edge": False, "conf": project / "conf"})
     asked = []
 
     def run_all(runs, *, group):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import defaultdict
 from pathlib import Path
 
-from layerfit.errors import UserError
+from layerfit.errors import Parser, UserError
 from layerfit.evaluation.judge.files import JsonLine, read_lines
 from layerfit.evaluation.judge.rating import rating
 from layerfit.evaluation.judge.scores import JudgedTurn, average, judged_turns, parts, spread, unparsed
@@ -17,13 +16,13 @@ NEEDED = ("question_id", "model", "judge", "user_prompt", "judgment", "turn")
 
 def main(argv: list[str] | None = None) -> int:
     """Print the scores of a judgment file; return the exit status: 0 ok, 2 a mistake."""
-    parser = argparse.ArgumentParser(prog="python -m layerfit.evaluation.judge", description=__doc__)
+    parser = Parser(prog="layerfit judge", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("rescore", help="scores of a judgment file: FastChat's, or of results/judgments")
     command.add_argument("file", type=Path, help="a .jsonl or .jsonl.gz of judgments")
     command.add_argument("--questions", type=Path, help="question.jsonl, for categories; default: beside the file")
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         print("\n".join(rescore(arguments.file, arguments.questions)))
     except UserError as error:
         print(f"layerfit: {error}", file=sys.stderr)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from layerfit.config import composer
-from layerfit.errors import UserError
+from layerfit.errors import Parser, UserError
 from layerfit.launch.preflight import has_wandb_key
 from layerfit.report import build, spec
 from layerfit.report.wandb_report import send
@@ -19,7 +19,7 @@ OUT = Path("outputs/wandb-report")
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    out = argparse.ArgumentParser(
+    out = Parser(
         prog="python -m layerfit.report.wandb_report",
         description="A W&B dashboard of a table from its records: runs, tables, a report of panels.",
     )
@@ -32,9 +32,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Send or write dashboards; return the exit status."""
-    options = parser().parse_args(argv)
-    why = "--offline" if options.offline else None if has_wandb_key() else "no key: `wandb login` or WANDB_API_KEY"
     try:
+        options = parser().parse_args(argv)
+        why = "--offline" if options.offline else None if has_wandb_key() else "no key: `wandb login` or WANDB_API_KEY"
         if why is None:
             send.check_packages()
         with composer():

@@ -1,0 +1,106 @@
+"""How layerfit is installed: where its configuration is, and which code this is. Standard library only.
+
+In a checkout `conf/` is beside the package and git knows the code. A wheel holds a copy, `layerfit/conf`, and
+`layerfit/_build.json`: the commit it was built from, whether that tree was clean, and a hash of the package's files.
+`setup.py` reads this file by its path, before any dependency is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent
+"""The folder that the package is in: a checkout, or an environment's site-packages."""
+SOURCES = "layerfit"
+"""With its resolved values a run's result is decided by the package's code and data, and by the versions of others,
+which are recorded: a table's spec, claims, `conf/` (its values are in the record), scripts and tests decide nothing."""
+BUILD = "_build.json"
+NOT_KNOWN = "the package is neither in a git checkout nor from a build that recorded its commit"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which code this is. dirty: changed since `commit`; None where it is not known, and `reason` says why.
+
+    changed: the files that differ from the commit, relative to the checkout; () where git is not asked.
+    """
+
+    commit: str | None
+    dirty: bool | None
+    reason: str | None = None
+    changed: tuple[str, ...] = ()
+
+
+def conf_folder(package: Path = PACKAGE) -> Path:
+    """Return where configuration is: the package's own copy if there is one (a wheel), else the checkout's."""
+    copy = package / "conf"
+    return copy if copy.is_dir() else package.parent / "conf"
+
+
+def checkout(package: Path = PACKAGE) -> Path | None:
+    """Return the root of the source tree that the package is in, None for an installed wheel."""
+    return None if (package / "conf").is_dir() else package.parent
+
+
+def source(package: Path = PACKAGE) -> Source:
+    """Return which code this is: as git says in a checkout, else as the build recorded."""
+    root = checkout(package)
+    found = _of_git(root) if root is not None else None
+    return found or _of_build(package) or Source(None, None, NOT_KNOWN)
+
+
+def command_for(target: str, table: str) -> str:
+    """Return how a message names a command on a table: `make todo T=x`, or `layerfit todo x` where no Makefile is."""
+    return f"layerfit {target} {table}" if checkout() is None else f"make {target} T={table}"
+
+
+def build_record(package: Path, built: Path) -> dict[str, Any]:
+    """Return the content of `_build.json` for the files in `built`, made from the source tree of `package`."""
+    return {**asdict(source(package)), "digest": digest(built)}
+
+
+def digest(package: Path) -> str:
+    """Return a hash of a package's files and their names; configuration is not among them: records hold its values."""
+    out = hashlib.blake2s(digest_size=16)
+    for path in sorted(package.rglob("*")):
+        inside = path.relative_to(package)
+        if path.is_file() and inside.parts[0] not in ("conf", BUILD) and "__pycache__" not in inside.parts:
+            out.update(inside.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return out.hexdigest()
+
+
+def _of_git(root: Path) -> Source | None:
+    """Return what git says, None outside a checkout; one that `root` merely lies in is another project's."""
+    words = _git(root, "rev-parse", "HEAD", "--show-prefix")
+    if words is None or words.split("\n")[1].strip():
+        return None
+    # Untracked files count, also where git's own configuration hides them: a new method is one.
+    status = _git(root, "status", "--porcelain", "--untracked-files=all", "--", SOURCES)
+    if status is None:
+        return Source(words.split("\n")[0], None, "git status failed")
+    changed = tuple(line[3:].split(" -> ")[-1].strip('"') for line in status.splitlines())
+    return Source(words.split("\n")[0], bool(changed), changed=changed)
+
+
+def _git(root: Path, *args: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def _of_build(package: Path) -> Source | None:
+    """Return what the build recorded, None if it recorded nothing. Files edited after it count as a dirty tree."""
+    path = package / BUILD
+    if not path.is_file():
+        return None
+    made = json.loads(path.read_text())
+    edited = made["digest"] != digest(package)
+    return Source(made["commit"], True if edited else made["dirty"], made["reason"])
