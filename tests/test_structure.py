@@ -115,16 +115,6 @@ LOOSE_TESTS = ("test_structure.py", "test_docs.py", "test_guides.py")
 """Tests of the whole."""
 
 
-TWICE = {
-    "Cell": 2,  # report: a run in a table; launch.display: a piece of the progress line
-    "Memory": 2,  # estimate: bytes foretold; run.measure: bytes measured
-    "Shape": 2,  # anatomy: what methods check themselves against; estimate: sizes of a model
-    "Silent": 2,  # launch.display: no progress line; run.track: no tracker
-    "_State": 2,  # distributed.process, run.interrupt: each its module's own
-}
-"""Names of two classes, until the rooms beside report, data, evaluation and world take them up. Nothing joins this."""
-
-
 def named_types(tree: ast.Module) -> list[str]:
     """Return the classes of a file, and the aliases of types at its top (`Row = dict[str, Any]`)."""
     classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
@@ -135,7 +125,7 @@ def named_types(tree: ast.Module) -> list[str]:
 def test_types_of_two_files_have_two_names():
     assert named_types(ast.parse("class A:\n    class B: ...\nRow = dict\nROWS = 1")) == ["A", "B", "Row"]
     found = Counter(name for path in FILES for name in named_types(ast.parse(path.read_text())))
-    assert {name: count for name, count in found.items() if count > 1} == TWICE
+    assert {name: count for name, count in found.items() if count > 1} == {}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

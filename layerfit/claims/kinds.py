@@ -14,7 +14,7 @@ from typing import Any
 
 from layerfit.claims.cases import Case, Missing, case
 from layerfit.claims.matrices import matrix_cases
-from layerfit.claims.sources import Source
+from layerfit.claims.sources import NumberSource
 from layerfit.errors import UserError
 from layerfit.report.checks import listed
 from layerfit.report.compare import Estimate, deviation_interval, deviation_p, log_of
@@ -111,7 +111,7 @@ def _shown(estimate: Estimate | str, name: str, column: Column, distance: Callab
 
 
 def _differences(
-    source: Source, options: Options, distance: Callable[[float, Column], float], sign: Callable[[Column], float]
+    source: NumberSource, options: Options, distance: Callable[[float, Column], float], sign: Callable[[Column], float]
 ) -> Iterator[Case | Missing]:
     for first, second in pairs_of(source.spec, options["pairs"]):
         for column in columns_of(source.spec, options.get("columns")):
@@ -127,29 +127,29 @@ def _differences(
                 yield _shown(one, _name(first, second, column.label), column, far)
 
 
-def better(source: Source, options: Options) -> Cases:
+def better(source: NumberSource, options: Options) -> Cases:
     """The first row of every pair is better than the second."""
     return list(_differences(source, options, lambda d, _: d, lambda c: 1.0 if source.higher(c) else -1.0))
 
 
-def not_worse(source: Source, options: Options) -> Cases:
+def not_worse(source: NumberSource, options: Options) -> Cases:
     """The first row is at most `margin` worse than the second."""
     far = lambda d, column: d + margin_of(options, column)  # noqa: E731
     return list(_differences(source, options, far, lambda c: 1.0 if source.higher(c) else -1.0))
 
 
-def equivalent(source: Source, options: Options) -> Cases:
+def equivalent(source: NumberSource, options: Options) -> Cases:
     """The two rows differ by less than `margin`: the 95% interval lies inside it (two one-sided tests at 2.5%)."""
     far = lambda d, column: margin_of(options, column) - abs(d)  # noqa: E731
     return list(_differences(source, options, far, lambda _: 1.0))
 
 
-def differ(source: Source, options: Options) -> Cases:
+def differ(source: NumberSource, options: Options) -> Cases:
     """The two rows differ, in whatever direction."""
     return list(_differences(source, options, lambda d, _: abs(d), lambda _: 1.0))
 
 
-def interaction(source: Source, options: Options) -> Cases:
+def interaction(source: NumberSource, options: Options) -> Cases:
     """The difference first - second is larger in the columns `more` than in the columns `less`, each against each."""
     out: Cases = []
     for first, second in pairs_of(source.spec, options["pairs"]):
@@ -162,7 +162,7 @@ def interaction(source: Source, options: Options) -> Cases:
     return out
 
 
-def spread(source: Source, options: Options) -> Cases:
+def spread(source: NumberSource, options: Options) -> Cases:
     """A row's runs deviate by less than `margin`. Columns that hold one seed each are taken together."""
     by_key: dict[str, list[Column]] = {}
     for column in columns_of(source.spec, options.get("columns")):
@@ -175,7 +175,7 @@ def spread(source: Source, options: Options) -> Cases:
     return out
 
 
-def _deviation(source: Source, row: Row, columns: tuple[Column, ...], options: Options) -> Case | Missing:
+def _deviation(source: NumberSource, row: Row, columns: tuple[Column, ...], options: Options) -> Case | Missing:
     name = f"{row.label}, {columns[0].label if len(columns) == 1 else 'its seeds'}"
     found = source.deviation(row, columns)
     if isinstance(found, str):
@@ -190,17 +190,17 @@ def _deviation(source: Source, row: Row, columns: tuple[Column, ...], options: O
                 signed=False)  # fmt: skip
 
 
-def at_least(source: Source, options: Options) -> Cases:
+def at_least(source: NumberSource, options: Options) -> Cases:
     """A number reaches `threshold`."""
     return _against(source, options, 1.0)
 
 
-def at_most(source: Source, options: Options) -> Cases:
+def at_most(source: NumberSource, options: Options) -> Cases:
     """A number stays below `threshold`."""
     return _against(source, options, -1.0)
 
 
-def _against(source: Source, options: Options, sign: float) -> Cases:
+def _against(source: NumberSource, options: Options, sign: float) -> Cases:
     threshold = float(options["threshold"])
     if "view" in options:
         return matrix_cases(source, options, threshold, sign)
@@ -226,7 +226,7 @@ def _level(one: Estimate | str, name: str, unit: str, sign: float, bound: float)
     return case(name, one, sign * (one.value - bound), unit=unit, signed=False, decimals=2)
 
 
-KINDS: dict[str, Callable[[Source, Options], Cases]] = {
+KINDS: dict[str, Callable[[NumberSource, Options], Cases]] = {
     "better": better,
     "not_worse": not_worse,
     "equivalent": equivalent,

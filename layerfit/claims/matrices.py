@@ -9,7 +9,7 @@ from math import log
 from typing import Any
 
 from layerfit.claims.cases import Case, Missing, case
-from layerfit.claims.sources import Source
+from layerfit.claims.sources import NumberSource
 from layerfit.errors import UserError
 from layerfit.report.compare import over_seeds
 from layerfit.report.matrix import Matrix
@@ -18,7 +18,7 @@ from layerfit.report.stats import mean
 _BY: dict[str, Callable[[list[float]], float]] = {"max": max, "min": min, "mean": mean}
 
 
-def matrix_cases(source: Source, options: dict[str, Any], threshold: float, sign: float) -> list[Case | Missing]:
+def matrix_cases(source: NumberSource, options: dict[str, Any], threshold: float, sign: float) -> list[Case | Missing]:
     """Return the cells of a view's matrices that the options name, against a threshold.
 
     view: its kind. matrix: pattern of its title. rows, columns: patterns of what is looked at, default all; a cell of a

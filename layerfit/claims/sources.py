@@ -29,7 +29,7 @@ class Deviation:
     tested: bool = True
 
 
-class Source(Protocol):
+class NumberSource(Protocol):
     """What a test may ask. Text instead of a number: why there is none."""
 
     @property

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shape:
+class MicroBatch:
     """A micro-batch: rows of `length` tokens, padding included; columns: positions whose logits are computed."""
 
     rows: int
@@ -29,7 +29,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Memory:
+class StepMemory:
     """Bytes on one GPU, by component as a record counts them (`layerfit.run.measure`), buffers among the weights."""
 
     weights: float
@@ -57,7 +57,7 @@ class Tracer:
 
     known: dict[Any, Trace] = field(default_factory=dict)
 
-    def whole(self, subject: Subject, plan: PlanShape, shape: Shape, *, checkpointing: bool) -> Trace:
+    def whole(self, subject: Subject, plan: PlanShape, shape: MicroBatch, *, checkpointing: bool) -> Trace:
         """Return the trace of one micro-batch through all blocks."""
         from layerfit.estimate.trace import Trace
 
@@ -78,7 +78,7 @@ class Tracer:
         return Trace(kept, once.largest, forward, step)
 
     def part(
-        self, subject: Subject, plan: PlanShape, chosen: Iterable[int], shape: Shape, *, checkpointing: bool
+        self, subject: Subject, plan: PlanShape, chosen: Iterable[int], shape: MicroBatch, *, checkpointing: bool
     ) -> Trace:
         """Return the trace of one micro-batch through some of the blocks."""
         indices = list(chosen)
@@ -88,7 +88,7 @@ class Tracer:
         return self.known[key]
 
 
-def _traced(subject: Subject, plan: PlanShape, chosen: list[int], shape: Shape, *, checkpointing: bool) -> Trace:
+def _traced(subject: Subject, plan: PlanShape, chosen: list[int], shape: MicroBatch, *, checkpointing: bool) -> Trace:
     from layerfit.engines.trainable import freeze_to
     from layerfit.estimate.trace import empty_batch, only, trace
     from layerfit.models.architecture import checkpoint_activations
@@ -113,7 +113,7 @@ def _traced(subject: Subject, plan: PlanShape, chosen: list[int], shape: Shape, 
             model.gradient_checkpointing_disable()  # type: ignore[operator]
 
 
-def memory(subject: Subject, plan: Plan, shape: Shape, tracer: Tracer) -> Memory:
+def memory(subject: Subject, plan: Plan, shape: MicroBatch, tracer: Tracer) -> StepMemory:
     """Return the bytes that training holds on each GPU under a plan; no temporaries of a single operator.
 
     With activation checkpointing, the block that backward makes again is held too.
@@ -124,10 +124,12 @@ def memory(subject: Subject, plan: Plan, shape: Shape, tracer: Tracer) -> Memory
     again = 0.0
     if subject.run.training.activation_checkpointing:
         again = tracer.whole(subject, subject.shape_of(plan), shape, checkpointing=False).largest
-    return Memory(found.weights + buffer_bytes(subject), found.gradients, found.optimizer, found.activations + again)
+    return StepMemory(
+        found.weights + buffer_bytes(subject), found.gradients, found.optimizer, found.activations + again
+    )
 
 
-def recorded_memory(subject: Subject, plan: Plan, shape: Shape, tracer: Tracer) -> Memory:
+def recorded_memory(subject: Subject, plan: Plan, shape: MicroBatch, tracer: Tracer) -> StepMemory:
     """Return the bytes that a record counts: of parameters, not of buffers, and of activations after the forward.
 
     At ZeRO-3 a record counts gathered weights as activations, which are none.
@@ -136,7 +138,7 @@ def recorded_memory(subject: Subject, plan: Plan, shape: Shape, tracer: Tracer) 
 
     engine, ranks, stage = engine_over(subject, plan), subject.run.engine.ranks, subject.run.engine.stage or 0
     checkpointing = subject.run.training.activation_checkpointing
-    found = Memory(
+    found = StepMemory(
         weights=parameter_bytes(subject) / (ranks if stage == 3 else 1),
         gradients=gradient_bytes(engine) / (ranks if stage >= 2 else 1),
         optimizer=optimizer_bytes(engine, stage, ranks),
@@ -146,7 +148,7 @@ def recorded_memory(subject: Subject, plan: Plan, shape: Shape, tracer: Tracer) 
     return found
 
 
-def flops(subject: Subject, plan: Plan, shape: Shape, tracer: Tracer) -> Flops:
+def flops(subject: Subject, plan: Plan, shape: MicroBatch, tracer: Tracer) -> Flops:
     """Return the FLOPs of a token: products of matrices, and attention; what checkpointing computes again included."""
     checkpointing = subject.run.training.activation_checkpointing
     found = tracer.whole(subject, subject.shape_of(plan), shape, checkpointing=checkpointing)

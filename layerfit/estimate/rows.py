@@ -9,7 +9,7 @@ from typing import Any
 from layerfit.config.identity import identity_of, required_runs, run_id
 from layerfit.config.schema import RunConfig
 from layerfit.data.batches import steps_for_epochs
-from layerfit.estimate.cost import Flops, Memory, Shape, Tracer, flops, memory
+from layerfit.estimate.cost import Flops, MicroBatch, StepMemory, Tracer, flops, memory
 from layerfit.estimate.subject import Subject, describe
 from layerfit.methods.base import Context, Plan
 from layerfit.methods.rankings import ranking_file
@@ -48,7 +48,7 @@ class RowEstimate:
 
     label: str
     data: Data | None = None
-    memory: Memory | None = None
+    memory: StepMemory | None = None
     trained: int | None = None
     steps: int | None = None
     flops: float | None = None
@@ -97,10 +97,10 @@ def num_steps(run: RunConfig, data: Data) -> int | None:
     return None if data.examples is None else steps_for_epochs(training.epochs or 0, data.examples, training.batch_size)
 
 
-def micro_batch(run: RunConfig, data: Data) -> Shape:
+def micro_batch(run: RunConfig, data: Data) -> MicroBatch:
     """Return a micro-batch at its largest: as long as the longest example, every token but the first a target."""
     rows = run.training.micro_batch_size or run.training.batch_size // run.engine.ranks
-    return Shape(rows, data.longest, data.longest - 1)
+    return MicroBatch(rows, data.longest, data.longest - 1)
 
 
 @dataclass

@@ -42,7 +42,7 @@ TEXTS = ("run_id", "table", "row", "group", *GROUPS, "status", "task", "metric",
 
 
 @dataclass(frozen=True)
-class Line:
+class RunLine:
     """What a run is called. refused: why its table does not take the record, None if it does.
 
     choices: of the configuration groups, by group: method, model, dataset, eval, engine.
@@ -79,11 +79,11 @@ def made_for(record: Record) -> str | None:
     return None
 
 
-def of_record(run_id: str, record: Record) -> Line:
+def of_record(run_id: str, record: Record) -> RunLine:
     """Return a record's line without a table: it is called by its label."""
     config = record.result.config
     choices = {group: (config.get(group) or {}).get("name") for group in GROUPS} | {"method": record.method}
-    return Line(
+    return RunLine(
         run_id,
         made_for(record),
         record.label or record.method,
@@ -115,7 +115,7 @@ def frame(table: str | None = None, *, results: str = "results") -> DataFrame:
     return tidy(of_table(table) if table is not None else [of_record(*item) for item in read_all(results).items()])
 
 
-def of_table(name: str) -> list[Line]:
+def of_table(name: str) -> list[RunLine]:
     """Return the lines of a table, in printing order; opens `conf/` where it is not open yet.
 
     Raises:
@@ -132,17 +132,17 @@ def of_table(name: str) -> list[Line]:
         return lines_of(build.load(name))
 
 
-def lines_of(loaded: LoadedTable) -> list[Line]:
+def lines_of(loaded: LoadedTable) -> list[RunLine]:
     """Return the lines of a table that was read (`build.LoadedTable`)."""
     groups = {row.label: row.group or None for row in loaded.spec.rows}
     refused = {one.run_id: one.reason for one in loaded.refused()}
 
-    def line(cell: Cell) -> Line:
+    def line(cell: Cell) -> RunLine:
         run, record = cell.run, loaded.store.records.get(cell.run_id)
         choices = {group: getattr(run, group).name for group in GROUPS if group != "method"}
         choices["method"] = run.method_name()
         wrong = [*checks.of_settings(run), *filter(None, [refused.get(cell.run_id)])] if record else []
-        return Line(
+        return RunLine(
             cell.run_id,
             loaded.spec.name,
             cell.row,
@@ -157,7 +157,7 @@ def lines_of(loaded: LoadedTable) -> list[Line]:
     return [line(cell) for cell in loaded.cells]
 
 
-def _cells(line: Line) -> list[dict[str, Any]]:
+def _cells(line: RunLine) -> list[dict[str, Any]]:
     own: dict[str, Any] = {name: getattr(line, name) for name in OWN} | line.choices
     record = line.record
     if record is None:
@@ -167,7 +167,7 @@ def _cells(line: Line) -> list[dict[str, Any]]:
     return [{**own, **{name: getattr(score, name, None) for name in OF_SCORE}} for score in scores]
 
 
-def tidy(lines: list[Line]) -> DataFrame:
+def tidy(lines: list[RunLine]) -> DataFrame:
     """Return lines as a DataFrame whose columns have their types also where every value is null."""
     try:
         from pandas import DataFrame
@@ -178,7 +178,7 @@ def tidy(lines: list[Line]) -> DataFrame:
     return made.astype(kinds)
 
 
-def write_csv(lines: list[Line], path: str) -> None:
+def write_csv(lines: list[RunLine], path: str) -> None:
     """Write lines as CSV, to standard output where the path is `-`.
 
     Raises:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from layerfit.errors import UserError
 from layerfit.records.record import STATUSES, Score, read_all
-from layerfit.report.frames import GROUPS, Line, of_record, write_csv
+from layerfit.report.frames import GROUPS, RunLine, of_record, write_csv
 
 KEYS = ("run_id", "table", "row", "status", "seed", *GROUPS)
 """What runs can be filtered by."""
@@ -63,7 +63,7 @@ def _main(options: argparse.Namespace, words: list[str]) -> int:
     return 0
 
 
-def select(kept: list[Line], every: list[Line], word: str, tables: dict[str, list[str]]) -> list[Line]:
+def select(kept: list[RunLine], every: list[RunLine], word: str, tables: dict[str, list[str]]) -> list[RunLine]:
     """Return the runs that a filter keeps.
 
     Raises:
@@ -77,7 +77,7 @@ def select(kept: list[Line], every: list[Line], word: str, tables: dict[str, lis
     known = sorted({one for line in every for one in values(line, key, tables) if one})
     patterns = [value] if value in known else value.split(",")  # a row's label may have a comma in it
 
-    def keeps(line: Line) -> bool:
+    def keeps(line: RunLine) -> bool:
         return any(fnmatchcase(one, pattern) for one in values(line, key, tables) for pattern in patterns)
 
     known += STATUSES if key == "status" else []  # that no run failed is an answer
@@ -89,7 +89,7 @@ def select(kept: list[Line], every: list[Line], word: str, tables: dict[str, lis
     return [line for line in kept if keeps(line)]
 
 
-def values(line: Line, key: str, tables: dict[str, list[str]]) -> list[str]:
+def values(line: RunLine, key: str, tables: dict[str, list[str]]) -> list[str]:
     """Return what a run has under a key, as text: several tables may show it."""
     if key == "table":
         return tables[line.run_id]
@@ -99,7 +99,7 @@ def values(line: Line, key: str, tables: dict[str, list[str]]) -> list[str]:
     return ["" if found is None else str(found)]
 
 
-def _tables(lines: list[Line], results: str) -> dict[str, list[str]]:
+def _tables(lines: list[RunLine], results: str) -> dict[str, list[str]]:
     """Return every table that shows a run, by run id; those of other folders of records are left out."""
     from pathlib import Path
 
@@ -123,18 +123,18 @@ def _tables(lines: list[Line], results: str) -> dict[str, list[str]]:
     return out
 
 
-def main_score(line: Line) -> Score | None:
+def main_score(line: RunLine) -> Score | None:
     """Return the score that stands for a run: the first of its evaluation."""
     return next(iter(line.record.result.scores), None) if line.record else None
 
 
-def _seeds(line: Line) -> str:
+def _seeds(line: RunLine) -> str:
     """Return a run's seed, and its method's where that was set apart."""
     apart = line.method_seed not in (None, line.seed)
     return "" if line.seed is None else f"{line.seed} ({line.method_seed})" if apart else str(line.seed)
 
 
-def show(lines: list[Line], tables: dict[str, list[str]]) -> None:
+def show(lines: list[RunLine], tables: dict[str, list[str]]) -> None:
     """Print runs: in colour and to the width of a terminal, else one line each, whole."""
     from rich.console import Console
     from rich.table import Table

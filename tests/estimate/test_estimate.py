@@ -10,7 +10,7 @@ from layerfit.adapters.masked import COINS, draw_places, places_for
 from layerfit.config import ROOT, compose, composer
 from layerfit.config.schema import RunConfig
 from layerfit.engines.base import Engine
-from layerfit.estimate.cost import Shape, Tracer, flops, memory, recorded_memory
+from layerfit.estimate.cost import MicroBatch, Tracer, flops, memory, recorded_memory
 from layerfit.estimate.held import buffer_bytes
 from layerfit.estimate.rows import course, read_data, received, rows
 from layerfit.estimate.show import Speed, fits
@@ -26,7 +26,7 @@ from tests.helpers.tiny_models import TINY, run_of, write_model
 from tests.models.test_model_shapes import PUBLISHED
 
 MIRROR = ROOT.parent / "shared" / "hub"
-ONE = Shape(1, 1024, 1024)
+ONE = MicroBatch(1, 1024, 1024)
 SEVEN = ["dataset=alpaca_gpt4", "eval=none", "engine=torch", "training.dtype=bf16", "training.max_length=1024"]
 LORA = ["method=lora", "method.rank=128"]
 LISA = ["method=lisa", "method.num_active=2"]
@@ -152,7 +152,7 @@ def test_the_committed_records_are_met_to_the_byte(name):
             continue
         made = describe(cell.run, received(cell.run, loaded.store.records))
         assert isinstance(made, Subject)
-        predicted = recorded_memory(made, course(made, 1).plans[0], Shape(64, 7, 3), TRACER)
+        predicted = recorded_memory(made, course(made, 1).plans[0], MicroBatch(64, 7, 3), TRACER)
         for part in COUNTED:
             assert getattr(predicted, part) == record.measured.peak_memory_bytes[part], (cell.name, part)
         compared += 1
@@ -171,7 +171,7 @@ def test_the_committed_records_are_met_to_the_byte(name):
 )
 def test_one_block_of_each_kind_tells_what_all_blocks_keep_and_compute(overrides):
     made = subject("tinyllama", *overrides)
-    checkpointing, shape = made.run.training.activation_checkpointing, Shape(3, 9, 5)
+    checkpointing, shape = made.run.training.activation_checkpointing, MicroBatch(3, 9, 5)
     kinds, tracer = made.shape_of(plan_of(made)), Tracer()
     quick = tracer.whole(made, kinds, shape, checkpointing=checkpointing)
     assert max(len(key[1]) for key in tracer.known) < 22
@@ -230,7 +230,7 @@ def test_every_method_is_counted_as_a_real_step_is(folder, case, dtype):
     real = {name: (p.shape, p.dtype) for name, p in engine.parameters.items()}
     assert {name: (p.shape, p.dtype) for name, p in made.model.named_parameters()} == real
     counted = counted_in_a_step(run, engine)
-    found = recorded_memory(made, plan, Shape(tiny.ROWS, tiny.LENGTH, tiny.LENGTH - 4), TRACER)
+    found = recorded_memory(made, plan, MicroBatch(tiny.ROWS, tiny.LENGTH, tiny.LENGTH - 4), TRACER)
     for part in ("weights", "gradients", "optimizer"):
         assert getattr(found, part) == counted.peak[part], part
     low, high = UNLIKE.get(method, (1, 1))
@@ -251,7 +251,7 @@ def test_every_architecture_is_counted_as_a_real_step_is(tmp_path, name, method)
     model = load_model(run.model, run.hub, run.training.dtype)
     engine = tiny.engine_over(run, model, micro_batches=1)
     counted = counted_in_a_step(run, engine)
-    found = recorded_memory(made, plan, Shape(tiny.ROWS, tiny.LENGTH, tiny.LENGTH - 4), TRACER)
+    found = recorded_memory(made, plan, MicroBatch(tiny.ROWS, tiny.LENGTH, tiny.LENGTH - 4), TRACER)
     assert {part: getattr(found, part) for part in COUNTED} == {part: counted.peak[part] for part in COUNTED}
 
 
@@ -273,7 +273,7 @@ def test_sharding_and_checkpointing(folder, method, override):
     if run.training.activation_checkpointing:
         checkpoint_activations(engine.module)
     counted = counted_in_a_step(run, engine)
-    shape = Shape(tiny.ROWS, tiny.LENGTH, tiny.LENGTH - 4)
+    shape = MicroBatch(tiny.ROWS, tiny.LENGTH, tiny.LENGTH - 4)
     found = recorded_memory(made, plan, shape, TRACER)
     for part in ("weights", "gradients", "optimizer"):
         assert getattr(found, part) == counted.peak[part], part
@@ -287,7 +287,7 @@ def test_ranks_share_what_zero_shards():
     shared = {}
     for stage in (1, 2, 3):
         one, four = (
-            recorded_memory(made, plan_of(made), Shape(1, 8, 8), TRACER)
+            recorded_memory(made, plan_of(made), MicroBatch(1, 8, 8), TRACER)
             for made in (
                 subject("tinyllama", "method=full", f"engine=zero{stage}", f"engine.ranks={n}") for n in (1, 4)
             )

@@ -58,7 +58,7 @@ def test_a_wheel_knows_the_commit_and_whether_the_tree_was_clean(package, tmp_pa
     site = installed(package, tmp_path)
     assert source(site) == Source(commit, False)
     (package / "run.py").write_text("STEPS = 2\n")
-    assert source(package) == Source(commit, True)
+    assert source(package) == Source(commit, True, changed=("layerfit/run.py",))
     assert source(installed(package, tmp_path / "other")) == Source(commit, True)
 
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from layerfit.config import composer, required_runs, run_id
-from layerfit.launch import local
+from layerfit.config import compose, composer, required_runs, run_id
+from layerfit.launch import local, queue
 from layerfit.records.record import read, write
 from layerfit.report import __main__ as command
 from layerfit.report import build, cells, checks
@@ -159,9 +159,9 @@ def test_what_another_run_may_mend_is_listed(tmp_path, change, reason):
 
 def test_a_run_warns_in_one_line_before_it_starts(monkeypatch, capsys):
     with composer():
-        run = local.config.compose(["method=full"])
-    monkeypatch.setattr(local, "dirt", lambda: CHANGES)
-    local.prepare([run, run])
+        run = compose(["method=full"])
+    monkeypatch.setattr(queue, "dirt", lambda: CHANGES)
+    queue.prepare([run, run])
     assert capsys.readouterr().err == (
         f"warning: {CHANGES}; the records say so, and tables refuse them without --draft\n"
     )

@@ -12,7 +12,7 @@ from layerfit.report.spec import Row, TableSpec
 from layerfit.report.views import common
 from layerfit.report.views.common import Found
 
-Removal = dict[str, Any]
+RemovalFinding = dict[str, Any]
 
 
 def removals(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
@@ -26,7 +26,7 @@ def removals(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str
     return [_losses(known, found), _order(known, found)]
 
 
-def _losses(rows: list[Row], found: Found[Removal]) -> Matrix:
+def _losses(rows: list[Row], found: Found[RemovalFinding]) -> Matrix:
     longest = max(len(r["losses"]) for row in rows for r in found.by_row[row.label].values())
     values, notes = [], ["Loss in nats per target token, mean over seeds; 0 removed is the model as trained."]
     for row in rows:
@@ -56,7 +56,7 @@ def _losses(rows: list[Row], found: Found[Removal]) -> Matrix:
     )
 
 
-def _order(rows: list[Row], found: Found[Removal]) -> Matrix:
+def _order(rows: list[Row], found: Found[RemovalFinding]) -> Matrix:
     standings: dict[str, dict[str, float | None]] = {}
     notes = ["1: removed first, the least important. Mean over seeds."]
     for row in rows:

@@ -13,11 +13,11 @@ from layerfit.report.matrix import Matrix
 from layerfit.report.spec import Row, TableSpec
 from layerfit.report.views import common
 
-Rankings = dict[str, dict[str, Any]]
+RankingsByMilestone = dict[str, dict[str, Any]]
 """`25%` -> a ranking: its `scores` by unit, and what is known of their reliability."""
 
 
-def rankings(record: Record) -> Rankings | None:
+def rankings(record: Record) -> RankingsByMilestone | None:
     """Return the rankings of a run in order of time, the last at its end; None if it has none on the way."""
     found = record.result.findings.get("milestones") or {}
     out = {f"{100 * float(at):g}%": found[at] for at in sorted(found, key=float) if found[at].get("scores")}
@@ -50,7 +50,7 @@ def quantiles(scores: dict[str, float]) -> dict[str, float]:
     return {unit: (rank - 0.5) / len(scores) for unit, rank in ranks(scores).items()}
 
 
-def _maps(row: Row, seed: int | None, found: Rankings, order: list[str]) -> list[Matrix]:
+def _maps(row: Row, seed: int | None, found: RankingsByMilestone, order: list[str]) -> list[Matrix]:
     out = []
     for at, ranking in found.items():
         modules, layers, values = common.layer_map(dict(quantiles(ranking["scores"])), order)
@@ -65,11 +65,11 @@ def _maps(row: Row, seed: int | None, found: Rankings, order: list[str]) -> list
     return out
 
 
-def _between(seeds: dict[int | None, Rankings], a: str, b: str, of: Any) -> float | None:
+def _between(seeds: dict[int | None, RankingsByMilestone], a: str, b: str, of: Any) -> float | None:
     return common.mean(of(r[a]["scores"], r[b]["scores"]) for r in seeds.values())
 
 
-def _agreement(row: Row, seeds: dict[int | None, Rankings], notes: tuple[str, ...]) -> Matrix:
+def _agreement(row: Row, seeds: dict[int | None, RankingsByMilestone], notes: tuple[str, ...]) -> Matrix:
     times = tuple(next(iter(seeds.values())))
     values = common.table([_between(seeds, a, b, spearman) for b in times] for a in times)
     note = f"Spearman's correlation of all scores, mean over {len(seeds)} seed{'s' * (len(seeds) > 1)}."
@@ -79,7 +79,7 @@ def _agreement(row: Row, seeds: dict[int | None, Rankings], notes: tuple[str, ..
     )  # fmt: skip
 
 
-def _sets(row: Row, seeds: dict[int | None, Rankings], fraction: float) -> Matrix:
+def _sets(row: Row, seeds: dict[int | None, RankingsByMilestone], fraction: float) -> Matrix:
     times = tuple(next(iter(seeds.values())))
 
     def overlap(a: dict[str, float], b: dict[str, float]) -> float | None:
@@ -90,7 +90,7 @@ def _sets(row: Row, seeds: dict[int | None, Rankings], fraction: float) -> Matri
     return Matrix(title, "after", "after", "Jaccard", times, times, values, "heatmap")
 
 
-def _reliability(row: Row, seeds: dict[int | None, Rankings]) -> Matrix:
+def _reliability(row: Row, seeds: dict[int | None, RankingsByMilestone]) -> Matrix:
     """Return how far each ranking can be trusted: a ranking of noise has all three near 0."""
     times = tuple(next(iter(seeds.values())))
 

@@ -17,7 +17,7 @@ from layerfit.report.views import common
 from layerfit.report.views.common import Found
 
 NormFindings = dict[str, Any]
-Line = tuple[str, list[float | None]]
+NormLine = tuple[str, list[float | None]]
 HOW = "training.norms=true records norms."
 
 
@@ -43,7 +43,7 @@ def _mean(found: Found[NormFindings], row: Row, key: str) -> list[float | None] 
 
 
 def _weights(group: str, rows: list[Row], found: Found[NormFindings], units: list[str]) -> Matrix:
-    lines: list[Line] = []
+    lines: list[NormLine] = []
     notes = ["Mean over the steps of the L2 norm after each update: of the weights, and of adapters where they train."]
     for row in rows:
         adapters, before = _mean(found, row, "adapter_mean"), _mean(found, row, "adapter_initial")
@@ -66,7 +66,7 @@ def _weights(group: str, rows: list[Row], found: Found[NormFindings], units: lis
 
 
 def _updates(group: str, rows: list[Row], found: Found[NormFindings], units: list[str]) -> Matrix:
-    lines: list[Line] = []
+    lines: list[NormLine] = []
     for row in rows:
         update, adapters = _mean(found, row, "update"), _mean(found, row, "adapter_update")
         # Adapters change the model beside its weights: where these stand still, the adapters' own change is shown.
@@ -84,7 +84,7 @@ def _updates(group: str, rows: list[Row], found: Found[NormFindings], units: lis
     )
 
 
-def _matrix(title: str, lines: list[Line], units: list[str], notes: tuple[str, ...]) -> Matrix:
+def _matrix(title: str, lines: list[NormLine], units: list[str], notes: tuple[str, ...]) -> Matrix:
     return Matrix(
         title=title,
         row_name="what",
