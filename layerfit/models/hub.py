@@ -92,7 +92,9 @@ def dataset_source(repo: str, hub: HubConfig, path: str | None = None, revision:
     if path is None:
         return _source(DATASETS, repo, revision, hub)
     if not (local := Path(path).expanduser()).exists():
-        raise UserError(f"dataset.path={path} does not exist; give a .jsonl, .json or .parquet file, or a folder")
+        raise UserError(
+            f"dataset.path={path} does not exist; give a .jsonl, .jsonl.gz, .json or .parquet file, or a folder"
+        )
     return local
 
 
