@@ -31,7 +31,7 @@ def data_files(spec: WorldSpec) -> dict[Path, str]:
 
 
 def write_data(spec: WorldSpec, root: Path) -> Path:
-    """Write the compressed JSON Lines files and the cards below `root`; return the folder of the mix and the test items."""
+    """Write the compressed JSON Lines files and cards below `root`; return the folder of the mix and the test items."""
     for path, text in data_files(spec).items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(_compressed(text) if path.suffix == ".gz" else text.encode())
