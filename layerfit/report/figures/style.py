@@ -97,15 +97,15 @@ def styled(make: Callable[[], Figure]) -> dict[str, bytes]:
 
 
 def _png(figure: Figure) -> bytes:
-    """Return a figure as PNG. A palette takes a third of the bytes, and the eye sees no difference: a figure has a few
-    colours and their blends at edges of letters, and k-means moves the palette to them.
+    """Return a figure as PNG of 256 colours, a third of the bytes. The palette covers the range of colours, so that
+    rare ones are kept: no pixel of the committed figures is off by more than 8 of 255, nor is a colour bar in bands.
     """
     from PIL import Image
 
     drawn, packed = BytesIO(), BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
     with Image.open(drawn) as image:
-        few = image.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE)
+        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(packed, format="png", optimize=True, dpi=(DPI, DPI))
     return packed.getvalue()
 
