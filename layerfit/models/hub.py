@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerfit.config.schema import HubConfig, ModelConfig
 from layerfit.errors import UserError
-from layerfit.models import architecture, receipt
+from layerfit.models import architecture, packed, receipt
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,8 +52,14 @@ def cached_snapshot(kind: str, repo: str, revision: str | None) -> Path | None:
 
 
 def local_copy(kind: str, repo: str, hub: HubConfig) -> Path | None:
-    """Return the embedded or mirrored folder of a repository, None if there is none. `kind`: MODELS or DATASETS."""
-    return next((folder for root in _roots(hub) if (folder := root / kind / repo).is_dir()), None)
+    """Return the embedded or mirrored folder of a repository, None if there is none. `kind`: MODELS or DATASETS.
+
+    An embedded model is ready to be loaded: its weights are unpacked.
+    """
+    found = next((folder for root in _roots(hub) if (folder := root / kind / repo).is_dir()), None)
+    if found is not None and found.is_relative_to(EMBEDDED):
+        packed.unpack(found)
+    return found
 
 
 def _source(kind: str, repo: str, revision: str | None, hub: HubConfig) -> str | Path:

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from layerfit.models.packed import pack, unpack
 from layerfit.world.cards import dataset_card, half_card, model_card
 from layerfit.world.generate import make_world
 from layerfit.world.spec import ASSETS, WorldSpec
@@ -47,7 +48,10 @@ def write_tasks(spec: WorldSpec, root: Path = TASKS) -> Path:
 
 
 def write_model(spec: WorldSpec, root: Path, log: Callable[[str], None] = print) -> Path:
-    """Pretrain (minutes) and write model, tokenizer and card below `root`; return their folder."""
+    """Pretrain (minutes) and write model, tokenizer and card below `root`; return their folder.
+
+    The weights are written twice, plain and compressed; git keeps the compressed ones.
+    """
     import torch
 
     from layerfit.world.pretrain import accuracy, pretrain  # torch: not needed for data
@@ -57,6 +61,7 @@ def write_model(spec: WorldSpec, root: Path, log: Callable[[str], None] = print)
     model.to(getattr(torch, spec.weights)).save_pretrained(folder)
     model.float()  # what is scored is what is shipped, computed as a run computes it
     tokenizer.save_pretrained(folder)
+    pack(folder, getattr(torch, spec.weights).itemsize)
     (folder / "generation_config.json").unlink(missing_ok=True)  # states a library version and nothing else
     world = make_world(spec)
     columns = {"facts": world.facts, "rules": world.rules, "retention": world.retention}
@@ -95,6 +100,7 @@ def check_model(spec: WorldSpec, root: Path = ASSETS, log: Callable[[str], None]
     from layerfit.world.pretrain import accuracy
 
     shipped = root / spec.model_dir
+    unpack(shipped)
     with tempfile.TemporaryDirectory() as made:
         fresh = write_model(spec, Path(made), log)
         names = ("config.json", "tokenizer.json", "tokenizer_config.json")

@@ -11,6 +11,7 @@ from layerfit import config
 from layerfit.errors import UserError
 from layerfit.evaluation.lm_eval import tasks
 from layerfit.launch.preflight import check_world, preflight
+from layerfit.models.packed import PACKED, WEIGHTS
 from layerfit.world import ship
 from layerfit.world.gates import standard_error
 from layerfit.world.generate import make_world
@@ -75,9 +76,10 @@ def test_configurations_pin_the_rows_and_name_what_is_shipped(name):
 
 
 def test_assets_are_small_and_say_what_they_are():
-    assert sum(p.stat().st_size for p in ASSETS.rglob("*") if p.is_file()) <= 18 * 2**20
+    shipped = [p for p in ASSETS.rglob("*") if p.is_file() and p.name != WEIGHTS]
+    assert sum(p.stat().st_size for p in shipped) <= 9e6
     for spec in WORLDS.values():
-        assert (ASSETS / spec.model_dir / "model.safetensors").stat().st_size <= (4 if spec is NANO else 2) * 2**20
+        assert (ASSETS / spec.model_dir / PACKED).stat().st_size <= (3.2 if spec is NANO else 1.3) * 1e6
         for folder in (spec.model_dir, spec.dataset_dir, spec.half_dir("facts"), spec.half_dir("rules")):
             assert "license: apache-2.0" in (ASSETS / folder / "README.md").read_text()
 
