@@ -36,7 +36,7 @@ test-all: install  ## run the slow tests too
 	$(BIN)/python -m pytest -n 2 -m 'not gpu'
 
 test-gpu: install  ## run the tests that need a CUDA device (elsewhere: one line that says so)
-	$(BIN)/python -m pytest -m gpu tests/gpu
+	DS_ACCELERATOR=cuda $(BIN)/python -m pytest -rs -m gpu tests/gpu
 
 contract: install  ## hold one method to its contract on every engine, one rank and two: make contract M=lisa
 	$(need-M)CONTRACT_METHOD=$(M) $(BIN)/python -m pytest -n 2 -k 'one_rank or two_ranks' tests/engines/test_contract.py

@@ -37,6 +37,9 @@ SETTINGS = {
 """Canonical small settings of every method that trains; a method missing here is an error of the contract test."""
 
 
+TINY = (f"model.num_layers={LAYERS}", "engine.device=cpu", "optim.lr=0.01", "optim.weight_decay=0.1")
+
+
 def tiny_llama(dtype: torch.dtype = torch.float32, layers: int = LAYERS) -> LlamaForCausalLM:
     torch.manual_seed(0)
     shape = LlamaConfig(
@@ -54,7 +57,7 @@ def tiny_llama(dtype: torch.dtype = torch.float32, layers: int = LAYERS) -> Llam
 
 def composed(*overrides: str) -> RunConfig:
     with config.composer():
-        return config.compose([f"model.num_layers={LAYERS}", "optim.lr=0.01", "optim.weight_decay=0.1", *overrides])
+        return config.compose([*TINY, *overrides])
 
 
 def rows(step: int) -> Batch:
@@ -79,13 +82,14 @@ def share(batch: Batch, rank: int, world: int, micro_batches: int) -> list[Batch
 
 
 def engine_for(run: RunConfig, micro_batches: int = 2) -> Engine:
-    """The run's method on the tiny model, on its engine."""
-    process.start(process.device_for("cpu"), run.engine.stage)
+    """The run's method on the tiny model, on its engine and device. Adapters are drawn on the CPU: the same on each."""
+    device = process.device_for(run.engine.device)
+    process.start(device, run.engine.stage)
     model = tiny_llama(torch.float32 if run.training.dtype == "fp32" else torch.bfloat16)
     set_seed("adapt", run.method.seed)
     units = run.method.universe(run.shape())
     run.method.receive([{"scores": {u: float(i * 5 % 7) for i, u in enumerate(units)}}], run.shape())
-    return make_engine(run.method.adapt(model, run.model.anatomy()), run, micro_batches)
+    return make_engine(run.method.adapt(model, run.model.anatomy()).to(device), run, micro_batches)
 
 
 def context_for(run: RunConfig, engine: Engine, steps: int) -> Context:
