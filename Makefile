@@ -39,7 +39,7 @@ test-gpu: install  ## run the tests that need a CUDA device (elsewhere: one line
 	DS_ACCELERATOR=cuda $(BIN)/python -m pytest -rs -m gpu tests/gpu
 
 contract: install  ## hold one method to its contract on every engine, one rank and two: make contract M=lisa
-	$(need-M)CONTRACT_METHOD=$(M) $(BIN)/python -m pytest -n 2 -k 'one_rank or two_ranks' tests/engines/test_contract.py
+	$(need-M)CONTRACT_METHOD=$(M) $(BIN)/python -m pytest -k 'one_rank or two_ranks' tests/engines/test_contract.py
 
 check: install  ## lint, format, types, fast tests
 	$(BIN)/ruff check layerfit scripts tests
