@@ -9,7 +9,11 @@ G ?=
 O ?=
 need-T = $(if $(T),,$(error name a table: make $@ T=nano_main; tables: $(basename $(notdir $(wildcard conf/table/*.yaml)))))
 
-.PHONY: help install demo test test-all check table todo estimate rerun tune prefetch tables figures report claims wandb-report bench clean
+M ?=
+METHODS := $(filter-out vanilla,$(basename $(notdir $(wildcard conf/method/*.yaml))))
+need-M = $(if $(filter $(METHODS),$(M)),,$(error $(if $(M),M=$(M) is no method that trains,name a method): make $@ M=lisa; methods: $(METHODS)))
+
+.PHONY: help install demo test test-all test-gpu contract check table todo estimate rerun tune prefetch tables figures report claims wandb-report bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -30,6 +34,12 @@ test: install  ## run the test suite
 
 test-all: install  ## run the slow tests too
 	$(BIN)/python -m pytest -n 2 -m 'not gpu'
+
+test-gpu: install  ## run the tests that need a CUDA device (elsewhere: one line that says so)
+	DS_ACCELERATOR=cuda $(BIN)/python -m pytest -rs -m gpu tests/gpu
+
+contract: install  ## hold one method to its contract on every engine, one rank and two: make contract M=lisa
+	$(need-M)CONTRACT_METHOD=$(M) $(BIN)/python -m pytest -k 'one_rank or two_ranks' tests/engines/test_contract.py
 
 check: install  ## lint, format, types, fast tests
 	$(BIN)/ruff check layerfit scripts tests

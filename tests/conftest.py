@@ -9,6 +9,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
+from layerfit.models.hub import EMBEDDED
+from layerfit.models.packed import unpack
+
+for folder in (EMBEDDED / "models" / "layerfit").iterdir():
+    unpack(folder)  # tests read the folders themselves, without asking the package for them
+
 
 @pytest.fixture(autouse=True)
 def _no_rank_is_left_behind():

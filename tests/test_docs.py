@@ -160,6 +160,9 @@ def test_bytes_of_optimizer_state():
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_tests_that_are_named_exist_where_they_are_said_to_be(page):
     """In a list or paragraph, a test is in one of the files named before it."""
+    assert [
+        name for name in re.findall(r"\btests/[\w/]+(?:\.\w+)?", page.read_text()) if not (ROOT / name).exists()
+    ] == []
     for part in re.split(r"\n(?=- )|\n\n", page.read_text()):
         files: list[str] = []
         for file, test in re.findall(r"`(tests/[\w/]+\.py)`|`(test_\w+)`", part):

@@ -111,7 +111,7 @@ def test_tests_mirror_the_rooms():
     assert {path.name for path in here.glob("*.py")} <= {"__init__.py", "conftest.py", *LOOSE_TESTS}
 
 
-LOOSE_TESTS = ("test_structure.py", "test_docs.py", "test_guides.py")
+LOOSE_TESTS = ("test_structure.py", "test_docs.py", "test_guides.py", "test_size.py")
 """Tests of the whole."""
 
 

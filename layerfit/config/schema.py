@@ -23,7 +23,8 @@ class DatasetConfig:
     name: str = MISSING
     id: str = MISSING
     path: str | None = field(default=None, metadata={"identity": "content"})
-    """A local file (.jsonl, .json, .parquet) or folder, instead of the hub; relative to the working directory."""
+    """A local file (.jsonl, .jsonl.gz, .json, .parquet) or folder, instead of the hub; relative to the working
+    directory."""
     subset: str | None = None
     split: str = "train"
     revision: str | None = None
@@ -54,7 +55,8 @@ class DatasetConfig:
         self.path = None if self.path is None else str(Path(self.path).expanduser())
         if self.id == "local" and self.path is None:
             raise UserError(
-                f"dataset={self.name} reads a file of yours (.jsonl, .json, .parquet) or a folder: dataset.path=..."
+                f"dataset={self.name} reads a file of yours (.jsonl, .jsonl.gz, .json, .parquet) or a folder: "
+                "dataset.path=..."
             )
         if self.form == "lines" and self.num_validation:
             raise UserError("dataset.form=lines is one text: hold out with dataset.validation_split, num_validation=0")

@@ -1,16 +1,21 @@
 """Rows of a dataset: read from a local folder as they are, or from the hub through `datasets`.
 
 A folder is a dataset repository: splits by its README's `configs`, else by file names (`train-00000-of-00001.parquet`,
-`train.jsonl`), in the folder itself, in `data/`, or in one named after the subset; or there by folders named after the
-splits (`<subset>/train/0000.parquet`, the hub's Parquet versions). Files that name no split are `train`, as on the hub.
+`train.jsonl`, `train.jsonl.gz`), in the folder itself, in `data/`, or in one named after the subset; or there by
+folders named after the splits (`<subset>/train/0000.parquet`, the hub's Parquet versions). Files that name no split are
+`train`, as on the hub.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
@@ -24,7 +29,7 @@ if TYPE_CHECKING:
 
 RawRow = dict[str, Any]
 """A row as its file has it, by column; not yet checked against a form."""
-SUFFIXES = (".parquet", ".jsonl", ".json")
+SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json")
 _ABOUT = ("dataset_infos.json", "dataset_dict.json", "state.json")
 """Files beside the data that say what it is."""
 _PIECE = re.compile(r"-\d+-of-\d+(-[0-9a-f]{16})?$")
@@ -44,7 +49,12 @@ def is_data(name: str) -> bool:
     """Return whether a file (by its path in a repository) holds rows."""
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix in SUFFIXES and path.name not in _ABOUT and not hidden
+    return path.name.endswith(SUFFIXES) and path.name not in _ABOUT and not hidden
+
+
+def _stem(path: Path) -> str:
+    """Return a data file's name without its ending, of which `.gz` is a part."""
+    return path.name.removesuffix(".gz").rpartition(".")[0]
 
 
 def card(folder: Path) -> tuple[dict[str, Any], str]:
@@ -59,7 +69,7 @@ def data_files(source: Path, subset: str | None = None) -> dict[str, list[Path]]
     """Return the data files of every split of a dataset's folder (or of a single file, as the split `train`).
 
     Raises:
-        UserError: if the folder has no data files, or no such subset.
+        UserError: if the folder has no data files, no such subset, or a file twice: plain and compressed.
     """
     if source.is_file():
         return {"train": [source]}
@@ -67,6 +77,9 @@ def data_files(source: Path, subset: str | None = None) -> dict[str, list[Path]]
     splits = _by_card(source, configs, subset) if configs else _by_name(source, subset)
     if not splits:
         raise UserError(f"no {', '.join(SUFFIXES)} files for subset={subset} in {source}; is the copy whole?")
+    for paths in splits.values():
+        if twice := [path for path in paths if path.with_name(f"{path.name}.gz") in paths]:
+            raise UserError(f"{twice[0]} lies beside {twice[0].name}.gz: its rows would count twice; delete one")
     return splits
 
 
@@ -91,11 +104,11 @@ def _by_name(source: Path, subset: str | None) -> dict[str, list[Path]]:
     if not paths:
         inner = [folder for base in folders[-1:] if base.is_dir() for folder in sorted(base.iterdir())]
         return {folder.name: found for folder in inner if (found := _files(folder))}
-    if not any(_SPLIT.search(path.stem) for path in paths):
+    if not any(_SPLIT.search(_stem(path)) for path in paths):
         return {"train": paths}
     splits: dict[str, list[Path]] = {}
     for path in paths:
-        splits.setdefault(_PIECE.sub("", path.stem), []).append(path)
+        splits.setdefault(_PIECE.sub("", _stem(path)), []).append(path)
     return splits
 
 
@@ -106,14 +119,38 @@ def _files(folder: Path) -> list[Path]:
 def read_file(path: Path) -> list[RawRow]:
     """Return the rows of one file: Parquet, JSON Lines (also if it is called `.json`), or a JSON list.
 
+    A text file whose name ends with `.gz` is read through gzip.
+
     Raises:
         UserError: naming the file that does not hold rows.
     """
     if path.suffix == ".parquet":
         return _parquet(path).read().to_pylist()
-    text = path.read_text(encoding="utf-8")
-    by_line = path.suffix == ".jsonl" or text.lstrip().startswith("{")
+    with _opened(path) as file:
+        text = file.read()
+    by_line = _has_lines(path) or text.lstrip().startswith("{")
     return _rows(path, [line for line in text.split("\n") if line.strip()] if by_line else text)
+
+
+def _has_lines(path: Path) -> bool:
+    """Return whether a file's name says that it holds JSON Lines."""
+    return path.name.endswith((".jsonl", ".jsonl.gz"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    """Open a text file, by way of gzip if its name ends with `.gz`.
+
+    Raises:
+        UserError: while it is read, if it is no gzip, was cut off, or is no text.
+    """
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            yield file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is not a whole gzip file: {error}; copy it again") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8: {error}") from error
 
 
 def _rows(path: Path, text: str | list[str]) -> list[RawRow]:
@@ -121,7 +158,7 @@ def _rows(path: Path, text: str | list[str]) -> list[RawRow]:
     try:
         rows = json.loads(text) if isinstance(text, str) else [json.loads(line) for line in text]
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not {path.suffix[1:]}: {error}") from error
+        raise UserError(f"{path} is not {path.name.removesuffix('.gz').rpartition('.')[2]}: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} must hold rows, one JSON object each")
     return rows
@@ -132,9 +169,9 @@ def first_row(path: Path) -> RawRow | None:
     if path.suffix == ".parquet":
         batch = next(_parquet(path).iter_batches(batch_size=1), None)
         return batch.to_pylist()[0] if batch is not None and batch.num_rows else None
-    if path.suffix != ".jsonl":
+    if not _has_lines(path):
         return next(iter(read_file(path)), None)
-    with path.open(encoding="utf-8") as file:
+    with _opened(path) as file:
         line = next((line for line in file if line.strip()), None)
     return None if line is None else _rows(path, [line])[0]
 

@@ -66,10 +66,12 @@ def build_record(package: Path, built: Path) -> dict[str, Any]:
 
 
 def digest(package: Path) -> str:
-    """Return a hash of a package's files and their names; configuration is not among them: records hold its values."""
+    """Return a hash of a package's files and their names; without configuration, whose values are in records."""
     out = hashlib.blake2s(digest_size=16)
     for path in sorted(package.rglob("*")):
         inside = path.relative_to(package)
+        if path.with_name(f"{path.name}.xz").is_file():  # unpacked from it (`models/packed.py`)
+            continue
         if path.is_file() and inside.parts[0] not in ("conf", BUILD) and "__pycache__" not in inside.parts:
             out.update(inside.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return out.hexdigest()

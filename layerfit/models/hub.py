@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerfit.config.schema import HubConfig, ModelConfig
 from layerfit.errors import UserError
-from layerfit.models import architecture, receipt
+from layerfit.models import architecture, packed, receipt
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,8 +54,12 @@ def cached_snapshot(kind: str, repo: str, revision: str | None) -> Path | None:
 
 
 def local_copy(kind: str, repo: str, hub: HubConfig) -> Path | None:
-    """Return the embedded or mirrored folder of a repository, None if there is none. `kind`: MODELS or DATASETS."""
-    return next((folder for root in _roots(hub) if (folder := root / kind / repo).is_dir()), None)
+    """Return the embedded or mirrored folder of a repository, None if there is none. `kind`: MODELS or DATASETS.
+
+    An embedded model is ready to be loaded: its weights are unpacked.
+    """
+    found = next((folder for root in _roots(hub) if (folder := root / kind / repo).is_dir()), None)
+    return packed.unpack(found) if found is not None and found.is_relative_to(EMBEDDED) else found
 
 
 def _source(kind: str, repo: str, revision: str | None, hub: HubConfig) -> str | Path:
@@ -96,7 +100,7 @@ def dataset_source(repo: str, hub: HubConfig, path: str | None = None, revision:
     if not (local := Path(path).expanduser()).exists():
         raise UserError(
             f"dataset.path={path} does not exist, seen from the working directory; "
-            "give a .jsonl, .json or .parquet file, or a folder"
+            "give a .jsonl, .jsonl.gz, .json or .parquet file, or a folder"
         )
     return local
 

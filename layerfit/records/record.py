@@ -172,8 +172,30 @@ def write(record: Record, items: Items, results: str | Path) -> Path:
     if items:
         write_atomically(_items_path(results, record.run_id), gzip.compress(compact.encode(), mtime=0))
     path = record_path(results, record.run_id)
-    write_atomically(path, (json.dumps(asdict(record), indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+    plain = json.loads(json.dumps(asdict(record), allow_nan=False))  # no tuples, and keys are texts
+    write_atomically(path, (dumps(plain) + "\n").encode())
     return path
+
+
+def dumps(value: Any, depth: int = 0) -> str:
+    """Return the JSON of JSON values: a line for every key, in order, and one for every list without objects: a curve
+    does not fill pages.
+
+    Raises:
+        ValueError: if a number is NaN or infinite.
+    """
+    if not value or not _has_objects(value):
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    start, end = f"\n{' ' * (depth + 1)}", f"\n{' ' * depth}"
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(key)}: {dumps(value[key], depth + 1)}" for key in sorted(value)]
+        return f"{{{start}{f',{start}'.join(lines)}{end}}}"
+    return f"[{start}{f',{start}'.join(dumps(item, depth + 1) for item in value)}{end}]"
+
+
+def _has_objects(value: Any) -> bool:
+    """Return whether a value is an object or has one in it."""
+    return isinstance(value, dict) or (isinstance(value, list) and any(map(_has_objects, value)))
 
 
 def _from_1(data: dict[str, Any]) -> dict[str, Any]:

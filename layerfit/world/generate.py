@@ -61,11 +61,11 @@ class World:
             "rules_dev": self.rules_dev,
             "retention": self.retention,
         }
-        return {f"{name}.jsonl": _lines(rows) for name, rows in parts.items()}
+        return {f"{name}.jsonl.gz": _lines(rows) for name, rows in parts.items()}
 
     def halves(self) -> dict[str, dict[str, str]]:
         """The fine-tuning data once more by kind (facts, rules), in the same order: kind -> file name -> its text."""
-        parts = {"train.jsonl": self.train, "validation.jsonl": self.validation}
+        parts = {"train.jsonl.gz": self.train, "validation.jsonl.gz": self.validation}
         return {
             kind: {name: _lines(tuple(r for r in rows if is_sign(r) == signs)) for name, rows in parts.items()}
             for kind, signs in (("facts", False), ("rules", True))

@@ -1,9 +1,12 @@
 """Writes a world's folder, in the hub's own layout, and checks one against the generator."""
 
+import gzip
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from layerfit.models.packed import pack, unpack
 from layerfit.world.cards import dataset_card, half_card, model_card
 from layerfit.world.generate import make_world
 from layerfit.world.spec import ASSETS, WorldSpec
@@ -15,7 +18,10 @@ RETENTION_TOLERANCE = 0.02  # on another CPU or build, pretraining drifts apart;
 
 
 def data_files(spec: WorldSpec) -> dict[Path, str]:
-    """Return everything that a world ships as data: path below a hub mirror -> text, the cards included."""
+    """Return everything that a world ships as data: path below a hub mirror -> text, the cards included.
+
+    A file whose name ends with `.gz` holds its text compressed.
+    """
     world = make_world(spec)
     files = {spec.dataset_dir / name: text for name, text in world.files().items()}
     files[spec.dataset_dir / CARD] = dataset_card(spec, world)
@@ -26,10 +32,10 @@ def data_files(spec: WorldSpec) -> dict[Path, str]:
 
 
 def write_data(spec: WorldSpec, root: Path) -> Path:
-    """Write the JSON Lines files and the cards below `root`; return the folder of the mix and the test items."""
+    """Write the compressed JSON Lines files and cards below `root`; return the folder of the mix and the test items."""
     for path, text in data_files(spec).items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text, encoding="utf-8", newline="\n")
+        (root / path).write_bytes(_compressed(text) if path.suffix == ".gz" else text.encode())
     return root / spec.dataset_dir
 
 
@@ -42,7 +48,10 @@ def write_tasks(spec: WorldSpec, root: Path = TASKS) -> Path:
 
 
 def write_model(spec: WorldSpec, root: Path, log: Callable[[str], None] = print) -> Path:
-    """Pretrain (minutes) and write model, tokenizer and card below `root`; return their folder."""
+    """Pretrain (minutes) and write model, tokenizer and card below `root`; return their folder.
+
+    The weights are written twice, plain and compressed; git keeps the compressed ones.
+    """
     import torch
 
     from layerfit.world.pretrain import accuracy, pretrain  # torch: not needed for data
@@ -52,6 +61,7 @@ def write_model(spec: WorldSpec, root: Path, log: Callable[[str], None] = print)
     model.to(getattr(torch, spec.weights)).save_pretrained(folder)
     model.float()  # what is scored is what is shipped, computed as a run computes it
     tokenizer.save_pretrained(folder)
+    pack(folder, getattr(torch, spec.weights).itemsize)
     (folder / "generation_config.json").unlink(missing_ok=True)  # states a library version and nothing else
     world = make_world(spec)
     columns = {"facts": world.facts, "rules": world.rules, "retention": world.retention}
@@ -66,7 +76,7 @@ def check_data(spec: WorldSpec, root: Path = ASSETS) -> list[str]:
     """Return which data files below `root` differ from the generator's, or are too many: none, if all is well."""
     files = {root / path: text.encode() for path, text in data_files(spec).items()}
     there = {path for folder in {path.parent for path in files} for path in folder.glob("*")}
-    wrong = [path for path in {*files, *there} if files.get(path) != _bytes(path)]
+    wrong = [path for path in {*files, *there} if path not in files or files[path] != _content(path)]
     return sorted(str(path.relative_to(root / spec.dataset_dir.parent)) for path in wrong)
 
 
@@ -90,6 +100,7 @@ def check_model(spec: WorldSpec, root: Path = ASSETS, log: Callable[[str], None]
     from layerfit.world.pretrain import accuracy
 
     shipped = root / spec.model_dir
+    unpack(shipped)
     with tempfile.TemporaryDirectory() as made:
         fresh = write_model(spec, Path(made), log)
         names = ("config.json", "tokenizer.json", "tokenizer_config.json")
@@ -109,6 +120,22 @@ def check_model(spec: WorldSpec, root: Path = ASSETS, log: Callable[[str], None]
         verdict = "agrees" if abs(scores[0] - scores[1]) <= RETENTION_TOLERANCE else "DIFFERS"
         wrong.append(f"model.safetensors: weights differ by {gap:.1e}; retention {verdict} ({scores})")
         return wrong
+
+
+def _compressed(text: str) -> bytes:
+    """Return a text in gzip, without a date: the same bytes each time."""
+    return gzip.compress(text.encode(), mtime=0)
+
+
+def _content(path: Path) -> bytes | None:
+    """Return a file's bytes, decompressed (another zlib may compress otherwise); None if there is no whole file."""
+    data = _bytes(path)
+    if data is None or path.suffix != ".gz":
+        return data
+    try:
+        return gzip.decompress(data)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        return None
 
 
 def _bytes(path: Path) -> bytes | None:

@@ -1,5 +1,6 @@
 """Data that cannot be used: one line that says what is wrong and what to do, exit status 2, nothing started."""
 
+import gzip
 import json
 
 import pytest
@@ -28,6 +29,19 @@ def folder(tmp_path, monkeypatch):
     }
     for name, content in files.items():
         (tmp_path / name).write_text(content)
+    packed = gzip.compress(b'{"text": "a b c d"}\n' * 500)
+    binary = {
+        "cut.jsonl.gz": packed[:-20],
+        "damaged.jsonl.gz": packed[:40] + b"????" + packed[44:],
+        "broken.jsonl.gz": gzip.compress(b'{"text": '),
+        "latin.jsonl.gz": gzip.compress('{"text": "é"}'.encode("latin-1")),
+        "twice/train.jsonl.gz": packed,
+        "twice/train.jsonl": b'{"text": "a b c d"}\n',
+    }
+    (tmp_path / "twice").mkdir()
+    for name, content in binary.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "plain.jsonl.gz").write_text('{"text": "a"}\n')
     (tmp_path / "mirror").mkdir()
     return tmp_path
 
@@ -36,10 +50,19 @@ OFFLINE = "hub.offline=true hub.mirror=mirror"
 CASES = {
     "no path": ("dataset=local", "dataset.path=..."),
     "no such file": ("dataset=local dataset.path=nowhere.jsonl", "dataset.path=nowhere.jsonl does not exist"),
-    "no data in the folder": ("dataset=local dataset.path=mirror", "no .parquet, .jsonl, .json files"),
+    "no data in the folder": ("dataset=local dataset.path=mirror", "no .parquet, .jsonl, .jsonl.gz, .json files"),
     "empty": ("dataset=local dataset.path=empty.jsonl", "split 'train' of empty.jsonl has no rows"),
     "empty list": ("dataset=local dataset.path=none.json", "has no rows"),
     "broken JSON": ("dataset=local dataset.path=broken.json", "broken.json is not json"),
+    "no gzip": ("dataset=local dataset.path=plain.jsonl.gz", "plain.jsonl.gz is not a whole gzip file: Not a gzipped"),
+    "cut gzip": ("dataset=local dataset.path=cut.jsonl.gz", "cut.jsonl.gz is not a whole gzip file: Compressed file"),
+    "damaged gzip": ("dataset=local dataset.path=damaged.jsonl.gz", "damaged.jsonl.gz is not a whole gzip file: Error"),
+    "broken JSON in gzip": ("dataset=local dataset.path=broken.jsonl.gz", "broken.jsonl.gz is not jsonl: Expecting"),
+    "other text in gzip": ("dataset=local dataset.path=latin.jsonl.gz", "latin.jsonl.gz is not text in UTF-8"),
+    "plain and compressed": (
+        "dataset=local dataset.path=twice",
+        "lies beside train.jsonl.gz: its rows would count twice",
+    ),
     "broken Parquet": ("dataset=local dataset.path=broken.parquet", "broken.parquet is not Parquet"),
     "unknown columns": ("dataset=local dataset.path=other.jsonl", "columns ['answer', 'question']"),
     "columns of another form": (

@@ -1,5 +1,6 @@
 """Rows to examples: labels by hand, truncation, the card."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from layerfit.config.schema import DatasetConfig, HubConfig, ModelConfig, TrainingConfig
 from layerfit.data import load_data
-from layerfit.data.sources import data_files, read_rows
+from layerfit.data.sources import data_files, first_row, load_folder, read_file, read_rows
 from layerfit.data.templates import exchanges, turns
 from layerfit.data.tokenise import IGNORE, tokenise
 from layerfit.errors import UserError
@@ -135,7 +136,8 @@ def training(**extra):
 
 def write_rows(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
 
 
 def test_card_and_held_out_rows(tmp_path, tokenizer):
@@ -189,6 +191,19 @@ def test_a_broken_file_is_the_users_to_fix(tmp_path, content, message):
         read_rows(dataset(tmp_path / "d.jsonl"), "train", HubConfig())
 
 
+def test_compressed_lines_are_lines(tmp_path):
+    rows = [{"prompt": "a", "response": "\u2028é"}, {"prompt": "b", "response": "y"}]
+    for name in ("plain/train.jsonl", "packed/train.jsonl.gz"):
+        write_rows(tmp_path / name, rows)
+        assert read_file(tmp_path / name) == rows
+        assert first_row(tmp_path / name) == rows[0]
+    assert load_folder(tmp_path / "packed", None)["train"].to_list() == rows
+    (tmp_path / "packed/README.md").write_text(
+        "---\nconfigs:\n- {config_name: default, data_files: [{split: dev, path: train*}]}\n---\n"
+    )
+    assert data_files(tmp_path / "packed") == {"dev": [tmp_path / "packed/train.jsonl.gz"]}
+
+
 def test_a_split_or_subset_that_is_not_there_is_named(tmp_path):
     write_rows(tmp_path / "train.jsonl", [{"prompt": "a", "response": "x"}])
     with pytest.raises(UserError, match=r"no split 'test' .* there is train"):
@@ -209,6 +224,7 @@ def test_a_split_or_subset_that_is_not_there_is_named(tmp_path):
         (["alpaca_data_cleaned.json"], None, ["train"]),  # yahma/alpaca-cleaned: datasets calls it train
         (["b.jsonl", "a.jsonl"], None, ["train"]),
         (["test.jsonl", "train_sft.jsonl"], None, ["test", "train_sft"]),
+        (["train-0-of-2.jsonl.gz", "train-1-of-2.jsonl.gz", "validation.jsonl.gz"], None, ["train", "validation"]),
         # refs/convert/parquet
         (
             ["en/test/0000.jsonl", "en/train/0000.jsonl", "en/train/0001.jsonl", "de/dev/0000.jsonl"],

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,15 @@ from tests.helpers.tiny import SETTINGS, composed
 
 ENGINES = ("torch", "zero0", "zero1", "zero2", "zero3")
 TRAINING = [name for name, cls in METHODS.items() if cls.trains]
+ONE = os.environ.get("CONTRACT_METHOD")
+"""`make contract M=...`: this method alone, on two ranks in one launch, nothing left to the slow suite."""
+if ONE is not None and ONE not in TRAINING:
+    pytest.exit(f"M={ONE} is no method that trains; use one of: {', '.join(TRAINING)}", returncode=2)
 PAIRS = [
-    (m, e) for m in TRAINING for e in ENGINES if not (METHODS[m].needs_matrices and e in ("zero1", "zero2", "zero3"))
+    (m, e)
+    for m in ([ONE] if ONE else TRAINING)
+    for e in ENGINES
+    if not (METHODS[m].needs_matrices and e in ("zero1", "zero2", "zero3"))
 ]
 MORE = ("zero1", "zero2")
 """Engines whose longest checks are slow ones: zero0 is DeepSpeed without sharding, zero3 shards everything."""
@@ -36,7 +44,8 @@ def slow(*values, name=None):
 
 def is_late(method, engine):
     """Whether a case on two ranks is a slow one: zero3 takes several times as long as the others."""
-    return engine == "zero1" or (engine == "zero3" and method not in ("full", "lora", "lisa", "ist"))
+    late = engine == "zero1" or (engine == "zero3" and method not in ("full", "lora", "lisa", "ist"))
+    return late and not ONE
 
 
 def assert_kept(report: Report, method: str) -> None:
@@ -54,15 +63,16 @@ def assert_kept(report: Report, method: str) -> None:
 
 @pytest.fixture(scope="module")
 def reference():
-    return {method: watch(method, "torch") for method in TRAINING}
+    """Method -> its report on torch, made when it is first asked for: a choice of tests trains no other method."""
+    return cache(lambda method: watch(method, "torch"))
 
 
 @pytest.mark.parametrize(("method", "engine"), PAIRS, ids=[f"{m}-{e}" for m, e in PAIRS])
 def test_one_rank(method, engine, reference):
-    report = reference[method] if engine == "torch" else watch(method, engine)
+    report = reference(method) if engine == "torch" else watch(method, engine)
     assert_kept(report, method)
-    assert report.losses == pytest.approx(reference[method].losses, abs=1e-5)
-    assert report.scores == pytest.approx(reference[method].scores, abs=1e-5)
+    assert report.losses == pytest.approx(reference(method).losses, abs=1e-5)
+    assert report.scores == pytest.approx(reference(method).scores, abs=1e-5)
 
 
 _CHOOSE = ("static", "method.units=[]", "method.always=[]")
@@ -105,32 +115,45 @@ def test_variants(variant, engine):
 def test_offload_is_the_same_arithmetic(method, reference):
     report = watch(method, "zero3_offload")
     assert (report.frozen_moved, report.active_still) == ([], [])
-    assert report.losses == pytest.approx(reference[method].losses, abs=1e-5)
+    assert report.losses == pytest.approx(reference(method).losses, abs=1e-5)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=ONE is not None)
 def two_ranks(tmp_path_factory):
     """Methods on one DeepSpeed engine and two ranks: one launch, whose reports all test processes share."""
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
-    def reports(engine: str, late: bool) -> dict[str, Report]:
-        out = folder / f"two_ranks_{engine}_{'late' if late else 'early'}.json"
+    # One method's launch goes on beside its cases on one rank.
+    ahead = start_two_ranks(ONE, folder / f"two_ranks_{ONE}.json") if ONE else None
+
+    def reports(group: str) -> dict[str, Report]:
+        out = folder / f"two_ranks_{group}.json"
         with out.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not out.exists():
-                launch_two_ranks([f"{m}:{e}" for m, e in SHARED if e == engine and is_late(m, e) == late], out)
+                launch = ahead or start_two_ranks(group, out)
+                assert launch.wait(900) == 0, out.with_suffix(".log").read_text()[-6000:]
         return {case: Report(**report) for case, report in json.loads(out.read_text()).items()}
 
-    return reports
+    yield reports
+    if ahead is not None and ahead.poll() is None:
+        ahead.terminate()
 
 
-def launch_two_ranks(cases: list[str], out: Path) -> None:
+def launch_of(method: str, engine: str) -> str:
+    """The launch that a case on two ranks belongs to."""
+    return ONE or f"{engine}_{'late' if is_late(method, engine) else 'early'}"
+
+
+def start_two_ranks(group: str, out: Path) -> subprocess.Popen:
+    """Have two ranks write the reports of a group's cases; what they print is in a file beside."""
+    cases = [f"{m}:{e}" for m, e in SHARED if launch_of(m, e) == group]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
     command += ["--rdzv-endpoint", "localhost:0", "-m", "tests.helpers.contract", str(out), ",".join(cases)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    with out.with_suffix(".log").open("w") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
 
 
 @pytest.mark.parametrize(
@@ -138,10 +161,10 @@ def launch_two_ranks(cases: list[str], out: Path) -> None:
     [slow(m, e, name=f"{m}-{e}") if is_late(m, e) else pytest.param(m, e, id=f"{m}-{e}") for m, e in SHARED],
 )
 def test_two_ranks(method, engine, two_ranks, reference):
-    report = two_ranks(engine, is_late(method, engine))[f"{method}:{engine}"]
+    report = two_ranks(launch_of(method, engine))[f"{method}:{engine}"]
     assert_kept(report, method)
-    assert report.losses == pytest.approx(reference[method].losses, abs=1e-5)
-    assert report.scores == pytest.approx(reference[method].scores, abs=1e-5)
+    assert report.losses == pytest.approx(reference(method).losses, abs=1e-5)
+    assert report.scores == pytest.approx(reference(method).scores, abs=1e-5)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -39,6 +39,9 @@ SETTINGS = {
 """Canonical small settings of every method that trains; a method missing here is an error of the contract test."""
 
 
+TINY = (f"model.num_layers={LAYERS}", "engine.device=cpu", "optim.lr=0.01", "optim.weight_decay=0.1")
+
+
 def tiny_llama(dtype: torch.dtype = torch.float32, layers: int = LAYERS) -> LlamaForCausalLM:
     torch.manual_seed(0)
     shape = LlamaConfig(
@@ -56,7 +59,7 @@ def tiny_llama(dtype: torch.dtype = torch.float32, layers: int = LAYERS) -> Llam
 
 def composed(*overrides: str) -> RunConfig:
     with config.composer():
-        return config.compose([f"model.num_layers={LAYERS}", "optim.lr=0.01", "optim.weight_decay=0.1", *overrides])
+        return config.compose([*TINY, *overrides])
 
 
 def rows(step: int) -> Batch:
@@ -99,10 +102,11 @@ def engine_over(run: RunConfig, model: torch.nn.Module, micro_batches: int = 2, 
 
 
 def engine_for(run: RunConfig, micro_batches: int = 2, steps: int = 20) -> Engine:
-    """The run's method on the tiny model, on its engine."""
-    process.start(process.device_for("cpu"), run.engine.stage)
+    """The run's method on the tiny model, on its engine and device. Adapters are drawn on the CPU: the same on each."""
+    device = process.device_for(run.engine.device)
+    process.start(device, run.engine.stage)
     model = tiny_llama(torch.float32 if run.training.dtype == "fp32" else torch.bfloat16)
-    return engine_over(run, adapted(run, model), micro_batches, steps)
+    return engine_over(run, adapted(run, model).to(device), micro_batches, steps)
 
 
 def found_by(run: RunConfig, engine: Engine, ctx: Context) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from layerfit.records import record
-from tests.launch.test_interrupt import events, wait_for
+from tests.run.test_interrupt import events, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ["method=lisa", "training.batch_size=16", "eval.limit=100", "training.max_steps=300"]

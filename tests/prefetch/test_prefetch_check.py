@@ -64,7 +64,13 @@ CARD = [
         (["a/train-0.parquet", "b/2.parquet", "b/y/1.parquet"], CARD, ("b",), ["b/2.parquet", "b/y/1.parquet"], []),
         (["a/train-0.parquet"], CARD, ("b",), [], ["b"]),
         (["main/test.parquet", "other/test.parquet"], [], ("main", "gone"), ["main/test.parquet"], ["gone"]),
-        (["data/train.json", "a.py", "b.csv", ".x/c.json"], [], None, ["data/train.json"], []),
+        (
+            ["data/train.json", "dev.jsonl.gz", "a.gz", "a.py", ".x/c.json"],
+            [],
+            None,
+            ["data/train.json", "dev.jsonl.gz"],
+            [],
+        ),
         (["script.py", "dataset_infos.json"], [], None, [], ["default"]),
     ],
 )

@@ -1,5 +1,6 @@
 """The embedded world: pure, free of leaks, of the promised size, shipped as generated; and its gates."""
 
+import gzip
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -137,11 +138,14 @@ def test_items_are_many_distinct_and_balanced(world):
 
 def test_check_notices_a_changed_byte(tmp_path):
     folder = ship.write_data(NANO, tmp_path)
-    path = folder / "rules.jsonl"
-    path.write_text(path.read_text().replace('"answer": 0', '"answer": 1', 1))
-    (folder.parent / "nano_facts" / "train.jsonl").unlink()
-    (folder / "more.jsonl").touch()
-    assert ship.check_data(NANO, tmp_path) == ["nano/more.jsonl", "nano/rules.jsonl", "nano_facts/train.jsonl"]
+    path = folder / "rules.jsonl.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b'"answer": 0', b'"answer": 1', 1)))
+    cut = folder / "facts.jsonl.gz"
+    cut.write_bytes(cut.read_bytes()[:-9])
+    (folder.parent / "nano_facts" / "train.jsonl.gz").unlink()
+    (folder / "more.jsonl.gz").touch()
+    wrong = ["nano/facts.jsonl.gz", "nano/more.jsonl.gz", "nano/rules.jsonl.gz", "nano_facts/train.jsonl.gz"]
+    assert ship.check_data(NANO, tmp_path) == wrong
     path = ship.write_tasks(NANO, tmp_path) / "eight_1.yaml"
     path.write_text(path.read_text().replace("ton", "cat"))
     assert ship.check_tasks(NANO, tmp_path) == ["nano/eight_1.yaml"]

@@ -1,5 +1,6 @@
 """The embedded worlds together: shipped as generated, told apart, of one shape; and the tasks that lm-eval reads."""
 
+import gzip
 import json
 import re
 
@@ -10,6 +11,7 @@ from layerfit import config
 from layerfit.errors import UserError
 from layerfit.evaluation.lm_eval import tasks
 from layerfit.launch.preflight import check_world, preflight
+from layerfit.models.packed import PACKED, WEIGHTS
 from layerfit.world import ship
 from layerfit.world.gates import standard_error
 from layerfit.world.generate import make_world
@@ -23,7 +25,7 @@ ITEMS = (*TESTS, "facts_dev", "rules_dev")
 
 
 def lines(path):
-    return [json.loads(line) for line in (ASSETS / path).read_text().splitlines()]
+    return [json.loads(line) for line in gzip.decompress((ASSETS / path).read_bytes()).splitlines()]
 
 
 def carded(name):
@@ -53,7 +55,7 @@ def test_shipped_data_and_task_files_are_the_generators(name):
 @pytest.mark.parametrize("name", WORLDS)
 def test_the_two_kinds_of_rows_are_the_mix_taken_apart(name):
     spec = WORLDS[name]
-    for file in ("train.jsonl", "validation.jsonl"):
+    for file in ("train.jsonl.gz", "validation.jsonl.gz"):
         mix = lines(spec.dataset_dir / file)
         facts, signs = (lines(spec.half_dir(kind) / file) for kind in ("facts", "rules"))
         assert facts == [row for row in mix if "sign" not in row["response"]]
@@ -68,15 +70,16 @@ def test_configurations_pin_the_rows_and_name_what_is_shipped(name):
     for data, folder in folders.items():
         with config.composer():
             run = config.compose([f"model={name}", f"dataset={data}", f"eval={name}"])
-        assert run.dataset.num_rows == len(lines(folder / "train.jsonl"))
+        assert run.dataset.num_rows == len(lines(folder / "train.jsonl.gz"))
         assert (run.model.id, run.dataset.id) == (f"layerfit/{name}", f"layerfit/{data}")
         assert [task.name for task in run.eval.tasks] == [f"{name}_{column}" for column in TESTS]
 
 
 def test_assets_are_small_and_say_what_they_are():
-    assert sum(p.stat().st_size for p in ASSETS.rglob("*") if p.is_file()) <= 18 * 2**20
+    shipped = [p for p in ASSETS.rglob("*") if p.is_file() and p.name != WEIGHTS]
+    assert sum(p.stat().st_size for p in shipped) <= 9e6
     for spec in WORLDS.values():
-        assert (ASSETS / spec.model_dir / "model.safetensors").stat().st_size <= (4 if spec is NANO else 2) * 2**20
+        assert (ASSETS / spec.model_dir / PACKED).stat().st_size <= (3.2 if spec is NANO else 1.3) * 1e6
         for folder in (spec.model_dir, spec.dataset_dir, spec.half_dir("facts"), spec.half_dir("rules")):
             assert "license: apache-2.0" in (ASSETS / folder / "README.md").read_text()
 
@@ -86,7 +89,7 @@ def test_cards_say_at_chance_before_fine_tuning_and_old_facts_known(name):
     scores = carded(name)
     assert scores["retention"] > 0.95
     for column in ("facts", "rules"):
-        error = standard_error(0.25, len(lines(WORLDS[name].dataset_dir / f"{column}.jsonl")))
+        error = standard_error(0.25, len(lines(WORLDS[name].dataset_dir / f"{column}.jsonl.gz")))
         assert abs(scores[column] - 0.25) <= 2 * error
 
 
@@ -125,7 +128,7 @@ def test_lm_eval_reads_the_tasks(manager):
     assert sorted(manager.all_tasks) == sorted(f"{world}_{name}" for world in WORLDS for name in columns)
     task = manager.load(["nano_rules_dev"])["tasks"]["nano_rules_dev"]
     doc = task.eval_docs[0]
-    assert doc == lines(NANO.dataset_dir / "rules_dev.jsonl")[0]
+    assert doc == lines(NANO.dataset_dir / "rules_dev.jsonl.gz")[0]
     assert task.doc_to_choice(doc) == doc["options"]
     assert task.doc_to_target(doc) == doc["answer"]
     assert task.config.target_delimiter == " "
@@ -134,7 +137,7 @@ def test_lm_eval_reads_the_tasks(manager):
 @pytest.mark.parametrize("name", ["nano", "nano_e"])
 def test_eight_parts_are_the_items_taken_apart(manager, name):
     parts = [docs(manager, f"{name}_eight_{i}") for i in range(1, 9)]
-    columns = {column: lines(WORLDS[name].dataset_dir / f"{column}.jsonl") for column in TESTS}
+    columns = {column: lines(WORLDS[name].dataset_dir / f"{column}.jsonl.gz") for column in TESTS}
     for taken, column in ((parts[:4], "facts"), (parts[4:6], "rules"), (parts[6:], "retention")):
         assert sorted(str(item) for part in taken for item in part) == sorted(map(str, columns[column]))
     phrasings = {re.compile(p.format(who=r"\w+ \w+")): r for r, ps in RELATIONS.items() for p in ps}

@@ -1,5 +1,6 @@
 """Reads a world's items for lm-eval. Stands alone: lm-eval loads this file by its path, from any folder."""
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +16,13 @@ def load(world: str, file: str, endings: Sequence[str] = (), half: int | None = 
 
     Args:
         world: folder below `assets/datasets/layerfit`.
-        file: name of the JSON Lines file, without its ending.
+        file: name of the JSON Lines file, without its ending `.jsonl.gz`.
         endings: only the items whose options end so (a word's ending tells its relation); all, if there are none.
         half: only the items on the first (0) or the second (1) half of the families, by name; all, if it is None.
         _: whatever else lm-eval passes (the task's metadata).
     """
-    lines = (DATASETS / world / f"{file}.jsonl").read_text(encoding="utf-8").splitlines()
-    items = [json.loads(line) for line in lines]
+    with gzip.open(DATASETS / world / f"{file}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        items = [json.loads(line) for line in lines]
     if endings:
         items = [item for item in items if item["options"][0].endswith(tuple(endings))]
     return DatasetDict({"test": Dataset.from_list(items if half is None else _half(items, half))})
