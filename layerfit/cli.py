@@ -10,9 +10,10 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -34,25 +35,26 @@ class Command:
 
     module: str
     shown: str
-    text: str
     words: tuple[str, ...] = ()
 
 
 COMMANDS = {
-    "table": Command("layerfit.report.__main__", "T", "run what a table still needs, print and write it", ("table",)),
-    "todo": Command("layerfit.report.__main__", "T", "list the runs that a table still needs", ("todo",)),
-    "cells": Command("layerfit.report.__main__", "T", "list all runs of a table, and their status", ("cells",)),
-    "render": Command("layerfit.report.__main__", "T", "write a table from its records alone", ("render",)),
-    "tune": Command("layerfit.report.__main__", "T", "run the tuning trials of a table and choose", ("tune",)),
-    "rerun": Command("layerfit.report.__main__", "[T]", "run tables from nothing elsewhere and compare", ("rerun",)),
-    "runs": Command("layerfit.report.runs", "[key=value]", "list the records"),
-    "report": Command("layerfit.page.__main__", "", "write every table, figure and run as one HTML file"),
-    "claims": Command("layerfit.claims.__main__", "", "test the sentences of the slides on the records"),
-    "estimate": Command("layerfit.estimate.__main__", "T", "memory, FLOPs and hours of a table before it runs"),
-    "prefetch": Command("layerfit.prefetch.__main__", "T|model=...", "fetch models and data into a folder"),
-    "judge": Command("layerfit.evaluation.judge.__main__", "rescore FILE", "scores again from raw judgments"),
+    "table": Command("layerfit.report.__main__", "T", ("table",)),
+    "todo": Command("layerfit.report.__main__", "T", ("todo",)),
+    "cells": Command("layerfit.report.__main__", "T", ("cells",)),
+    "render": Command("layerfit.report.__main__", "T", ("render",)),
+    "tune": Command("layerfit.report.__main__", "T", ("tune",)),
+    "rerun": Command("layerfit.report.__main__", "[T]", ("rerun",)),
+    "runs": Command("layerfit.report.runs", "[key=value]"),
+    "report": Command("layerfit.page.__main__", ""),
+    "claims": Command("layerfit.claims.__main__", ""),
+    "estimate": Command("layerfit.estimate.__main__", "T"),
+    "prefetch": Command("layerfit.prefetch.__main__", "T|model=..."),
+    "judge": Command("layerfit.evaluation.judge.__main__", "rescore FILE"),
 }
-GROUPS = ("model", "method", "dataset", "eval", "engine", "optim", "tracker", "experiment", "hydra/launcher")
+GROUPS = ("model", "method", "dataset", "eval", "engine")
+SMALL_GROUPS = ("experiment", "optim", "tracker", "hydra/launcher")
+OPTIONS = "--cfg job (all keys of a run)  --conf DIR (join DIR/dataset/mine.yaml, DIR/table/mine.yaml, ...)  --version"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         own, words = split_folders(sys.argv[1:] if argv is None else argv)
         with _joined(own):
-            return _dispatch(words)
+            return chosen(words)()
     except UserError as error:
         print(f"layerfit: {error}", file=sys.stderr)
         return 2
@@ -68,23 +70,31 @@ def main(argv: list[str] | None = None) -> int:
         return say_interrupted(error)
 
 
-def _dispatch(words: list[str]) -> int:
+def chosen(words: list[str]) -> Callable[[], int]:
+    """Return the function that does what the words ask for; it returns the exit status.
+
+    Raises:
+        UserError: if the first word is not a command.
+    """
     first = words[0] if words else "--help"
     if first in COMMANDS:
         command = COMMANDS[first]
-        return import_module(command.module).main([*command.words, *words[1:]])
+        return partial(import_module(command.module).main, [*command.words, *words[1:]])
     if first == "run":
         words = words[1:]
     elif re.fullmatch(r"\w+", first):
         names = ("run", *COMMANDS)
         raise UserError(f"{first} is no command{did_you_mean(first, names)}; use one of: {', '.join(names)}")
     if "--version" in words:
-        print(version())
-        return 0
+        return partial(_show, version())
     if first == "--help" or any(word in ("-h", "--help") for word in words):
-        print(help_text(min(120, shutil.get_terminal_size((120, 24)).columns)))
-        return 0
-    return _hydra(words) if any(word in HYDRA_FLAGS for word in words) else _run(words)
+        return partial(_show, help_text(min(120, shutil.get_terminal_size((120, 24)).columns)))
+    return partial(_hydra if any(word in HYDRA_FLAGS for word in words) else _run, words)
+
+
+def _show(text: str) -> int:
+    print(text)
+    return 0
 
 
 def split_folders(words: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -129,21 +139,18 @@ def version() -> str:
 
 
 def help_text(width: int) -> str:
-    """Return how runs are said, the choices of every group, and the commands."""
-    out = [
-        "usage: layerfit [run] [-m] [GROUP=CHOICE ...] [key=value ...]   one run; -m: a run for each of comma lists",
-        "       layerfit COMMAND ...                                     layerfit COMMAND --help says more",
-        "",
-    ]
-    out += [_wrapped(f"{group:<16}", " ".join(choices(group)), width) for group in GROUPS]
-    out.append("")
-    out += [f"{f'{name} {one.shown}':<24}{one.text}" for name, one in COMMANDS.items()]
-    out += [
-        "",
-        "Keys and values of a run: --cfg job (with --resolve). --conf DIR: a folder of yours, DIR/dataset/mine.yaml,",
-        "DIR/table/mine.yaml, joins. --version. --hydra-help: options of Hydra, which composes runs (https://hydra.cc).",
-    ]
-    return "\n".join(out)
+    """Return about ten lines: how a run and a command are written, and the choices of every group."""
+    small = "  ".join(f"{group}={'|'.join(choices(group))}" for group in SMALL_GROUPS)
+    return "\n".join(
+        [
+            "usage: layerfit [run] [-m] [GROUP=CHOICE ...] [key=value ...]   one run; -m: one for each of a,b,c",
+            "       layerfit COMMAND ...                                     COMMAND --help describes it",
+            *(_wrapped(f"{group:<9}", " ".join(choices(group)), width) for group in GROUPS),
+            _wrapped("also     ", small, width),
+            _wrapped("commands ", " ".join(f"{name} {one.shown}".strip() for name, one in COMMANDS.items()), width),
+            _wrapped("options  ", OPTIONS, width),
+        ]
+    )
 
 
 def _wrapped(name: str, text: str, width: int) -> str:

@@ -1,7 +1,6 @@
 """One command: what it hands over to whom, its help, and the nearest name for a misspelt one."""
 
 import os
-import re
 import subprocess
 import sys
 from importlib import import_module
@@ -54,19 +53,19 @@ def test_help_is_ours(capsys):
     assert cli.main(["method=lisa", "--help"]) == cli.main([]) == 0
     text = cli.help_text(100)
     assert all(len(line) <= 113 for line in text.splitlines())
-    assert len(text.splitlines()) <= 40
+    assert len(cli.help_text(120).splitlines()) <= 16
     words = set(text.split())
     for group in cli.GROUPS:
         names = {path.stem for path in (config.CONF / group).glob("*.yaml")}
         assert names <= words | {name for name in names if name.startswith("nano_")}
     assert "nano_*" in words
     assert not {"schema", "lisa_schema", "lisa_main", "nano_main"} & words
-    assert all(re.search(rf"^{name}\b", text, re.MULTILINE) for name in cli.COMMANDS)
+    assert set(cli.COMMANDS) <= words
 
 
 def test_help_knows_every_group():
     folders = {path.name for path in config.CONF.iterdir() if path.is_dir()} - NOT_GROUPS
-    assert folders | {"hydra/launcher"} == set(cli.GROUPS)
+    assert folders | {"hydra/launcher"} == {*cli.GROUPS, *cli.SMALL_GROUPS}
 
 
 def test_help_and_version_need_no_library():
