@@ -12,11 +12,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from layerfit.distributed import process
-from layerfit.engines import make_engine
 from layerfit.methods import METHODS
 from tests.engines.test_contract import ENGINES, ONE, PAIRS, assert_kept
 from tests.helpers.contract import watch
-from tests.helpers.tiny import LAYERS, LENGTH, VOCAB, composed, context_for, rows, share
+from tests.helpers.tiny import LAYERS, LENGTH, VOCAB, adapted, composed, context_for, engine_over, rows, share
 
 pytestmark = pytest.mark.gpu
 if not torch.cuda.is_available():
@@ -91,7 +90,7 @@ def state_bytes(method: str, engine_name: str, dtype: str, switches: int = 0) ->
     run = composed(*words)
     process.start(process.device_for("cuda"), run.engine.stage)
     model = wide_llama(torch.float32 if dtype == "fp32" else torch.bfloat16).to("cuda")
-    engine = make_engine(run.method.adapt(model, run.model.anatomy()), run, 2)
+    engine = engine_over(run, adapted(run, model))
     context = context_for(run, engine, switches + 1)
     gc.collect()
     before = torch.cuda.memory_allocated()
