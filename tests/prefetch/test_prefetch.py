@@ -19,10 +19,12 @@ from layerfit.evaluation.lm_eval.tasks import PACKAGE
 from layerfit.launch import preflight
 from layerfit.models import receipt
 from layerfit.models.hub import DATASETS, EMBEDDED, MODELS, origin
+from layerfit.models.packed import PACKED
 from layerfit.prefetch.check import missing, offline
 from tests.helpers.hub_server import Hub, serving
 
-TINY = {path.name: path.read_bytes() for path in (EMBEDDED / "models/layerfit/nano").iterdir()}
+NANO = [path for path in (EMBEDDED / "models/layerfit/nano").iterdir() if path.name != PACKED]
+TINY = {path.name: path.read_bytes() for path in NANO}
 ROWS = b"".join(json.dumps({"instruction": f"i{n}", "input": "", "output": "o"}).encode() + b"\n" for n in range(5))
 WORDS = ["model=hf", "model.id=org/tiny", "dataset=alpaca_cleaned", "dataset.id=org/data", "dataset.num_validation=1"]
 WORDS += ["training.max_length=8", "eval=none"]
