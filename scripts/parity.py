@@ -29,9 +29,7 @@ def main() -> int:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--limit", type=int, help="items per task")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument(
-        "--positions", type=int, help="maximum positions, in place of the model's, for long answers"
-    )
+    parser.add_argument("--positions", type=int, help="maximum positions, in place of the model's, for long answers")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="default: results/parity/<model>.json")
     args = parser.parse_intermixed_args()

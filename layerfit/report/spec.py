@@ -324,7 +324,7 @@ def _check(spec: TableSpec, where: str) -> None:
     keys = [(column.key, column.seed) for column in spec.columns if column.key is not None]
     if len(set(keys)) < len(keys):
         names = ", ".join(str(key) for key, _ in keys)
-        raise UserError(f"{where}: columns show the same score: {names}; keep one of them")
+        raise UserError(f"{where}: columns show a score twice: {names}; keep one of them")
     for column in spec.columns:
         if column.seed is not None and column.seed not in spec.seeds:
             raise UserError(f"{where}: columns.{column.label}.seed={column.seed} is not one of seeds={spec.seeds}")
