@@ -1,11 +1,11 @@
-"""How much faster our model class answers lm-eval's requests than lm-eval's own, task by task.
+"""Speed of our model class for lm-eval against lm-eval's own, task by task.
 
     python scripts/bench_evaluation.py --mirror <folder with models/ and datasets/>
 
 A random Llama of 21M parameters (2,048 positions, the 32,000 tokens of TinyLlama) on one CPU thread. Each task's
-requests are built once by lm-eval; both classes answer them in turn, tokenising included. Each has the batch size
-that it is quickest with, of those at which the logits of lm-eval's own class fit the memory limit: on a CPU that class
-is slower with large batches. Wall and CPU seconds are medians.
+requests are built once by lm-eval; both classes answer them in turn, tokenising included. Each runs at its fastest
+batch size among those at which the logits of lm-eval's own class fit the memory limit: on a CPU that class is slower
+with large batches. Wall and CPU seconds are medians.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ TINYLLAMA = ModelConfig(
     name="bench", id="TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T", num_layers=22, max_positions=2048
 )
 LIMITS = {"mmlu": 10}
-"""Items of each subtask where it has many: all 57 subjects, but their shots are shared by fewer than in a real run."""
+"""Items per subtask, where a task has many: all 57 subjects, but fewer items share their shots than in a real run."""
 CLASSES = ("stock", "shared")
 SIZES = (1, 4, 16, 64)
-"""Batch sizes tried, where they fit."""
+"""Batch sizes to try, where they fit."""
 MARGIN = 1e-4
-"""Where two options are nearer than this, rounding may decide."""
+"""Rounding may reverse the order of two options that are closer than this."""
 
 
 def small_llama() -> LlamaForCausalLM:
@@ -94,7 +94,7 @@ def requests_of(lm: HFLM, name: str, shots: int, limit: int | None) -> list[Any]
 
 
 def tokens_of(lm: SharedPrefixLM, requests: list[Any]) -> dict[str, int]:
-    """Return how many tokens each class gives the model, padding left out."""
+    """Return the number of tokens that each class passes to the model, without padding."""
     encoded: list[Any] = []
     lm._loglikelihood_tokens = lambda found, **_: encoded.extend(found) or []  # type: ignore[method-assign]
     try:
@@ -109,7 +109,7 @@ def tokens_of(lm: SharedPrefixLM, requests: list[Any]) -> dict[str, int]:
 
 
 def peak_bytes(*, reset: bool = False) -> int | None:
-    """Return the most memory this process held since the last reset, None where the system does not say."""
+    """Return this process's peak memory since the last reset, None where the system does not report it."""
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")
@@ -144,7 +144,7 @@ def choices(requests: list[Any], answers: list[tuple[float, bool]]) -> list[tupl
 
 
 def compared(requests: list[Any], answers: dict[str, list[tuple[float, bool]]]) -> dict[str, Any]:
-    """Return how far the two classes' answers are apart."""
+    """Return how far the answers of the two classes differ."""
     pairs = list(zip(*(answers[name] for name in CLASSES), strict=True))
     picked = zip(*(choices(requests, answers[name]) for name in CLASSES), strict=True)
     differ = [min(a[1], b[1]) for a, b in picked if a[0] != b[0]]

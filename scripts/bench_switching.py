@@ -1,4 +1,4 @@
-"""What a change of plan costs on each engine: the time of a switch over the time of a step, on the embedded model."""
+"""Cost of a change of plan on each engine: time of a switch over time of a step, on the embedded model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = 24
 
 @dataclass(frozen=True)
 class Switching:
-    """Medians over steps: of a step with the whole model, of a step with a switch before each, of a switch itself."""
+    """Medians: a step of the whole model, a step that follows a switch, and the switch itself."""
 
     engine: str
     full_step_seconds: float
@@ -31,7 +31,7 @@ class Switching:
 
 
 def overrides(engine: str, *, switching: bool) -> list[str]:
-    """Return a run that never switches, or one that draws another block before every step."""
+    """Return the overrides of a run that never switches, or of one that draws another block before every step."""
     one_block = ["method=lisa", "method.num_active=1", "method.switch_every=1"]
     return [
         f"engine={engine}",

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The wheel works outside the checkout: built, installed into an environment of its own, and every command run from an
-# empty folder. PYTHON: an environment that has the dependencies, whose libraries are lent to the new one (default: .venv).
+# Check that the wheel works outside the checkout: build it, install it into a new environment, and run every command
+# from an empty folder. PYTHON: an environment with the dependencies, which the new one shares (default: .venv).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 "$python" -m pip wheel . --quiet --no-deps --no-build-isolation --wheel-dir "$work/dist"
 "$python" -m venv --without-pip "$work/venv"
 "$python" -m pip --python "$work/venv/bin/python" install --quiet --no-deps "$work"/dist/*.whl
-# A path alone: the editable install of this checkout, which needs a .pth of its own, does not come along.
+# Only the path is shared: the editable install of this checkout needs its own .pth and stays out.
 "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
     "$("$work/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lent.pth"
 export PATH="$work/venv/bin:$PATH"
@@ -21,7 +21,7 @@ export PATH="$work/venv/bin:$PATH"
 mkdir "$work/empty"
 cd "$work/empty"
 step() { echo "check_wheel: $*"; "$@"; }
-fails() { # fails STATUS TEXT COMMAND...: it ends so, with one line on stderr that holds the text
+fails() { # fails STATUS TEXT COMMAND...: it exits with STATUS and one line on stderr that contains TEXT
     local status=0
     "${@:3}" > out.txt 2> err.txt || status=$?
     echo "check_wheel: ${*:3} -> $status $(cat err.txt)"
@@ -38,7 +38,7 @@ assert not package.is_relative_to(root), f"layerfit is the checkout's: {package}
 assert config.CONF == package / "conf", config.CONF
 code = installation.source()
 assert code.commit and code.dirty is not None, code
-Path("draft").write_text("--draft" if code.dirty else "")  # a changed tree's table can only be one
+Path("draft").write_text("--draft" if code.dirty else "")  # from a dirty tree a table can only be a draft
 PYTHON
 draft=$(cat draft)
 
@@ -69,7 +69,7 @@ step layerfit prefetch model=nano dataset=nano eval=nano --mirror mirror --check
 layerfit prefetch mirror --mirror mirror --check > out.txt && exit 1
 grep -q "; layerfit prefetch mirror --mirror mirror" out.txt
 
-# On the committed records it prints the committed tables.
+# From the committed records it renders the committed tables.
 mkdir committed
 cp -r "$root/results" committed/
 cd committed

@@ -1,9 +1,9 @@
 """Make a world's assets from its spec, or check the shipped ones.
 
 python scripts/make_world.py                          # data, tasks and model of `nano` (minutes)
-python scripts/make_world.py --world nano_b           # of another world; --world all: of every one
+python scripts/make_world.py --world nano_b           # another world; --world all: every one
 python scripts/make_world.py --only data              # data and lm-eval's task files only (seconds)
-python scripts/make_world.py --check                  # make anew elsewhere and compare; exit status 1 if they differ
+python scripts/make_world.py --check                  # regenerate elsewhere and compare; exit status 1 if they differ
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> int:
 
 
 def make(spec: WorldSpec, only: str | None, root: Path) -> int:
-    """Write a world's files and say where; return 0. lm-eval's task files belong to the package, wherever `root` is."""
+    """Write a world's files and print their folders; return 0. Task files go into the package, whatever `root` is."""
     if only != "model":
         print(ship.write_data(spec, root))
         print(ship.write_tasks(spec))
@@ -39,7 +39,7 @@ def make(spec: WorldSpec, only: str | None, root: Path) -> int:
 
 
 def check(spec: WorldSpec, only: str | None, root: Path) -> int:
-    """Make a world anew elsewhere, say what differs, and return 1 if anything does."""
+    """Regenerate a world elsewhere and print the files that differ; return 1 if any does."""
     wrong = ship.check_data(spec, root) + ship.check_tasks(spec) if only != "model" else []
     if only != "data":
         wrong += ship.check_model(spec, root)

@@ -1,9 +1,9 @@
 """Compare our evaluation with lm-eval's own command line, item by item, and write results/parity/<model>.json.
 
-python scripts/parity.py stories260k --mirror M --positions 2048             # everything that is mirrored
-python scripts/parity.py stories260k --mirror M --limit 20 --parts piqa mmlu # a look
+python scripts/parity.py stories260k --mirror M --positions 2048             # all tasks
+python scripts/parity.py stories260k --mirror M --limit 20 --parts piqa mmlu # a quick check
 
-A finished part is kept: the same command goes on where it stopped. Exit status 1 if an item differs.
+Finished parts are kept: the same command resumes where it stopped. Exit status 1 if an item differs.
 """
 
 import argparse
@@ -18,18 +18,18 @@ from layerfit.models.hub import prepare_environment
 
 
 def main() -> int:
-    """Return the exit status: 0 if every outcome is equal, 1 if one differs, 2 for a mistake in what was asked."""
+    """Return the exit status: 0 if every outcome is equal, 1 if one differs, 2 for a user error."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("model", help="a name of conf/model")
     parser.add_argument(
         "overrides", nargs="*", help="as on the command line of a run: model.path=..., model.weights=random"
     )
-    parser.add_argument("--mirror", help="folder as hub.mirror; nothing is fetched then")
+    parser.add_argument("--mirror", help="folder, as hub.mirror; nothing is downloaded then")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--limit", type=int, help="items a task")
+    parser.add_argument("--limit", type=int, help="items per task")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--positions", type=int, help="instead of the model's own, for answers longer than those")
+    parser.add_argument("--positions", type=int, help="maximum positions, in place of the model's, for long answers")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="default: results/parity/<model>.json")
     args = parser.parse_intermixed_args()

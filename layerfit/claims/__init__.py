@@ -1,5 +1,5 @@
-"""Sentences of the slides, tested: what they say (`conf/claims`), what the published and our own numbers say of them.
+"""Claims of the slides (`conf/claims`), tested on the published and on our own numbers.
 
-`read`: the YAML. `sources`: numbers, ours and published, behind one face. `kinds`: how a sentence becomes cases, each a
-pure function. `judge`: from cases to a verdict. `show`: Markdown and console.
+`read`: the YAML. `sources`: numbers, ours and published, behind one interface. `kinds`: tests, each a pure function
+from numbers to cases. `judge`: from cases to a verdict. `show`: Markdown and console.
 """

@@ -1,4 +1,4 @@
-"""`python -m layerfit.claims`: the sentences of the slides, tested on published and own numbers."""
+"""`python -m layerfit.claims`: the claims of the slides, tested on published numbers and our own."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from layerfit.report.build import committed
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    text = "Test the sentences of the slides on published and own numbers; write results/claims.md."
+    text = "Test the claims of the slides on published numbers and our own; write results/claims.md."
     out = Parser(prog="layerfit claims", description=text)
-    out.add_argument("--profile", choices=PROFILES, help="print our verdicts of one profile only, write nothing")
+    out.add_argument("--profile", choices=PROFILES, help="print our verdicts on one profile only, write nothing")
     return out
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Test the claims; return the exit status: 0 done, 2 a mistake."""
+    """Test the claims; return the exit status: 0 done, 2 user error."""
     try:
         options = parser().parse_args(argv)
         with composer():

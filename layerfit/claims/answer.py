@@ -1,4 +1,4 @@
-"""From claims to verdicts: reads each table once, asks its published numbers, its records, its embedded profile's."""
+"""From claims to verdicts, on a table's published numbers, its records, and those of its embedded profile."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLAIMS = Path("results/claims.md")
 
 @dataclass(frozen=True)
 class Answer:
-    """A claim's verdicts. ours: by profile, those that were asked for."""
+    """A claim's verdicts. ours: by requested profile."""
 
     claim: Claim
     published: Verdict
@@ -34,8 +34,11 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Shelf:
-    """Tables that were read. rendered: those with a file in results/tables; only these are composed (0.1 s a row)."""
+class _Tables:
+    """Cache: each table is read once. rendered: tables with a file in results/tables.
+
+    Only rendered tables are composed, which takes 0.1 s per row.
+    """
 
     rendered: Collection[str]
     specs: dict[str, TableSpec] = field(default_factory=dict)
@@ -48,7 +51,7 @@ class _Shelf:
         return self.specs[name]
 
     def table(self, name: str) -> tuple[build.LoadedTable, TableData] | str:
-        """Return a table with its records; or why they cannot be looked up: what a row needs is not there."""
+        """Return a table with its records, or the reason why they cannot be found: a row lacks a file that it needs."""
         if name not in self.tables:
             try:
                 loaded = build.load(name)
@@ -62,39 +65,39 @@ def answers(claims: list[Claim], rendered: Collection[str], profiles: tuple[str,
     """Return the verdicts on all claims, inside `config.composer()`. rendered: `build.committed`.
 
     Raises:
-        UserError: if a claim names a row or column that is not there.
+        UserError: if a claim names a row or column that does not exist.
     """
-    shelf = _Shelf(rendered)
-    return [Answer(one, _published(one, shelf), {p: _ours(one, p, shelf) for p in profiles}) for one in claims]
+    tables = _Tables(rendered)
+    return [Answer(one, _published(one, tables), {p: _ours(one, p, tables) for p in profiles}) for one in claims]
 
 
-def _published(claim: Claim, shelf: _Shelf) -> Verdict:
+def _published(claim: Claim, tables: _Tables) -> Verdict:
     if claim.test is None:
         return Verdict(judge.UNTESTABLE, claim.untestable)
-    # A view lays its published numbers out by the rows that run; of these it needs the cells, not the records.
-    found = shelf.table(claim.test.table) if "view" in claim.test.options else ""
+    # A view arranges its published numbers by the rows that run: it needs their cells, but no records.
+    found = tables.table(claim.test.table) if "view" in claim.test.options else ""
     cells = [] if isinstance(found, str) else found[0].cells
-    source = Printed(shelf.spec(claim.test.table), cells, Store({}, {}), VIEWS)
+    source = Printed(tables.spec(claim.test.table), cells, Store({}, {}), VIEWS)
     return judge.judge_published(KINDS[claim.test.kind](source, claim.test.options), claim.test.quantifier)
 
 
-def _ours(claim: Claim, profile: str, shelf: _Shelf) -> Verdict:
+def _ours(claim: Claim, profile: str, tables: _Tables) -> Verdict:
     test = claim.test if profile == REAL else claim.nano
     if claim.test is None:
         return Verdict(judge.UNTESTABLE, claim.untestable)
     if test is None:
         return Verdict(judge.NOT_ASKED, claim.not_nano)
-    if test.table not in shelf.rendered:
+    if test.table not in tables.rendered:
         return Verdict(judge.NOT_RUN, command_for("table", test.table))
-    found = shelf.table(test.table)
+    found = tables.table(test.table)
     return Verdict(judge.NOT_RUN, found) if isinstance(found, str) else judged(test, *found)
 
 
 def judged(test: Test, loaded: build.LoadedTable, data: TableData) -> Verdict:
-    """Return the verdict of a table's records. Those that the table refuses to print decide nothing here either."""
-    # A name that is not there shows whether or not anything has run.
+    """Return the verdict of a table's records. If the table is refused, so is the verdict."""
+    # First, so that an unknown row or column is reported even before anything has run.
     found = KINDS[test.kind](Records(loaded.spec, loaded.cells, loaded.store, VIEWS), test.options)
-    todo = [item for item in loaded.todo() if not item.reason.startswith("oom")]  # what does not fit is a result
+    todo = [item for item in loaded.todo() if not item.reason.startswith("oom")]  # out of memory is a result
     if todo:
         return Verdict(judge.NOT_RUN, f"{len(todo)} runs of {loaded.spec.name} to do")
     if data.problems:

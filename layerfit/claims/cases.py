@@ -1,4 +1,4 @@
-"""One thing that a sentence says of one place (LISA above LoRA, MMLU, Mistral-7B), and the number behind it."""
+"""Cases: a claim on one comparison (LISA above LoRA, MMLU, Mistral-7B) with its number."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from layerfit.report.compare import Estimate
 
 @dataclass(frozen=True)
 class Case:
-    """value, interval: in the unit as printed. distance: from the sentence's bound, > 0 on its side.
+    """value, interval: in the printed unit. distance: from the claim's bound, > 0 where the claim holds.
 
-    p: two-sided, of distance 0, not adjusted; None where the noise is not known, and `reason` says why. spread: of the
-    distance. plus_minus: of a published number. signed: a difference, printed with its sign.
+    p: two-sided, of distance 0, not adjusted; None where the noise is not known, for the reason in `reason`. spread: of
+    the distance. plus_minus: of a published number. signed: a difference, printed with its sign.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Missing:
-    """A case that has no numbers, and why."""
+    """A case without numbers, and the reason."""
 
     name: str
     reason: str

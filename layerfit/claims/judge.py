@@ -1,4 +1,4 @@
-"""From cases to a verdict: how many must hold for the sentence to be true, and how sure that is."""
+"""From cases to a verdict: how many must hold for a claim to be supported, and at which significance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUANTIFIERS = ("all", "most", "any")
 
 @dataclass(frozen=True)
 class Verdict:
-    """word: one of the above. detail: the numbers behind it, one line. cases: all of them; sides: in the same order."""
+    """word: one of the above. detail: its numbers, in one line. cases: all of them; sides: in the same order."""
 
     word: str
     detail: str = ""
@@ -29,10 +29,10 @@ class Verdict:
 
 
 def judge(found: Sequence[Case | Missing], quantifier: str) -> Verdict:
-    """Return our verdict: a case counts once its test says so at 5%, adjusted (Holm) for the cases of the sentence.
+    """Return our verdict: a case counts if significant at 5%, adjusted (Holm) for the cases of the claim.
 
-    all: one case significantly on the other side contradicts it. most: more than half must be for it; half against
-    contradict. any: one is enough; only all against contradict.
+    all: one case significantly against the claim contradicts it. most: more than half must be for it; half against
+    contradict it. any: one is enough; only all against contradict it.
     """
     cases = tuple(one for one in found if isinstance(one, Case))
     missing = tuple(one for one in found if isinstance(one, Missing))
@@ -55,7 +55,7 @@ def judge(found: Sequence[Case | Missing], quantifier: str) -> Verdict:
 
 
 def judge_published(found: Sequence[Case | Missing], quantifier: str) -> Verdict:
-    """Return the published numbers' own verdict, by the same rule on signs alone: nothing says what noise they carry.
+    """Return the verdict of the published numbers, by the same rule on signs alone: their noise is not known.
 
     Without a test one reversal does not refute `all`: the verdict is then mixed.
     """
@@ -77,7 +77,7 @@ def judge_published(found: Sequence[Case | Missing], quantifier: str) -> Verdict
 
 
 def _sides(cases: tuple[Case, ...]) -> tuple[tuple[str, ...], int]:
-    """Return the side of every case, and how many could be tested."""
+    """Return the side of every case, and the number of tested cases."""
     made = [c for c in cases if c.p is not None]
     adjusted = iter(stats.holm([c.p for c in made if c.p is not None]))
     out = []
@@ -88,14 +88,14 @@ def _sides(cases: tuple[Case, ...]) -> tuple[tuple[str, ...], int]:
 
 
 def _extremes(cases: tuple[Case, ...]) -> str:
-    """Return the case that speaks most for the sentence and the one that does least."""
+    """Return the cases with the smallest and the largest distance, as text."""
     best, worst = (choose(cases, key=lambda c: c.distance) for choose in (max, min))
     one = f"{best.name} {best.text()}"
     return one if best is worst else f"from {worst.name} {worst.text()} to {one}"
 
 
 def _power(cases: tuple[Case, ...], tested: int) -> str:
-    """Return what would have been found: the median over the cases, at Holm's first level."""
+    """Return the detectable difference: the median over the cases, at Holm's first level."""
     level = stats.LEVEL / tested
     spreads = [c.spread for c in cases if c.spread is not None and c.unit != "x"]  # a ratio's noise is in logarithms
     sizes = [one.reach(level / 2) + one.reach(1 - stats.POWER) for one in spreads]
@@ -106,7 +106,7 @@ def _power(cases: tuple[Case, ...], tested: int) -> str:
 
 
 def _why(missing: tuple[Missing, ...]) -> str:
-    """Return the reasons with what they hold for: `no judge here (MT-Bench, Vicuna)`."""
+    """Return the reasons with the cases they apply to: `no judge here (MT-Bench, Vicuna)`."""
     by_reason: dict[str, list[str]] = {}
     for one in missing:
         by_reason.setdefault(one.reason, []).append(one.name)

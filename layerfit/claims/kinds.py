@@ -1,4 +1,4 @@
-"""How a sentence is tested: each kind a pure function from numbers to cases. A case's distance is > 0 where it is true.
+"""Kinds of tests: each a pure function from numbers to cases. A case's distance is > 0 where the claim holds.
 
 better: rows against rows, higher (or, of a cost, lower) is better. not_worse, equivalent: the same within a margin.
 differ: in either direction. interaction: a difference that is larger in one column than in another. spread: runs of a
@@ -26,15 +26,15 @@ Cases = list[Case | Missing]
 
 
 def matches(label: str, pattern: str) -> bool:
-    """Return whether a label is the pattern, or of its form (`LoRA w/ RL*`)."""
+    """Return whether a label equals the pattern or matches it (`LoRA w/ RL*`)."""
     return label == pattern or fnmatchcase(label, pattern)
 
 
 def columns_of(spec: TableSpec, patterns: list[str] | None) -> list[Column]:
-    """Return the columns that are named, all if none is.
+    """Return the columns that match the patterns, all for None.
 
     Raises:
-        UserError: if a name is no column.
+        UserError: if a pattern matches no column.
     """
     if patterns is None:
         return list(spec.columns)
@@ -49,7 +49,7 @@ def columns_of(spec: TableSpec, patterns: list[str] | None) -> list[Column]:
 
 
 def rows_of(spec: TableSpec, pattern: str) -> list[Row]:
-    """Return the rows that are named, by their full label or the one inside their group.
+    """Return the rows that match a pattern, by their full label or the one inside their group.
 
     Raises:
         UserError: if there is none.
@@ -61,10 +61,10 @@ def rows_of(spec: TableSpec, pattern: str) -> list[Row]:
 
 
 def pairs_of(spec: TableSpec, pairs: list[list[str]]) -> list[tuple[Row, Row]]:
-    """Return the pairs of rows that are named, each inside one group: items differ between groups.
+    """Return the pairs of rows that match, each inside one group: items differ between groups.
 
     Raises:
-        UserError: if a pair names no two rows of a group.
+        UserError: if no group has both rows of a pair.
     """
     out = []
     for first, second in pairs:
@@ -72,13 +72,13 @@ def pairs_of(spec: TableSpec, pairs: list[list[str]]) -> list[tuple[Row, Row]]:
         found = [(a, b) for a in left for b in right if a.group == b.group and a != b]
         if not found:
             raise UserError(f"{spec.file} has no group with the rows {first!r} and {second!r}")
-        # `differ` names one set twice: each pair once.
+        # `differ` gives the same set of rows twice: keep each pair once.
         out += [pair for pair in found if pair not in out and pair[::-1] not in out]
     return out
 
 
 def margin_of(options: Options, column: Column) -> float:
-    """Return the margin in the column's printed unit: one number, or one for each unit (or a column that has none).
+    """Return the margin in the column's printed unit. The option is one number, or one by unit (by column without one).
 
     Raises:
         UserError: if there is none for this column.
@@ -98,7 +98,7 @@ def _name(first: Row, second: Row, column: str) -> str:
 
 
 def _symbol(column: Column) -> str:
-    if column.key is None:  # a hole has no unit of its own
+    if column.key is None:  # a column without numbers has no unit
         return ""
     return "points" if column.unit == "percent" else UNITS[column.unit].symbol
 
@@ -145,12 +145,12 @@ def equivalent(source: NumberSource, options: Options) -> Cases:
 
 
 def differ(source: NumberSource, options: Options) -> Cases:
-    """The two rows differ, in whatever direction."""
+    """The two rows differ, in either direction."""
     return list(_differences(source, options, lambda d, _: abs(d), lambda _: 1.0))
 
 
 def interaction(source: NumberSource, options: Options) -> Cases:
-    """The difference first - second is larger in the columns `more` than in the columns `less`, each against each."""
+    """The difference first - second is larger in every column of `more` than in every column of `less`."""
     out: Cases = []
     for first, second in pairs_of(source.spec, options["pairs"]):
         for more in columns_of(source.spec, options["more"]):
@@ -163,7 +163,7 @@ def interaction(source: NumberSource, options: Options) -> Cases:
 
 
 def spread(source: NumberSource, options: Options) -> Cases:
-    """A row's runs deviate by less than `margin`. Columns that hold one seed each are taken together."""
+    """The standard deviation of a row's runs is below `margin`. Columns of one seed each are pooled."""
     by_key: dict[str, list[Column]] = {}
     for column in columns_of(source.spec, options.get("columns")):
         by_key.setdefault(column.label if column.seed is None else str(column.key), []).append(column)

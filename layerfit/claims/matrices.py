@@ -1,4 +1,4 @@
-"""Sentences about what a view computes (a Jaccard similarity, a curve of norms): cells of its matrices as cases."""
+"""Claims about the numbers of a view (a Jaccard similarity, a curve of norms): cells of its matrices as cases."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ _BY: dict[str, Callable[[list[float]], float]] = {"max": max, "min": min, "mean"
 
 
 def matrix_cases(source: NumberSource, options: dict[str, Any], threshold: float, sign: float) -> list[Case | Missing]:
-    """Return the cells of a view's matrices that the options name, against a threshold.
+    """Return the cells of a view's matrices that the options select, against a threshold.
 
-    view: its kind. matrix: pattern of its title. rows, columns: patterns of what is looked at, default all; a cell of a
-    row with itself is left out. over, minus: patterns of the other columns whose `by` (max, min, mean) the cell is
-    divided by, or less; the threshold is then of the ratio, or of the difference. The noise is that over seeds, a
-    matrix for each.
+    view: its kind. matrix: pattern of its title. rows, columns: patterns, default all; a cell of a row with itself is
+    left out. over, minus: patterns of other columns, whose `by` (max, min, mean) divides the cell or is subtracted from
+    it; the threshold then applies to the ratio or the difference. Noise is over seeds, one matrix each.
     """
     found = source.matrices(str(options["view"]))
     if isinstance(found, str):
@@ -47,12 +46,12 @@ def matrix_cases(source: NumberSource, options: dict[str, Any], threshold: float
 
 
 def _cells(matrices: list[Matrix], options: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield the value of every case by its name."""
+    """Yield the name and value of every case."""
     chosen = [matrix for matrix in matrices if fnmatchcase(matrix.title, options.get("matrix", "*"))]
     others = options.get("over") or options.get("minus")
     by = str(options.get("by", "max"))
     if by not in _BY:
-        raise UserError(f"by={by!r} is not known; choose one of: {', '.join(_BY)}")
+        raise UserError(f"by={by!r} is unknown; choose one of: {', '.join(_BY)}")
     for matrix in chosen:
         title = f"{matrix.title}: " if len(chosen) > 1 else ""
         for row, line in zip(matrix.rows, matrix.values, strict=True):

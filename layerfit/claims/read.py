@@ -1,4 +1,4 @@
-"""`conf/claims/*.yaml`: each sentence of the slides that says something of the world, and how it is tested."""
+"""`conf/claims/*.yaml`: each empirical claim of the slides, and its test."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "at_least": (("threshold",), ("rows", "ratio", "columns", "view", "matrix", "over", "minus", "by")),
     "at_most": (("threshold",), ("rows", "ratio", "columns", "view", "matrix", "over", "minus", "by")),
 }
-"""Kind -> what its test must say, and what it may, besides `kind` and `quantifier`."""
+"""Kind -> required and optional keys of its test, besides `kind` and `quantifier`."""
 
 
 @dataclass(frozen=True)
 class Test:
-    """What is asked of which table. options: of the kind (`kinds`)."""
+    """A test of one table. options: those of the kind (`kinds`)."""
 
     table: str
     kind: str
@@ -39,12 +39,12 @@ class Test:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence. asks: how it is read, in plain words, with the reason for a margin or threshold. part: which part or
-    reading of the sentence this is, where it has several.
+    """A claim. asks: its reading in plain words, with the reason for a margin or threshold. part: which part or reading
+    of the sentence, where it has several.
 
-    test: None where no number here can test it, and `untestable` says why. nano: the test in the embedded world, of the
-    table's profile or another table, with its own options where columns are others; None where it cannot be asked
-    there, and `not_nano` says why.
+    test: None where no number can test it, for the reason in `untestable`. nano: the test in the embedded world, on the
+    table's profile or another table, with options of its own where the columns differ; None where it does not apply
+    there, for the reason in `not_nano`.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Claim:
 
     @property
     def title(self) -> str:
-        """Return the sentence, and which part or reading of it this is."""
+        """Return the sentence, with its part or reading if it has several."""
         return f"{self.sentence} ({self.part})" if self.part else self.sentence
 
 
@@ -67,7 +67,7 @@ def load(conf: Path = CONF) -> list[Claim]:
     """Read every claim, files by name and claims in the order of their file.
 
     Raises:
-        UserError: naming the first thing that is wrong.
+        UserError: naming the first mistake.
     """
     out: list[Claim] = []
     for path in sorted((conf / "claims").glob("*.yaml")):
@@ -75,24 +75,24 @@ def load(conf: Path = CONF) -> list[Claim]:
         out += [_claim(name, raw, where) for name, raw in section(read_yaml(path), where, "").items()]
     names = [claim.name for claim in out]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"conf/claims: two claims are called {twice[0]!r}; rename one")
+        raise UserError(f"conf/claims: two claims are named {twice[0]!r}; rename one")
     titles = [claim.title for claim in out]
     if twice := [claim.name for claim in out if titles.count(claim.title) > 1]:
-        raise UserError(f"conf/claims: {' and '.join(twice)} have one sentence; say in `part` which part each is")
+        raise UserError(f"conf/claims: {' and '.join(twice)} have the same sentence; tell them apart with `part`")
     return out
 
 
 def _claim(name: str, data: object, where: str) -> Claim:
     keys = ("slide", "sentence", "part", "asks", "table", "test", "nano", "untestable")
     raw = section(data, where, name, keys, ("slide", "sentence"))
-    said = {key: " ".join(str(raw.get(key) or "").split()) for key in keys if key not in ("table", "test", "nano")}
-    one = Claim(name, said["slide"], said["sentence"], said["asks"], None, None, said["part"], said["untestable"])
+    texts = {key: " ".join(str(raw.get(key) or "").split()) for key in keys if key not in ("table", "test", "nano")}
+    one = Claim(name, texts["slide"], texts["sentence"], texts["asks"], None, None, texts["part"], texts["untestable"])
     if one.untestable:
         if raw.get("test") or raw.get("table"):
             raise UserError(f"{where}: {name} is untestable and has a test; take one of them out")
         return one
     if not (raw.get("test") and raw.get("table") and one.asks):
-        raise UserError(f"{where}: {name} needs asks, table and test, or untestable: why no number here can test it")
+        raise UserError(f"{where}: {name} needs asks, table and test, or else untestable with the reason")
     one = replace(one, test=_test(str(raw["table"]), raw["test"], where, f"{name}.test"))
     own = section(raw.get("nano") or {}, where, f"{name}.nano", ("table", "test", "untestable"), empty=True)
     if own.get("untestable"):
@@ -114,5 +114,5 @@ def _test(table: str, data: object, where: str, key: str) -> Test:
         options[name] = list(strings(options[name], where, f"{key}.{name}"))
     for name in {"pairs", "ratio"} & options.keys():
         if not all(isinstance(pair, list) and len(pair) == 2 for pair in options[name]):
-            raise UserError(f"{where}: {key}.{name} is no list of pairs, such as [[LISA, LoRA], [LISA, FT]]")
+            raise UserError(f"{where}: {key}.{name} is not a list of pairs, such as [[LISA, LoRA], [LISA, FT]]")
     return Test(table, kind, str(raw["quantifier"]), options)

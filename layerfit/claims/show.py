@@ -29,7 +29,7 @@ _SHORT = {REAL: "real", NANO: "embedded"}
 
 
 def markdown(answers: list[Answer], rendered: Collection[str]) -> str:
-    """Return the page. rendered: tables that have a file to link to."""
+    """Return the page. rendered: tables with a file to link to."""
     profiles = list(answers[0].ours) if answers else []
     out = [f"# {TITLE}", "", *_paragraphs(profiles), *_summary(answers, profiles), ""]
     for slide, some in groupby(answers, key=lambda one: one.claim.slide):
@@ -92,7 +92,7 @@ def _detail(verdict: Verdict) -> str:
 
 
 def _cases(answer: Answer) -> list[str]:
-    """Return every case with its number, folded: published beside ours."""
+    """Return every case with its published numbers and ours, folded."""
     verdicts = {"Published": answer.published} | {NAMES[p]: v for p, v in answer.ours.items()}
     shown = {head: verdict for head, verdict in verdicts.items() if verdict.cases}
     names = list(dict.fromkeys(case.name for verdict in shown.values() for case in verdict.cases))
@@ -135,7 +135,7 @@ def _line(what: str, word: str, detail: str, width: int) -> str:
 
 
 def _counts(answers: list[Answer]) -> Iterable[str]:
-    """Yield how many sentences got which verdict: published, then ours."""
+    """Yield the counts of each verdict: published, then ours."""
     tested = [one for one in answers if one.claim.test is not None]
     yield f"{len(answers)} sentences, {len(tested)} with a test"
     heads = ["published", *(answers[0].ours if answers else ())]

@@ -1,4 +1,4 @@
-"""Numbers behind one face: our records of a table, or what the slides print of it. All in the unit as printed."""
+"""A table's numbers behind one interface: our records, or the slides' printed numbers. All in the printed unit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PRINTED = "printed without the noise over seeds"
 
 @dataclass(frozen=True)
 class Deviation:
-    """A standard deviation over runs. items: the standard error that one run's items alone give its score."""
+    """A standard deviation over runs. items: the standard error of one run's score from its items alone."""
 
     value: float
     runs: int
@@ -30,14 +30,14 @@ class Deviation:
 
 
 class NumberSource(Protocol):
-    """What a test may ask. Text instead of a number: why there is none."""
+    """Interface of the tests. A text instead of a number is the reason why there is none."""
 
     @property
     def spec(self) -> TableSpec:
         """Return the table's spec."""
 
     def higher(self, column: Column) -> bool:
-        """Return whether a higher number is the better one."""
+        """Return whether higher is better."""
 
     def level(self, row: Row, column: Column) -> Estimate | str:
         """Return a row's mean."""
@@ -52,7 +52,7 @@ class NumberSource(Protocol):
         """Return the logarithm of first / second."""
 
     def deviation(self, row: Row, columns: tuple[Column, ...]) -> Deviation | str:
-        """Return the spread of a row's runs; columns: one, or those that hold one seed each."""
+        """Return the spread of a row's runs; columns: one, or several of one seed each."""
 
     def matrices(self, view: str) -> list[list[Matrix]] | str:
         """Return a view's matrices, one list for every seed, or a single one where there are no seeds."""
@@ -125,7 +125,7 @@ class Records:
 
 @dataclass(frozen=True)
 class Printed:
-    """What the slides print of a table. No noise is known: its ± is not over seeds (`lisa_seeds`)."""
+    """The slides' numbers of a table. Their noise is not known: a printed ± is not over seeds (`lisa_seeds`)."""
 
     spec: TableSpec
     cells: list[Cell]
@@ -144,7 +144,7 @@ class Printed:
         if a is None or b is None:
             return "not printed"
         both = None if a.spread is None or b.spread is None else a.spread + b.spread
-        # Printed decimals: 25.81 - 25.81 must be no difference.
+        # Rounded, so that differences of printed decimals are exact: 0.3 - 0.1 is 0.2.
         return Estimate(round(a.value - b.value, 6), None, PRINTED, plus_minus=both)
 
     def ratio(self, first: Row, second: Row, column: Column) -> Estimate | str:  # noqa: D102

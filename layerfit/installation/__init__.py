@@ -1,8 +1,8 @@
-"""How layerfit is installed: where its configuration is, and which code this is. Standard library only.
+"""How layerfit is installed: its configuration folder and the version of its code. Standard library only.
 
-In a checkout `conf/` is beside the package and git knows the code. A wheel holds a copy, `layerfit/conf`, and
+In a checkout `conf/` is beside the package and git identifies the code. A wheel holds a copy, `layerfit/conf`, and
 `layerfit/_build.json`: the commit it was built from, whether that tree was clean, and a hash of the package's files.
-`setup.py` reads this file by its path, before any dependency is installed.
+`setup.py` loads this file by its path, before any dependency is installed.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent
-"""The folder that the package is in: a checkout, or an environment's site-packages."""
+"""The folder that contains the package: a checkout, or an environment's site-packages."""
 SOURCES = "layerfit"
-"""With its resolved values a run's result is decided by the package's code and data, and by the versions of others,
-which are recorded: a table's spec, claims, `conf/` (its values are in the record), scripts and tests decide nothing."""
+"""Changes below this path make a tree dirty. A run's result depends on its resolved configuration and the versions of
+other packages, both recorded, and on this package's code and data; not on table specs, claims, scripts or tests."""
 BUILD = "_build.json"
 NOT_KNOWN = "the package is neither in a git checkout nor from a build that recorded its commit"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Which code this is. dirty: changed since `commit`; None where it is not known, and `reason` says why.
+    """Version of the code. dirty: changed since `commit`; None if not known, for the reason in `reason`.
 
-    changed: the files that differ from the commit, relative to the checkout; () where git is not asked.
+    changed: the files that differ from the commit, relative to the checkout; () outside a checkout.
     """
 
     commit: str | None
@@ -38,25 +38,25 @@ class Source:
 
 
 def conf_folder(package: Path = PACKAGE) -> Path:
-    """Return where configuration is: the package's own copy if there is one (a wheel), else the checkout's."""
+    """Return the configuration folder: the package's own copy if there is one (a wheel), else the checkout's."""
     copy = package / "conf"
     return copy if copy.is_dir() else package.parent / "conf"
 
 
 def checkout(package: Path = PACKAGE) -> Path | None:
-    """Return the root of the source tree that the package is in, None for an installed wheel."""
+    """Return the root of the package's source tree, None for an installed wheel."""
     return None if (package / "conf").is_dir() else package.parent
 
 
 def source(package: Path = PACKAGE) -> Source:
-    """Return which code this is: as git says in a checkout, else as the build recorded."""
+    """Return the version of the code: from git in a checkout, else from the build record."""
     root = checkout(package)
     found = _of_git(root) if root is not None else None
     return found or _of_build(package) or Source(None, None, NOT_KNOWN)
 
 
 def command_for(target: str, table: str) -> str:
-    """Return how a message names a command on a table: `make todo T=x`, or `layerfit todo x` where no Makefile is."""
+    """Return a command on a table for messages: `make todo T=x` in a checkout, else `layerfit todo x`."""
     return f"layerfit {target} {table}" if checkout() is None else f"make {target} T={table}"
 
 
@@ -66,7 +66,7 @@ def build_record(package: Path, built: Path) -> dict[str, Any]:
 
 
 def digest(package: Path) -> str:
-    """Return a hash of a package's files and their names; without configuration, whose values are in records."""
+    """Return a hash of a package's file names and contents, without configuration, whose values are in records."""
     out = hashlib.blake2s(digest_size=16)
     for path in sorted(package.rglob("*")):
         inside = path.relative_to(package)
@@ -78,11 +78,12 @@ def digest(package: Path) -> str:
 
 
 def _of_git(root: Path) -> Source | None:
-    """Return what git says, None outside a checkout; one that `root` merely lies in is another project's."""
+    """Return the version from git, None outside a checkout."""
     words = _git(root, "rev-parse", "HEAD", "--show-prefix")
+    # A prefix means that `root` lies inside another project's repository.
     if words is None or words.split("\n")[1].strip():
         return None
-    # Untracked files count, also where git's own configuration hides them: a new method is one.
+    # Untracked files count, also where git's configuration hides them: a new method is an untracked file.
     status = _git(root, "status", "--porcelain", "--untracked-files=all", "--", SOURCES)
     if status is None:
         return Source(words.split("\n")[0], None, "git status failed")
@@ -99,7 +100,7 @@ def _git(root: Path, *args: str) -> str | None:
 
 
 def _of_build(package: Path) -> Source | None:
-    """Return what the build recorded, None if it recorded nothing. Files edited after it count as a dirty tree."""
+    """Return the version from the build record, None without one. Files edited since then count as a dirty tree."""
     path = package / BUILD
     if not path.is_file():
         return None

@@ -1,1 +1,1 @@
-"""The report as one HTML file: every table and figure, and a page for every run. It asks for nothing else."""
+"""The report as one self-contained HTML file: every table and figure, and a page for every run."""

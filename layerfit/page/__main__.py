@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the page; return the exit status: 0 done, 2 a mistake."""
+    """Write the page; return the exit status: 0 done, 2 user error."""
     try:
         options = parser().parse_args(argv)
         with composer():

@@ -1,4 +1,4 @@
-"""Records as compact JSON: what the pages of single runs are drawn from. Nothing is dropped without saying so."""
+"""Records as compact JSON, the data of the pages of single runs. Omissions are stated."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from layerfit.anatomy import EMBEDDING, HEAD, NORM, block_of
 from layerfit.records.record import Record
 
 MOST_POINTS = 1000
-"""A longer curve is drawn as means of equal stretches."""
+"""A longer curve is drawn as means of equal intervals."""
 MOST_VALUES = 40
 """A longer list in a run's findings is counted, not printed; the record has it."""
 Json = Any
 
 
 def rounded(value: float, figures: int = 4) -> float:
-    """Return a number in so many significant figures, as short as JSON can write it."""
+    """Return a number with `figures` significant digits, as short as JSON can write it."""
     if value == 0 or not isfinite(value):
         return 0.0 if value == 0 else value
     out = round(value, figures - 1 - int(log10(abs(value)) // 1))
@@ -27,9 +27,9 @@ def rounded(value: float, figures: int = 4) -> float:
 
 
 def curve(values: Sequence[float]) -> dict[str, Json]:
-    """Return a curve: `every` steps a point (1: as recorded, else the mean of so many steps) and the points.
+    """Return a curve: its points, each the mean of `every` steps (1: as recorded).
 
-    A loss that is no number (a run that diverged) is null.
+    A loss that is not finite (a run that diverged) is null.
     """
     every = max(1, ceil(len(values) / MOST_POINTS))
     means = [sum(part) / len(part) for i in range(0, len(values), every) if (part := values[i : i + every])]
@@ -37,10 +37,10 @@ def curve(values: Sequence[float]) -> dict[str, Json]:
 
 
 def plan_rows(plans: Sequence[tuple[int, list[str]]], config: Mapping[str, Any], steps: int) -> dict[str, Json]:
-    """Return the plan history as a raster: `rows` from the embedding up, and for every row its runs of steps.
+    """Return the plan history as a raster: `rows` from the embedding up, and the intervals of steps of every row.
 
-    runs: [start, length, percent, start, length, percent, ...]; percent: how much of the row was in the plan, 100 for a
-    block as a whole, a share where single modules of it train. A row that never trained has none.
+    runs: [start, length, percent, start, length, percent, ...]; percent: share of the row in the plan, 100 for a whole
+    block, less where only some of its modules train. A row that never trained has none.
     """
     model = config.get("model", {})
     blocks, modules = int(model.get("num_layers") or 0), max(1, len(model.get("linear") or ()))
@@ -54,7 +54,7 @@ def plan_rows(plans: Sequence[tuple[int, list[str]]], config: Mapping[str, Any],
 
 
 def _percents(units: Iterable[str], modules: int) -> dict[str, int]:
-    """Return how much of each row a plan holds."""
+    """Return the percentage of each row in a plan."""
     out: dict[str, int] = {}
     parts: Counter[str] = Counter()
     for unit in units:
@@ -68,7 +68,7 @@ def _percents(units: Iterable[str], modules: int) -> dict[str, int]:
 
 
 def _extend(runs: list[int], start: int, length: int, percent: int) -> None:
-    """Append a run, or lengthen the last one if it goes on unchanged."""
+    """Append an interval, or extend the last one if it continues unchanged."""
     if runs and runs[-3] + runs[-2] == start and runs[-1] == percent:
         runs[-2] += length
     else:
@@ -76,7 +76,7 @@ def _extend(runs: list[int], start: int, length: int, percent: int) -> None:
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Json]:
-    """Return nested settings by dotted key."""
+    """Flatten nested settings to dotted keys."""
     out: dict[str, Json] = {}
     for key, value in data.items():
         if isinstance(value, Mapping) and value:
@@ -87,7 +87,7 @@ def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Json]:
 
 
 def shortened(value: Json) -> Json:
-    """Return findings for reading: four figures, long lists counted."""
+    """Return findings for display: four significant digits, the length in place of a long list."""
     if isinstance(value, float):
         return rounded(value) if isfinite(value) else str(value)
     if isinstance(value, Mapping):
@@ -98,7 +98,7 @@ def shortened(value: Json) -> Json:
 
 
 def shared(settings: Iterable[Mapping[str, Json]]) -> dict[str, Json]:
-    """Return the most common value of every key: a run then names only where it differs. Ties: the first in order."""
+    """Return the most common value of every key, so that a run stores only its differences. Ties: the first seen."""
     counts: dict[str, Counter[str]] = {}
     for one in settings:
         for key, value in one.items():
@@ -161,6 +161,6 @@ def runs_data(records: Mapping[str, Record]) -> dict[str, Json]:
 
 
 def script_json(data: Json) -> str:
-    """Return JSON that can stand inside a script element, whatever text is in it."""
+    """Return JSON that is safe inside a script element."""
     text = json.dumps(data, separators=(",", ":"), sort_keys=True, allow_nan=False, ensure_ascii=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -1,4 +1,4 @@
-"""What the report is made of, read once: tables with their state, figures, records, claims."""
+"""Content of the report, read once: tables with their state, figures, records, claims."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ STATES = (RENDERED, DRAFT, NOT_RUN)
 
 @dataclass(frozen=True)
 class Table:
-    """A table and how far it is. detail: what is missing or out of date, empty if nothing is.
+    """A table and its state. detail: missing or outdated parts, empty if there are none.
 
-    cells: its runs, none where the table was not composed: no run of its models is recorded, or something that it needs
-    is missing (`detail` says what). figures: (file name, PNG).
+    cells: its runs, () if the table was not composed: no run of its models is recorded, or it needs something that is
+    missing (see `detail`). figures: (file name, PNG).
     """
 
     name: str
@@ -48,7 +48,7 @@ class Report:
 def gather(results: str = "results") -> Report:
     """Read every table of conf/table whose records are under `results`, and every record there.
 
-    Only what is committed counts: working files of other folders would make the page differ from machine to machine.
+    Only committed files are read: working files in other folders would make the page differ between machines.
 
     Raises:
         UserError: if a table's file or a record is broken.
@@ -65,38 +65,35 @@ def gather(results: str = "results") -> Report:
 
 
 def model_of(record: Record) -> str | None:
-    """Return the name of a run's model, as its configuration says."""
+    """Return the name of a run's model, from its configuration."""
     return record.result.config.get("model", {}).get("name")
 
 
 def named(one: TableSpec, row: Row, group: str) -> str | None:
-    """Return what a row chooses of a configuration group (`model`, `method`), None if its table leaves it to others."""
+    """Return a row's choice in a configuration group (`model`, `method`), None if its table makes none."""
     choices = [text.partition("=")[2] for text in (*one.base, *row.overrides) if text.startswith(f"{group}=")]
     return choices[-1] if choices else None
 
 
 def _table(one: TableSpec, results: Path, models: set[str | None]) -> Table:
-    """Return a table with its state. What keeps it from being run does not keep the page from being made.
-
-    models: those of all records. Hydra takes 0.1 s for a choice of groups, so a table of other models alone, of which
-    there can be no record, is not composed.
-    """
+    """Return a table with its state; one that cannot be composed is shown without numbers. models: of all records."""
     empty = replace(table.build(one, [], Store({}, {})), footnotes=one.footnotes)
     own = {named(one, row, "model") for row in one.rows if row.hole is None}
+    # Hydra takes 0.1 s per choice of groups: a table of other models, which can have no record, is not composed.
     if None not in own and not own & models:
         return Table(one.name, NOT_RUN, "no run of its models is recorded", one, empty)
     try:
         loaded = build.load(one.name)
         data = build.assemble(loaded, draft=True)
     except UserError as error:
-        why = str(error).partition(" Config search path")[0]  # no folder of this machine
+        why = str(error).partition(" Config search path")[0]  # it names folders of this machine
         return Table(one.name, NOT_RUN, why, one, empty)
     runs = {cell.run_id for cell in loaded.cells}
     done = sum(hole(loaded.store, run) is None for run in runs)
     made = tuple(loaded.cells)
     if not any(run in loaded.store.records for run in runs):
         return Table(one.name, NOT_RUN, f"0 of {len(runs)} runs", one, data, made)
-    if data.problems:  # without figures: those of an earlier rendering would show other numbers
+    if data.problems:  # without figures: an earlier rendering's would show other numbers
         detail = f"{done} of {len(runs)} runs" if done < len(runs) else data.problems[0]
         return Table(one.name, DRAFT, detail, one, data, made)
     figures = tuple((path.name, path.read_bytes()) for path in figure_files(one.name, results))
@@ -113,7 +110,7 @@ def figure_files(name: str, results: Path) -> list[Path]:
 
 
 def _stale(data: TableData, results: Path) -> str:
-    """Return what is wrong with the committed table, empty if it is what its records give."""
+    """Return why the committed table is outdated, '' if it agrees with its records."""
     path = results / "tables" / f"{data.name}.md"
     if not path.is_file():
         return f"not rendered yet: {command_for('table', data.name)}"

@@ -1,6 +1,6 @@
-"""The Markdown that layerfit writes, as HTML that fits into the page: no raw HTML, no link that leaves the page.
+"""Markdown written by layerfit as HTML for the page: no raw HTML, no external links.
 
-`markdown-it-py` reads and writes it; what is ours is done to its tokens between the two.
+`markdown-it-py` parses and renders; our changes are made to its tokens in between.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _WORD = re.compile(r"([a-z]\w*(?:\.nano)?)\b")
 
 @dataclass(frozen=True)
 class Writer:
-    """prefix: what anchors of the text begin with on this page. tables: names that become links to their tables."""
+    """prefix: of the text's anchors on this page. tables: names that become links to their tables."""
 
     prefix: str
     tables: frozenset[str] = frozenset()
 
     def html(self, text: str) -> Markup:
-        """Return a text of several blocks."""
-        # Raw HTML is text, and gets escaped. An image would be fetched from elsewhere: the page is one file.
+        """Return Markdown of several blocks as HTML."""
+        # Raw HTML is escaped as text. No images: they would be loaded from elsewhere, and the page is one file.
         parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
         parser.validateLink = lambda url: self._target(url) is not None  # type: ignore[method-assign]
         tokens = list(self._blocks(parser.parse(text)))
         return Markup(parser.renderer.render(tokens, parser.options, {}))
 
     def _blocks(self, tokens: list[Token]) -> Iterator[Token]:
-        """Make an anchor's paragraph the id of the heading after it; headings go down a level, tables may scroll."""
+        """Make an anchor's paragraph the id of the next heading, lower headings by one level, let tables scroll."""
         anchor: str | None = None
         position = 0
         while position < len(tokens):
@@ -44,11 +44,11 @@ class Writer:
                 anchor = self.prefix + found[1]
                 position += 3  # the paragraph's opening, text and closing
                 continue
-            if token.type in ("heading_open", "heading_close"):  # h1 is the page's own
+            if token.type in ("heading_open", "heading_close"):  # h1 is the page's title
                 token.tag = f"h{min(6, int(token.tag[1]) + 1)}"
             if token.type == "heading_open" and anchor is not None:
                 token.attrs, anchor = {"id": anchor}, None
-            elif token.type in ("th_open", "td_open"):  # alignment is the style sheet's
+            elif token.type in ("th_open", "td_open"):  # the style sheet aligns cells
                 token.attrs = {"scope": "col"} if token.type == "th_open" else {}
             elif token.type == "inline":
                 token.children = list(self._inline(token.children or []))
@@ -60,7 +60,7 @@ class Writer:
             position += 1
 
     def _target(self, url: str) -> str | None:
-        """Return where on the page an address of the text is, None if it is not there: then it stays text."""
+        """Return the page's anchor for a URL of the text, None if the page has none: the link then stays plain text."""
         found = _LINK.fullmatch(url)
         if found is None:
             return None
@@ -69,7 +69,7 @@ class Writer:
         return f"#table/{found['table']}" if found["table"] in self.tables else None
 
     def _inline(self, tokens: list[Token]) -> Iterator[Token]:
-        """Give links the page's anchors, and make links of the names of tables; there is no link inside a link."""
+        """Point links to the page's anchors, and link the names of tables unless they are inside a link already."""
         inside = False
         for token in tokens:
             if token.type == "link_open":

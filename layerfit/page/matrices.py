@@ -1,4 +1,4 @@
-"""What stands under a table that no single record holds, as HTML: shaded where it is a heat map."""
+"""The matrices under a table as HTML; heat maps are shaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from layerfit.report import render
 from layerfit.report.matrix import Matrix
 
 MOST_LINES = 16
-"""A longer matrix is folded: its figure says more."""
+"""A longer matrix is folded, since its figure is easier to read."""
 
 
 def section(matrix: Matrix) -> Markup:
@@ -24,7 +24,7 @@ def section(matrix: Matrix) -> Markup:
 
 
 def grid(matrix: Matrix) -> Markup:
-    """Return the numbers; in a heat map each is shaded by where it lies between the least and the largest."""
+    """Return the numbers; in a heat map each is shaded by its position between the smallest and the largest."""
     laid = render.matrix_grid(matrix)
     known = [value for row in matrix.values for value in row if value is not None]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)

@@ -1,4 +1,4 @@
-"""The page: front, tables, claims, runs, and the data that the pages of single runs are drawn from."""
+"""The page: front, tables, claims, runs, and the data of the pages of single runs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from layerfit.report.values import MEAN
 
 TITLE = "layerfit: results"
 CLAIM = "claim/"
-"""What the anchors of claims begin with."""
+"""Prefix of the anchors of claims."""
 MOST_NUMBERS = 10
-"""Of a table on the front, beyond its first column."""
+"""Numbers of a table on the front, beyond its first column."""
 SCRIPTS = ("charts.js", "run.js", "report.js")
 
 
 def page(report: Report) -> str:
-    """Return the whole file. The same records give the same bytes: no date, no machine, no commit of this checkout."""
+    """Return the whole file. The same records give the same bytes: no date, machine or commit of the checkout in it."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -62,7 +62,7 @@ def asset(name: str) -> str:
 
 
 def embedded(report: Report) -> dict[str, Any]:
-    """Return what the scripts read: every run, and for every table its rows with their runs, [seed, run id]."""
+    """Return the data for the scripts: every run, and for every table its rows with their runs, [seed, run id]."""
     used: dict[str, Any] = {}
     needs: dict[str, list[str]] = {}
     for table in report.tables:
@@ -133,7 +133,7 @@ def _front(report: Report) -> Markup:
 
 
 def tables_listed(names: list[str], limit: int = 4) -> str:
-    """Return the first few names, and how many more."""
+    """Return the first few names, and the number of others."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "") or "no commit"
 
 
@@ -148,7 +148,7 @@ def _key_results(report: Report) -> Markup | None:
 
 
 def key_lines(data: TableData) -> list[str]:
-    """Return a line a column, means of columns first: the best of each group, how many rows were not shown worse."""
+    """Return a line per column, means of columns first: the best of each group, the number of rows not shown worse."""
     means = [(shown.column.key or "").startswith(MEAN) for shown in data.columns]
     out: list[str] = []
     numbers = left_out = 0
@@ -207,7 +207,7 @@ def _state(table: Table | None) -> Markup:
 
 
 def _claims(report: Report) -> Markup | None:
-    """Return the claims of `results/claims.md`: what comes before its second heading, and the rest folded."""
+    """Return the claims of `results/claims.md`: the text before its second heading, and the rest folded."""
     if not report.claims:
         return None
     writer = markdown.Writer(CLAIM, frozenset(table.name for table in report.tables))
@@ -217,7 +217,7 @@ def _claims(report: Report) -> Markup | None:
 
 
 def _filters(report: Report) -> Markup:
-    """Return the switches by model and method; without scripts they stay hidden, and every row shows."""
+    """Return the filters by model and method; without scripts they stay hidden and every row is shown."""
     cells = [cell for table in report.tables for cell in table.cells]
     records = report.records.values()
     rows = [(table.spec, row) for table in report.tables for row in table.spec.rows if not table.cells]

@@ -1,4 +1,4 @@
-"""One table as HTML: ours beside the published one with the difference; every number leads to its runs."""
+"""One table as HTML: our numbers beside the published ones with the difference; every number links to its runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def section(table: Table) -> Markup:
 
 
 def badge(state: str) -> Markup:
-    """Return a state as a small label; its colour only repeats the word."""
+    """Return a state as a small coloured label; the colour carries no information of its own."""
     return tag("span", state, class_=f"badge {state.replace(' ', '-')}")
 
 
@@ -56,7 +56,7 @@ def grid(table: Table) -> Markup:
     rows = {row.label: row for row in table.spec.rows}
     laid = render.grid(data)
     costs = len(laid.heads) - (5 if data.with_costs else 0)
-    printed = (line for line in laid.lines if any(text.text for text in line[1:]))  # a group's line has its name alone
+    printed = (line for line in laid.lines if any(text.text for text in line[1:]))  # a group's line holds its name only
     published = [any(row.entries[i].published for row in data.rows) for i in range(len(data.columns))]
     compared = not data.name.endswith(PROFILE)
     lines, group = [], ""
@@ -76,7 +76,7 @@ def grid(table: Table) -> Markup:
 
 
 def _facets(spec: TableSpec, row: Row, runs: list[Cell]) -> dict[str, str | int | bool | None]:
-    """Return what a row is filtered by; a row that is published only has neither model nor method."""
+    """Return the filter values of a row; '' for a group in which a row that is published only makes no choice."""
     models = {cell.run.model.name for cell in runs} or {named(spec, row, "model") or ""}
     methods = {cell.run.method_name() for cell in runs} or {named(spec, row, "method") or ""}
     return {"data_model": " ".join(sorted(models)), "data_method": " ".join(sorted(methods))}
@@ -101,7 +101,7 @@ def _heads(data: TableData, published: list[bool], costs: tuple[str, ...], *, co
 
 
 def _ours(name: str, row: RowData, shown: ColumnData, entry: Entry, runs: list[Cell]) -> Markup:
-    """Return our number as a button that opens what it is made of, or a dash that says why there is none."""
+    """Return our number as a button that opens its runs and test, or a dash that opens the reason."""
     text = render.cell(entry, unit=shown.column.unit, seeds=len(entry.values) + len(entry.holes))
     if entry.mean is None:
         reason = "; ".join(reasons(row, entry))
@@ -110,7 +110,7 @@ def _ours(name: str, row: RowData, shown: ColumnData, entry: Entry, runs: list[C
         )
     stars = star(entry)
     printed = tag("b" if text.bold else "span", text.text)
-    # Room for stars in every line of a column, so that its numbers stay below each other.
+    # Room for stars in every line of a column, so that its numbers align.
     button = tag(
         "button", printed, tag("sup", stars), type="button", popovertarget=f"cell-{name}", title="its runs and its test"
     )
@@ -119,7 +119,7 @@ def _ours(name: str, row: RowData, shown: ColumnData, entry: Entry, runs: list[C
 
 
 def star(entry: Entry) -> str:
-    """Return stars where an entry was shown worse than the best of its group, '' anywhere else."""
+    """Return the stars of an entry that was shown worse than the best of its group, else ''."""
     mark = render.mark(entry)
     return mark if mark.startswith("*") else ""
 
@@ -157,9 +157,9 @@ def reasons(row: RowData, entry: Entry) -> list[str]:
 
 
 def _beside(shown: ColumnData, entry: Entry, *, compared: bool) -> list[Markup]:
-    """Return the published number, as printed there, and ours minus it in the column's unit.
+    """Return the published number, as printed, and ours minus it in the column's unit.
 
-    compared: False in the embedded world, whose numbers are of another model and task: their difference means nothing.
+    compared: False in the embedded world, where the difference means nothing: its models and tasks are others.
     """
     out = [tag("td", render.NONE, class_="published")]
     gap = render.NONE
@@ -173,7 +173,7 @@ def _beside(shown: ColumnData, entry: Entry, *, compared: bool) -> list[Markup]:
 
 
 def signed(value: float, decimals: int) -> str:
-    """Return a difference with its sign; nothing is left of zero."""
+    """Return a difference with its sign; zero has none."""
     text = f"{abs(value):.{decimals}f}"
     return text if not float(text) else ("+" if value > 0 else MINUS) + text
 
@@ -188,12 +188,12 @@ def _legend(data: TableData) -> Markup | None:
         limits = ", ".join(f"{stars} p < {limit}" for limit, stars in reversed(render.MARKS))
         words.append(f"Shown worse than it: {limits} (paired test, Holm).")
     if any(entry.values for entry in entries):
-        words.append("A number opens its runs.")
+        words.append("Click a number for its runs.")
     return join(tag("p", " ".join(words), class_="legend") if words else None, _holes(data))
 
 
 def _holes(data: TableData) -> Markup | None:
-    """Return why there are dashes: each reason once, with the runs that it is of."""
+    """Return why there are dashes: each reason once, with its runs."""
     found: dict[str, dict[str, None]] = {}
     for row in data.rows:
         for entry in row.entries:

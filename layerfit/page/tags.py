@@ -10,7 +10,7 @@ VOID = frozenset({"br", "img", "input", "meta"})
 
 
 class Markup(str):
-    """HTML in which every text is escaped already: made here, or by `page.markdown`."""
+    """HTML whose text is already escaped: made here, or by `page.markdown`."""
 
     __slots__ = ()
 
@@ -49,5 +49,5 @@ def listing(items: Iterable[Child], **attributes: str | int | bool | None) -> Ma
 
 
 def folded(summary: Child, *children: Child, **attributes: str | int | bool | None) -> Markup:
-    """Return what the reader opens: a line, and what it hides."""
+    """Return a `details` element: a summary line and its content, hidden until opened."""
     return tag("details", tag("summary", summary), *children, **attributes)

@@ -1,1 +1,1 @@
-"""Records: what a run leaves for tables, and how it was made."""
+"""Records: the results of runs, from which tables are built, and their manifests."""

@@ -1,4 +1,4 @@
-"""Moving a record out of the way, so that its run runs again: nothing that was recorded is deleted or overwritten."""
+"""Move records aside so that their runs run again; nothing recorded is deleted or overwritten."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ KINDS = ("runs", "rankings", "answers", "judgments")
 def set_aside(run_ids: Iterable[str], results: str | Path, outputs: str | Path) -> list[Path]:
     """Move the records of some runs to `<results>/replaced/<time>/`, their working folders likewise.
 
-    The working folder goes too: weights, answers or a checkpoint of the old run must not end in the new one.
-
     Returns:
-        The folders that now hold them: one under `results`, and one under `outputs` if there was anything.
+        The folders that now hold them: one under `results`, and one under `outputs` if a working folder was moved.
     """
     stamp = datetime.now().strftime("%Y-%m-%d_%H%M%S")
     kept, worked = Path(results) / "replaced" / stamp, Path(outputs) / "replaced" / stamp
@@ -24,6 +22,7 @@ def set_aside(run_ids: Iterable[str], results: str | Path, outputs: str | Path) 
         for kind in KINDS:
             for path in sorted((Path(results) / kind).glob(f"{run_id}.*")):
                 _move(path, kept / kind / path.name)
+        # Weights, answers or a checkpoint of the old run must not end up in the new one.
         if (Path(outputs) / run_id).is_dir():
             _move(Path(outputs) / run_id, worked / run_id)
     return [folder for folder in (kept, worked) if folder.is_dir()]
@@ -31,6 +30,6 @@ def set_aside(run_ids: Iterable[str], results: str | Path, outputs: str | Path) 
 
 def _move(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():  # a file would be overwritten without a word
+    if target.exists():  # `rename` replaces a file silently
         raise FileExistsError(target)
     source.rename(target)

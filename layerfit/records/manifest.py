@@ -1,4 +1,4 @@
-"""Where and with what a run was made."""
+"""A run's manifest: commit, versions, device, command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("torch", "transformers", "deepspeed", "peft", "lm_eval", "datasets",
 
 
 def dirt() -> str | None:
-    """Return in a few words why tables will refuse what is run now, None if the source tree is clean."""
+    """Return a short reason why tables will refuse a run started now, None if the source tree is clean."""
     code = source()
     if code.dirty is None:
         return f"whether the source tree is clean is not known ({code.reason})"
@@ -34,7 +34,7 @@ def _version(package: str) -> str | None:
 
 
 def command(words: list[str]) -> list[str]:
-    """Return a command line without the place of this checkout: a record is for others too."""
+    """Return a command line without the path of this checkout: records are shared."""
     program = Path(words[0]) if words else Path()
     shown = program.relative_to(ROOT) if program.is_relative_to(ROOT) else Path(program.name)
     return [str(shown), *words[1:]]
@@ -43,7 +43,7 @@ def command(words: list[str]) -> list[str]:
 def manifest(device: str, sources: dict[str, str]) -> dict[str, Any]:
     """Return commit, dirty flag, versions, device, origins of model and data, command line.
 
-    Commit and dirty flag are null where they are not known, and `commit_unknown` says why.
+    Commit and dirty flag are null if not known; `commit_unknown` then gives the reason.
     """
     code = source()
     return {

@@ -1,4 +1,4 @@
-"""Records: one JSON file a run, written once and atomically, and the only thing that tables are made of."""
+"""Records: one JSON file per run, written once and atomically; tables are built from nothing else."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 from layerfit.errors import UserError
 
 SCHEMA = 2
-"""Version of a record's JSON. It rises with every change of shape, a new field too: an older layerfit must be able to
-say that a record is too new for it. 2: the share of unknown tokens in the data card."""
+"""Version of a record's JSON. Every change of its fields raises it, also an addition: an older layerfit must be able to
+report that a record is too new for it. 2: the data card has the share of unknown tokens."""
 STATUSES = ("ok", "diverged", "oom", "failed", "interrupted")
 FINAL = ("ok", "diverged")
 """Statuses that are results; a run with another one is tried again."""
 EXIT_STATUS = {"ok": 0, "failed": 1, "oom": 1, "diverged": 3, "interrupted": 75}
-"""What a worker's process ends with, by its run's status; 75 is BSD's EX_TEMPFAIL: try again."""
+"""Exit status of a worker process by its run's status; 75 is BSD's EX_TEMPFAIL: try again."""
 WEIGHT_FOLDERS = ("model", "adapter")
-"""Where a run's folder holds trained weights, if they were asked for."""
+"""Subfolders of a run's folder for trained weights, where saving them is on."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Score:
     """One metric of one task.
 
     num_items: items scored; num_available: items the task has. Fewer scored than available is a truncated evaluation.
-    docs: hash over the items asked, in order: two runs with equal hashes can be compared item by item.
+    docs: hash over the items in order: two runs with equal hashes can be compared item by item.
     """
 
     task: str
@@ -44,19 +44,19 @@ class Score:
     higher_is_better: bool
     docs: str
     data_complete: bool = True
-    """False where the data is known to be a cut copy of the published set."""
+    """False where the data is known to be a subset of the published set."""
 
     @property
     def key(self) -> str:
-        """`nano_facts/acc`: how a table's column names it."""
+        """`nano_facts/acc`: its key in a table's column."""
         return f"{self.task}/{self.metric}"
 
 
 @dataclass(frozen=True)
 class DataCard:
-    """What the training data was: rows read, kept, dropped (by reason), and its hash.
+    """The training data: rows read, kept, dropped (by reason), and a hash.
 
-    complete: the rows are the published ones (by pinned fingerprint, else by their number); null = nothing is pinned.
+    complete: whether the rows are the published ones (by pinned fingerprint, else by their number); null = not pinned.
     """
 
     rows: int
@@ -70,17 +70,17 @@ class DataCard:
     truncated: int = 0
     """Examples that lost tokens to `training.max_length`."""
     examples: int | None = None
-    """What training draws from: one a kept row, or the pieces that running text was cut into."""
+    """Number of training examples: one per kept row, or the chunks that running text was cut into."""
     form: str | None = None
     template: str | None = None
-    """How rows were read and written, as taken (`auto` is decided)."""
+    """Row format and prompt template in use, with `auto` resolved."""
     unknown_token_share: float | None = None
-    """Share of the training tokens that the tokenizer does not know; null = not counted (schema 1)."""
+    """Share of the training tokens that are the unknown token; null = not counted (schema 1)."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What must be equal when a run is repeated, killed and resumed, or sharded."""
+    """The part of a record that must be equal when a run is repeated, killed and resumed, or sharded."""
 
     config: dict[str, Any]
     """The run's identity (`config.identity`)."""
@@ -104,7 +104,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Measured:
-    """What may differ between repetitions: times, memory, where it ran. null = not known; `unknown` says why."""
+    """The part that may differ between repetitions: times, memory, hardware. null = not known; reason in `unknown`."""
 
     train_seconds: float | None = None
     eval_seconds: float | None = None
@@ -116,9 +116,9 @@ class Measured:
     gpu_seconds: float | None = None
     energy_joules: float | None = None
     tokens_per_step: float | None = None
-    """Mean number of real tokens that an optimizer step trained on; those of probes are not among them."""
+    """Mean training tokens per optimizer step, without padding and probes."""
     forward_seconds: float | None = None
-    """Medians over steps, as the next two: `layerfit.engines.phases` says what is in them."""
+    """Medians over steps, as the next two; `layerfit.engines.phases` defines them."""
     backward_seconds: float | None = None
     update_seconds: float | None = None
     unknown: dict[str, str] = field(default_factory=dict)
@@ -142,7 +142,7 @@ Items = dict[str, list[float]]
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that nobody ever reads half of it: temporary name, flush to disk, rename."""
+    """Write a file so that no reader ever sees part of it: temporary name, flush to disk, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -158,7 +158,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def record_path(results: str | Path, run_id: str) -> Path:
-    """Return where the record of a run is."""
+    """Return the path of a run's record."""
     return Path(results) / "runs" / f"{run_id}.json"
 
 
@@ -172,14 +172,13 @@ def write(record: Record, items: Items, results: str | Path) -> Path:
     if items:
         write_atomically(_items_path(results, record.run_id), gzip.compress(compact.encode(), mtime=0))
     path = record_path(results, record.run_id)
-    plain = json.loads(json.dumps(asdict(record), allow_nan=False))  # no tuples, and keys are texts
+    plain = json.loads(json.dumps(asdict(record), allow_nan=False))  # tuples become lists, keys strings
     write_atomically(path, (dumps(plain) + "\n").encode())
     return path
 
 
 def dumps(value: Any, depth: int = 0) -> str:
-    """Return the JSON of JSON values: a line for every key, in order, and one for every list without objects: a curve
-    does not fill pages.
+    """Return JSON with one line per key, sorted, and one per list without objects: a curve does not fill pages.
 
     Raises:
         ValueError: if a number is NaN or infinite.
@@ -194,7 +193,7 @@ def dumps(value: Any, depth: int = 0) -> str:
 
 
 def _has_objects(value: Any) -> bool:
-    """Return whether a value is an object or has one in it."""
+    """Return whether a value is or contains an object."""
     return isinstance(value, dict) or (isinstance(value, list) and any(map(_has_objects, value)))
 
 
@@ -206,14 +205,14 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 UPGRADES: Mapping[int, Upgrade] = {1: _from_1}
-"""Schema -> what makes the next one of it: a committed record is never rewritten, it is read through these."""
+"""Schema -> upgrade to the next one: a committed record is never rewritten, it is upgraded when read."""
 
 
 def upgraded(data: dict[str, Any]) -> dict[str, Any]:
-    """Return a record's JSON in today's schema.
+    """Return a record's JSON in the current schema.
 
     Raises:
-        ValueError: if its schema is newer than this layerfit knows, or none that ever was.
+        ValueError: if its schema is newer than this version of layerfit, or unknown.
     """
     found = data["schema"]
     if isinstance(found, int) and found > SCHEMA:
@@ -229,7 +228,7 @@ def parse(data: dict[str, Any]) -> Record:
     """Build a record from its JSON, of this schema or an older one.
 
     Raises:
-        ValueError: if it is not one, or newer; with the fix.
+        ValueError: if it is not a record, or of a newer schema; the message includes the fix.
     """
     try:
         data = upgraded(data)
@@ -270,16 +269,16 @@ def read_all(results: str | Path) -> dict[str, Record]:
     """Return every record of a folder by run id, in order of the ids.
 
     Raises:
-        UserError: naming the file that is no record.
+        UserError: naming the file that is not a record.
     """
     names = sorted(path.stem for path in (Path(results) / "runs").glob("*.json"))
     return {name: record for name in names if (record := read(results, name)) is not None}
 
 
 def same_result(recorded: Result, again: Result) -> bool:
-    """Return whether a run gave the recorded result again.
+    """Return whether a repeated run reproduced the recorded result.
 
-    What an older version did not look for (a finding, a field of the data card) is no difference.
+    Findings and data card fields that the older version did not record are ignored.
     """
     findings = {key: value for key, value in again.findings.items() if key in recorded.findings}
     card = again.data
@@ -290,7 +289,7 @@ def same_result(recorded: Result, again: Result) -> bool:
 
 
 def read_findings(path: str | Path) -> dict[str, Any]:
-    """Return the findings in a file: of a record, or as they stand.
+    """Return the findings in a JSON file: a record, or an object of findings.
 
     Raises:
         UserError: if it cannot be read.

@@ -1,4 +1,4 @@
-"""Tables, figures and data frames from records alone; `frame` is the way in from Python."""
+"""Tables, figures and data frames from records alone; `frame` is the Python interface."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["frame"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `frame` where it is asked for (PEP 562): a table of the command line needs none of it."""
+    """Import `frame` lazily (PEP 562): a table on the command line does not need it."""
     if name == "frame":
         from layerfit.report.frames import frame
 

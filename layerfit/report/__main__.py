@@ -1,4 +1,4 @@
-"""`python -m layerfit.report`: from records to tables. Status 0: done, 1: refused or failed, 2: a mistake."""
+"""`python -m layerfit.report`: from records to tables. Status 0: done, 1: refused or failed, 2: user error."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from layerfit.report.checks import Refused
 from layerfit.run.interrupt import Interrupted, say_interrupted
 
 MOVED = {"claims": "layerfit.claims", "html": "layerfit.page"}
-"""Words that were commands of this module and are modules of their own: both forms work."""
+"""Former commands of this module that are now modules of their own: both forms work."""
 
 
-_REPLACE = "move records that are refused to results/replaced, so that their runs run again"
+_REPLACE = "move refused records to results/replaced, so that their runs run again"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         return one
 
     command("cells", "list the runs of a table")
-    one = command("todo", "list the runs that a table still needs, and the records that it refuses")
+    one = command("todo", "list the runs that a table still needs and the records that it refuses")
     one.add_argument("--replace", action="store_true", help=_REPLACE)
     for name, text in (
         ("render", "print and write a table from its records"),
@@ -46,21 +46,26 @@ def parser() -> argparse.ArgumentParser:
     ):
         one = command(name, text, optional=name == "render")
         one.add_argument(
-            "--draft", action="store_true", help="print it with its holes, marked DRAFT, to outputs/drafts"
+            "--draft", action="store_true", help="write it although incomplete, marked DRAFT, to outputs/drafts"
         )
         one.add_argument("--no-figures", action="store_true", help="write Markdown and LaTeX only")
         one.add_argument("--csv", metavar="FILE", help="write its runs and scores as CSV too; -: to standard output")
         if name == "table":
             one.add_argument(
-                "overrides", nargs="*", metavar="KEY=VALUE", help="where and how its runs go: hydra/launcher=slurm, ..."
+                "overrides",
+                nargs="*",
+                metavar="KEY=VALUE",
+                help="where and how its runs execute: hydra/launcher=slurm, ...",
             )
         if name == "render":
-            one.add_argument("--all", action="store_true", help="every table that was rendered before")
-    one = commands.add_parser("rerun", help="run tables from nothing elsewhere and compare with their records")
-    one.add_argument("tables", metavar="T", nargs="*", help="tables; none: every embedded one that is committed")
-    one.add_argument("--folder", default="outputs/rerun", help="where the runs go")
+            one.add_argument("--all", action="store_true", help="every table that has been rendered")
+    one = commands.add_parser("rerun", help="run tables from scratch in another folder and compare with their records")
+    one.add_argument(
+        "tables", metavar="T", nargs="*", help="tables (default: every committed one on the embedded model)"
+    )
+    one.add_argument("--folder", default="outputs/rerun", help="folder of the runs (default: %(default)s)")
     one = command("tune", "run a table's trials and choose")
-    one.add_argument("--allow-edge", action="store_true", help="accept a best value at the end of its range")
+    one.add_argument("--allow-edge", action="store_true", help="accept a best value at an end of its range")
     one.add_argument("--replace", action="store_true", help=_REPLACE)
     return out
 
@@ -131,7 +136,7 @@ def _replace(refused: list[Refused]) -> None:
 
 
 def _render(name: str, options: argparse.Namespace) -> int:
-    """Print and write one table, or say why not."""
+    """Print and write one table, or print why it is refused."""
     loaded = build.load(name)
     data = build.assemble(loaded, draft=options.draft)
     if data.problems and not data.draft:
@@ -142,7 +147,7 @@ def _render(name: str, options: argparse.Namespace) -> int:
 
         write_csv(lines_of(loaded), options.csv)
     written = build.write(loaded, data, figures=not options.no_figures)
-    if options.csv != "-":  # what goes on to another program is CSV alone
+    if options.csv != "-":  # standard output then holds the CSV only
         render.console(data)
         print("\n".join(map(str, written)))
     return 0
@@ -156,9 +161,9 @@ def _say_refused(name: str, problems: Sequence[str], fix: str) -> None:
 
 def _render_many(options: argparse.Namespace) -> int:
     if options.all == bool(options.table):
-        raise UserError("render takes a table or --all, one of them; known tables: " + ", ".join(spec.known()))
+        raise UserError("render takes either a table or --all; known tables: " + ", ".join(spec.known()))
     if options.all and options.csv is not None:
-        raise UserError("--csv goes with one table; every record at once: layerfit runs --csv FILE")
+        raise UserError("--csv needs one table; for every record use: layerfit runs --csv FILE")
     names = build.committed() if options.all else [options.table]
     if not names:
         print(f"no table has been rendered yet; {command_for('table', '...')} renders the first")
@@ -177,7 +182,7 @@ def _table(options: argparse.Namespace) -> int:
         return 1
     runs = [cell.run for cell in loaded.cells]
     ok = make_launcher(launcher, group=options.table)(runs) if loaded.todo() else True
-    if ok is None:  # submitted, and nobody waits
+    if ok is None:  # submitted without waiting
         return 0
     if not writes(find_place()):
         return 0 if ok else 1
@@ -215,7 +220,7 @@ def _tune(options: argparse.Namespace) -> int:
 
         if (why := dirt()) is not None:
             raise UserError(f"{len(runs)} trials are to run and {why}: they could not be counted; commit first")
-        # A diverged trial is a result: whether the trials can be counted is for `choose` to say.
+        # A diverged trial is a result: `choose` decides whether the trials can be counted.
         run_all(runs, group=f"tune-{options.table}")
         if not writes(find_place()):
             return 0

@@ -1,4 +1,4 @@
-"""From a table's name to its files: read records, check, compute, write. The steps are pure; this reads and writes."""
+"""From a table's name to its files: read records, check, compute, write. Input and output are here, the steps pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from layerfit.report.checks import Refused
 from layerfit.report.spec import TableSpec, Tuned
 
 DRAFTS = Path("outputs/drafts")
-"""Drafts never lie where finished tables do."""
+"""Folder of drafts, apart from finished tables."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class LoadedTable:
         return cells.queue(self.cells, self.store)
 
     def refused(self) -> list[Refused]:
-        """Return the finished runs whose records the table refuses, where running them again can mend it."""
+        """Return the finished runs whose records the table refuses, if running them again can fix that."""
         return checks.refused(self.keys(), self.cells, self.store)
 
     def foreseen(self) -> list[str]:
-        """Return why the table would be refused, as far as that is known before its missing runs start."""
+        """Return the reasons to refuse the table that are known before its missing runs start."""
         return checks.foreseen(self.keys(), self.cells, self.store, len(self.todo()))
 
     def keys(self) -> list[str]:
@@ -47,10 +47,10 @@ class LoadedTable:
 
 
 def load(name: str, extra: tuple[str, ...] = ()) -> LoadedTable:
-    """Read everything a table is made of, inside `config.composer()`.
+    """Read a table's spec, tuned values and records, inside `config.composer()`.
 
     Raises:
-        UserError: whatever is wrong with the spec, the tuned values or a record.
+        UserError: if the spec, the tuned values or a record is invalid.
     """
     read = spec.load(name)
     tuned = spec.load_tuned(read)
@@ -59,46 +59,46 @@ def load(name: str, extra: tuple[str, ...] = ()) -> LoadedTable:
 
 
 def load_elsewhere(name: str, extra: tuple[str, ...]) -> LoadedTable:
-    """As `load`, with overrides from the command line that say where and how runs are executed, never what they are.
+    """As `load`, with overrides from the command line for where and how runs are executed.
 
     Raises:
-        UserError: if they change which runs the table is made of.
+        UserError: if they change the identity of the table's runs.
     """
     fix = f"edit conf/table/{name}.yaml or copy it"
     if own := [word for word in extra if word.lstrip("+~").partition("=")[0] in ("seed", "paths.results")]:
-        raise UserError(f"{own[0]} is for the table to say (its seeds and results); {fix}")
+        raise UserError(f"{own[0]}: a table sets seeds and results itself; {fix}")
     plain = load(name)
     try:
         loaded = load(name, extra)
     except UserError as error:
         raise UserError(f"with {' '.join(extra)}: {error}") from error
     if [cell.run_id for cell in loaded.cells] != [cell.run_id for cell in plain.cells]:
-        raise UserError(f"{' '.join(extra)} changes what the table's rows are; {fix}")
+        raise UserError(f"{' '.join(extra)} changes the runs of the table's rows; {fix}")
     return loaded
 
 
 def assemble(loaded: LoadedTable, *, draft: bool = False, gates: Sequence[table.TableGate] = ()) -> table.TableData:
-    """Return a table ready to print. Its `problems` are why it must not be, unless it is a draft.
+    """Return a table ready to print. With `problems` it must not be printed, unless as a draft.
 
-    gates: conditions on the whole table, decided elsewhere (`world.gates`), printed under it.
+    gates: conditions on the whole table, evaluated elsewhere (`world.gates`), printed under it.
     """
     found = checks.problems(loaded.spec, loaded.cells, loaded.store)
     data = table.build(loaded.spec, loaded.cells, loaded.store)
     data = replace(data, matrices=tuple(views.compute(loaded.spec, loaded.cells, loaded.store)))
     under = notes.footnotes(loaded.spec, loaded.cells, loaded.store, loaded.tuned, data)
     decided = tuple(gates) or world_gates(loaded.spec, data)
-    # A draft without problems is a table: the word on its face would be untrue.
+    # A draft without problems is a finished table: it must not be marked DRAFT.
     return replace(data, draft=draft and bool(found), problems=tuple(found), footnotes=under, gates=decided)
 
 
 def world_gates(read: TableSpec, data: table.TableData) -> tuple[table.TableGate, ...]:
-    """Return the verdicts of the embedded world on a table that has a section `gates`, () for any other.
+    """Return the gates of the embedded world for a table with a section `gates`, () for any other.
 
-    The section names the columns that are gated (default: all), the table whose rows train one block each (`location`),
-    and sets fields of `world.gates.Evidence`: which row is `untrained`, which is `full`, the share right by `chance`.
+    The section names the gated columns (default: all), the table whose rows train one block each (`location`), and sets
+    fields of `world.gates.Evidence`: the rows `untrained` and `full`, the accuracy of guessing, `chance`.
 
     Raises:
-        UserError: if the section has a key or a column that is not known.
+        UserError: if the section has an unknown key or column.
     """
     if read.gates is None:
         return ()
@@ -155,7 +155,7 @@ def write(loaded: LoadedTable, data: table.TableData, *, figures: bool = True) -
         from layerfit.report import figure
 
         files |= {root / "figures" / f"{data.name}.{kind}": text for kind, text in figure.draw(data).items()}
-        # Figures of matrices are numbered: those of an earlier time that had more of them go.
+        # Figures of matrices are numbered: remove surplus ones of an earlier rendering.
         for path in (root / "figures").glob(f"{data.name}.[0-9]*.p[nd][gf]"):
             if path not in files:
                 path.unlink()
@@ -165,12 +165,12 @@ def write(loaded: LoadedTable, data: table.TableData, *, figures: bool = True) -
 
 
 def committed() -> list[str]:
-    """Return the tables that were rendered before, where their records live: `make tables` keeps these up to date."""
+    """Return the tables that are rendered beside their records: `make tables` keeps these up to date."""
     return [name for name in spec.known() if (Path(spec.load(name).results) / "tables" / f"{name}.md").exists()]
 
 
 def tuning_runs(read: TableSpec, trials: list[tune.Trial]) -> list[RunConfig]:
-    """Return the runs of trials that are still to do. One that diverged has lost and is not run again."""
+    """Return the runs of trials that are still to do. A diverged one has lost and is not run again."""
     made = [cell for trial in trials for cell in trial.cells]
     todo = cells.queue(made, cells.load(made, read.results))
     return [item.run for item in todo if not item.reason.startswith("diverged")]
@@ -185,7 +185,7 @@ def replace_records(found: Sequence[Refused]) -> list[Path]:
 
 
 def refused_trials(read: TableSpec, trials: list[tune.Trial]) -> list[Refused]:
-    """Return the trials' records that tuning cannot count, where running them again can mend it."""
+    """Return the trials' records that tuning cannot count, if running them again can fix that."""
     made = [cell for trial in trials for cell in trial.cells]
     return checks.refused(tune.section(read).objective, made, cells.load(made, read.results))
 
@@ -193,9 +193,9 @@ def refused_trials(read: TableSpec, trials: list[tune.Trial]) -> list[Refused]:
 def finish_tuning(
     read: TableSpec, trials: list[tune.Trial], conf: Path, *, allow_edge: bool = False
 ) -> list[tune.Choice]:
-    """Choose from finished trials; write all trials, and what was chosen if it lies inside the grid (or `allow_edge`).
+    """Choose from finished trials; write all trials, and the chosen values if inside the grid (or with `allow_edge`).
 
-    conf: the folder whose `tuned/` takes what was chosen.
+    conf: the folder in whose `tuned/` the chosen values are written.
 
     Raises:
         UserError: if trials are missing.

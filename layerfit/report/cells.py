@@ -19,7 +19,7 @@ from layerfit.report.spec import TableSpec, Tuned, load_tuned
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a table. seed: None where the method trains nothing, one run for every seed."""
+    """One run of a table. seed: None where the method trains nothing: one run for all seeds."""
 
     row: str
     seed: int | None
@@ -35,7 +35,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Todo:
-    """A run that has no usable record, and why: `no record`, or the status of the one it has."""
+    """A run without a usable record, and the reason: `no record`, or the status of its record."""
 
     name: str
     run: RunConfig
@@ -45,14 +45,14 @@ class Todo:
 
 @dataclass(frozen=True)
 class Store:
-    """The records of a table's cells, and of the runs they require, by run id; per-item outcomes beside them."""
+    """The records and per-item outcomes of a table's cells, and of the runs they require, by run id."""
 
     records: dict[str, Record]
     items: dict[str, Items]
 
 
 def merge(*lists: Iterable[str]) -> tuple[str, ...]:
-    """Join overrides; of two with one key the later wins and takes the earlier one's place."""
+    """Join overrides; of two with the same key the later one wins, at the earlier one's position."""
     out: dict[str, str] = {}
     for overrides in lists:
         for text in overrides:
@@ -61,9 +61,10 @@ def merge(*lists: Iterable[str]) -> tuple[str, ...]:
 
 
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    """Compose a row anew. Hydra takes 0.1 s, most of it for the choice of groups, which many rows share and is kept.
+    """Compose a row.
 
-    Plain values (`a.b=1`) are then set as Hydra sets them; anything else goes to Hydra whole.
+    Hydra takes 0.1 s, mostly for the choice of groups, which many rows share: that is cached. Plain values (`a.b=1`)
+    are then set as Hydra sets them; with any other override Hydra composes the whole row.
     """
     from hydra import compose
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -90,10 +91,10 @@ def expand(
 ) -> list[tuple[int | None, RunConfig]]:
     """Compose one run for every seed, inside `config.composer()`; a method that trains nothing has one run, seed None.
 
-    vary: the key that a seed sets: the run's, or one that otherwise follows it (`method.seed`: the draw alone).
+    vary: the key that a seed sets: the run's, or one that defaults to it (`method.seed`: the draw alone).
 
-    Hydra composes once (0.1 s); a seed is then set in the composed config and read out again (3 ms), so that whatever
-    follows the run's seed follows it, and what an override pins stays.
+    Hydra composes once (0.1 s); each seed is then set in the composed config, which is resolved again (3 ms), so that
+    values interpolated from the run's seed follow it, and pinned values stay.
 
     Raises:
         UserError: if the overrides do not compose.
@@ -122,7 +123,7 @@ def cells(spec: TableSpec, extra: tuple[str, ...] = ()) -> list[Cell]:
     extra: overrides on top of every row's, from the command line.
 
     Raises:
-        UserError: naming the row that does not compose, or the tuned values that are not there.
+        UserError: naming the row that does not compose, or the missing tuned values.
     """
     return row_cells(spec, load_tuned(spec), extra)
 
@@ -140,7 +141,7 @@ def row_cells(spec: TableSpec, tuned: Tuned | None, extra: tuple[str, ...] = ())
         except UserError as error:
             raise UserError(f"table {spec.name}, row {row.label}: {error}") from error
         for seed, run in runs:
-            run.label = row.label  # how it is called on screen
+            run.label = row.label  # its name on screen
             shown = overrides if seed is None else (*overrides, f"{spec.vary}={seed}")
             out.append(Cell(row.label, seed, shown, run, run_id(run)))
     by_id: dict[str, Cell] = {}
@@ -152,12 +153,12 @@ def row_cells(spec: TableSpec, tuned: Tuned | None, extra: tuple[str, ...] = ())
 
 
 def required(run: RunConfig) -> list[RunConfig]:
-    """Return the runs that must exist before this one, the first to run first."""
+    """Return the runs that must exist before this one, in the order of running."""
     return [each for before in required_runs(run) for each in (*required(before), before)]
 
 
 def called(before: RunConfig, run: RunConfig) -> str:
-    """Return how a required run is called: `ila_ranking`, with its data where that is not the run's own."""
+    """Return the name of a required run: `ila_ranking`, with its data set where that is not the run's own."""
     other = "" if before.dataset == run.dataset else f" on {before.dataset.name}"
     return f"{before.method_name()}{other}"
 
@@ -184,7 +185,7 @@ def load(table: list[Cell], results: str | Path) -> Store:
 
 
 def hole(store: Store, name: str) -> str | None:
-    """Return why a run has no numbers, None if it has: `no record`, `diverged: loss is NaN at step 12`."""
+    """Return why a run has no numbers (`no record`, `diverged: loss is NaN at step 12`), None if it has."""
     record = store.records.get(name)
     if record is None:
         return "no record"

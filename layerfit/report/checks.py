@@ -1,4 +1,4 @@
-"""What a table refuses: everything that would make its numbers mean something else than they seem to."""
+"""Checks of a table: everything that would make its numbers misleading is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from layerfit.report.spec import Column, TableSpec
 from layerfit.report.values import score_of
 
 PACKAGES = ("torch", "transformers", "deepspeed", "peft")
-"""Versions that move numbers a little: a mixture is noted. lm_eval asks the questions: a mixture is refused."""
+"""Versions that change numbers slightly: a mixture is noted. Mixed versions of lm_eval, which scores, are refused."""
 
 
 def problems(spec: TableSpec, table: list[Cell], store: Store) -> list[str]:
@@ -38,7 +38,7 @@ def problems(spec: TableSpec, table: list[Cell], store: Store) -> list[str]:
 
 
 def notes(table: list[Cell], store: Store) -> list[str]:
-    """Return what a reader should know and a table does not refuse: other mixtures."""
+    """Return notes on mixtures that a table does not refuse."""
     have = usable(table, store)
     out = []
     for name in PACKAGES:
@@ -54,19 +54,19 @@ def usable(table: list[Cell], store: Store) -> list[tuple[Cell, Record]]:
 
 
 def version(record: Record, package: str) -> str:
-    """Return the version of a package that a run used, `unknown` if its manifest does not say."""
+    """Return the version of a package that a run used, `unknown` if its manifest has none."""
     return str((record.measured.manifest.get("versions") or {}).get(package, "unknown"))
 
 
 def listed(names: Iterable[str], limit: int = 4) -> str:
-    """Join names for one line: the first few, and how many more."""
+    """Join names for one line: the first few, and the number of others."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return "; ".join(names[:limit]) + more
 
 
 def by_value(values: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return which names share which value, in order of appearance."""
+    """Group names by value, in order of appearance."""
     out: dict[str, list[str]] = {}
     for name, value in values.items():
         out.setdefault(str(value), []).append(name)
@@ -83,7 +83,7 @@ def mixed(what: str, values: Mapping[str, Any]) -> list[str]:
 
 def _of_cell(spec: TableSpec, cell: Cell, store: Store) -> list[str]:
     reason = hole(store, cell.run_id)
-    if reason is not None:  # what does not fit is a result, printed as a hole
+    if reason is not None:  # out of memory is a result, printed as a dash
         return [] if reason.startswith("oom") else [reason]
     record = store.records[cell.run_id]
     if _is_foreign(record, cell):
@@ -99,12 +99,12 @@ FOREIGN = "record of another configuration under this run's name"
 
 
 def _is_foreign(record: Record, cell: Cell) -> bool:
-    """Return whether a file was copied or edited: its name says one run and its content another."""
+    """Return whether a file was copied or edited: its name and its content give different run ids."""
     return record.run_id != cell.run_id or record.result.config != json.loads(json.dumps(identity_of(cell.run)))
 
 
 def _of_required(cell: Cell, store: Store) -> list[str]:
-    """Return what is wrong with the runs that a run rests on."""
+    """Return the problems of the runs that a run requires."""
     out = []
     for run in required(cell.run):
         reason = hole(store, run_id(run))
@@ -114,12 +114,12 @@ def _of_required(cell: Cell, store: Store) -> list[str]:
 
 
 def provenance(record: Record, cell: Cell) -> list[str]:
-    """Return what is wrong with how a run was made: tree, evaluation limit, weights, training data."""
+    """Return the problems of a run's provenance: tree, evaluation limit, weights, training data."""
     return of_tree(record) + of_settings(cell.run) + _of_data(record, cell.run)
 
 
 def of_tree(record: Record) -> list[str]:
-    """Return whether a run was made by code that nobody can find again."""
+    """Return a problem if a run's code cannot be found again: a dirty or unknown tree."""
     dirty, why = (record.measured.manifest.get(key) for key in ("dirty", "commit_unknown"))
     if dirty is False:
         return []
@@ -127,7 +127,7 @@ def of_tree(record: Record) -> list[str]:
 
 
 def of_settings(run: RunConfig) -> list[str]:
-    """Return what a run's own settings rule out: known before it runs, and the same whenever it runs again."""
+    """Return the problems of a run's settings: known before it runs, and not fixed by running it again."""
     out = [] if run.eval.limit is None else [f"truncated evaluation: eval.limit={run.eval.limit}"]
     return out + (["random weights: the pretrained ones were not there"] if run.model.weights == "random" else [])
 
@@ -146,7 +146,7 @@ def _of_data(record: Record, run: RunConfig) -> list[str]:
 
 @dataclass(frozen=True)
 class Refused:
-    """A finished run whose record a table refuses, where running it again can mend that. reason: in a few words."""
+    """A finished run whose record a table refuses, if running it again can fix that. reason: in a few words."""
 
     name: str
     run: RunConfig
@@ -155,9 +155,9 @@ class Refused:
 
 
 def refused(keys: Iterable[str], cells: Iterable[Cell], store: Store) -> list[Refused]:
-    """Return the records that a table (or tuning) of some scores refuses, required ones too, each once.
+    """Return the records that a table (or tuning) on some scores refuses, required ones too, each once.
 
-    What another run would not mend is not among them: settings, and scores that the evaluation does not give.
+    Problems that another run would not fix are left out: settings, and scores that the evaluation does not produce.
     """
     out: dict[str, Refused] = {}
     keys = tuple(keys)
@@ -185,9 +185,9 @@ def _mendable(keys: tuple[str, ...], cell: Cell, store: Store) -> list[str]:
 
 
 def foreseen(keys: Iterable[str], cells: list[Cell], store: Store, to_run: int) -> list[str]:
-    """Return why a table would be refused whatever its missing runs give, one line each, with the fix.
+    """Return why a table would be refused whatever the results of its missing runs, one line each, with the fix.
 
-    to_run: how many runs are missing. Asked before the first one starts: afterwards it may have cost days.
+    to_run: number of missing runs. Checked before the first one starts: afterwards days may be lost.
     """
     found: dict[str, list[str]] = {}
     for cell in cells:
@@ -204,7 +204,7 @@ def foreseen(keys: Iterable[str], cells: list[Cell], store: Store, to_run: int) 
 
 
 def of_score(key: str, score: Score | None) -> list[str]:
-    """Return what is wrong with one evaluation: not there, truncated, on a cut copy of its data."""
+    """Return the problems of one evaluation: missing, truncated, on a subset of its data."""
     if score is None:
         return [f"no score {key}"]
     out = []

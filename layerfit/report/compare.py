@@ -1,7 +1,7 @@
 """Numbers of a table's rows with their noise: levels, differences, ratios, spreads. From spec, cells and records.
 
-A table tests every row against its group's best; a sentence asks about other pairs. The test is the same (`stats`).
-Numbers that rest on items are compared over items and seeds; others (seconds, bytes, a loss) over seeds alone.
+A table tests every row against its group's best, a claim tests other pairs, with the same test (`stats`). Numbers over
+items are compared over items and seeds; others (seconds, bytes, a loss) over seeds alone.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from layerfit.report.values import items_of, score_of
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its noise. spread: None = not known, and `reason` says why. log: the value is a logarithm.
+    """A number and its noise. spread: None = not known, for the reason in `reason`. log: the value is a logarithm.
 
-    plus_minus: of a published number, what follows its ± (of a difference: both added), which says nothing about seeds.
+    plus_minus: the ± of a published number (of a difference: their sum), which is not over seeds.
     """
 
     value: float
@@ -33,7 +33,7 @@ class Estimate:
 
     @property
     def shown(self) -> float:
-        """Return the value as a reader wants it: a ratio, not its logarithm."""
+        """Return the value for display: a ratio, not its logarithm."""
         return exp(self.value) if self.log else self.value
 
     def times(self, factor: float) -> Estimate:
@@ -55,10 +55,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Runs:
-    """What a row's runs gave in one column.
+    """The results of a row's runs in one column.
 
     seeds: None for a run that has none. values: by seed, in the record's unit. outcomes: seeds x items whose mean is
-    the value; seeds x 1, the values themselves, where the number rests on no items. docs: which items, '' for none.
+    the value; seeds x 1, the values themselves, for a number without items. docs: hash of the items, '' for none.
     """
 
     seeds: tuple[int | None, ...]
@@ -67,15 +67,15 @@ class Runs:
     docs: str
     higher_is_better: bool
     exact: bool = False
-    """Bytes: the same in every repetition of a run, so that one run is enough."""
+    """True for bytes: the same in every repetition of a run, so that one run is enough."""
 
 
 CERTAIN = stats.Spread(())
-"""The noise of what has none."""
+"""No noise at all."""
 
 
 def runs(cells: list[Cell], store: Store, column: Column) -> Runs | str:
-    """Return a row's numbers in a column, or why there are none. cells: the row's."""
+    """Return a row's numbers in a column, or the reason why there are none. cells: the row's."""
     found = []
     for cell in cells:
         if column.seed in (None, cell.seed):
@@ -91,7 +91,7 @@ def runs(cells: list[Cell], store: Store, column: Column) -> Runs | str:
     outcomes, docs = values[:, None], ""
     if len(rows) == len(found) and len({len(one) for one in rows}) == 1:
         matrix = np.array(rows, dtype=np.float64)
-        # A score that is no mean over its items (a perplexity, F1) is compared over seeds.
+        # A score that is not a mean over its items (a perplexity, F1) is compared over seeds.
         if np.allclose(matrix.mean(axis=1), values, rtol=1e-5, atol=1e-5):
             outcomes, docs = matrix, found[0][1].docs
     seeds, exact = tuple(seed for seed, _, _ in found), str(column.key).endswith("_bytes")
@@ -123,7 +123,7 @@ def difference(first: Runs, second: Runs) -> Estimate:
 
 
 def _paired(first: Runs, second: Runs) -> tuple[stats.Outcomes, stats.Outcomes]:
-    """Return the outcomes on common seeds, in one order; a run without seeds stands for every seed."""
+    """Return the outcomes on common seeds, in the same order; a run without seeds is used for every seed."""
     if None in first.seeds or None in second.seeds:
         return first.outcomes, second.outcomes
     common = [seed for seed in first.seeds if seed in second.seeds]
@@ -132,9 +132,9 @@ def _paired(first: Runs, second: Runs) -> tuple[stats.Outcomes, stats.Outcomes]:
 
 
 def interaction(first: tuple[Runs, Runs], second: tuple[Runs, Runs]) -> Estimate:
-    """Return (first[0] - first[1]) - (second[0] - second[1]): does a difference grow from one set of items to another?
+    """Return (first[0] - first[1]) - (second[0] - second[1]): the change of a difference between two sets of items.
 
-    The items of the two differ and each adds its share; a seed's models answered both, so seeds are paired across.
+    The two sets of items are independent, so both add their variance; the models of a seed answered both: paired.
     """
     made = [difference(*pair) for pair in (first, second)]
     value = made[0].value - made[1].value

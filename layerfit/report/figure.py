@@ -14,7 +14,7 @@ def draw(data: TableData) -> dict[str, bytes]:
     """Return a table's figures by file ending: `png` (200 dpi) and `pdf` (fonts embedded) of its columns, `1.png`,
     `1.pdf`, ... of its matrices. The same data gives the same bytes: no date is in them.
 
-    A table all of whose columns are holes has no figure of them, nor has a search of hundreds of rows, which its
+    The figure of the columns is left out if no column has numbers, and for a search of hundreds of rows, which the
     matrices show.
     """
     from layerfit.report.figures import dots

@@ -1,4 +1,4 @@
-"""Records as a tidy pandas DataFrame: one line a run and score."""
+"""Records as a tidy pandas DataFrame: one line per run and score."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MEASURED: dict[str, Callable[[Record], float | None]] = {
     "total_parameters": lambda r: r.result.total_parameters,
     "tokens": lambda r: r.result.tokens,
 }
-"""Column -> a run's number, the same in every line of the run. tokens: seen in training, without padding."""
+"""Column -> a number of the run, the same in each of its lines. tokens: seen in training, without padding."""
 GROUPS = ("method", "model", "dataset", "eval", "engine")
 OWN = ("run_id", "table", "row", "group", "seed", "method_seed", "refused")
 OF_SCORE = ("task", "metric", "value", "stderr", "num_items", "num_fewshot")
@@ -43,9 +43,9 @@ TEXTS = ("run_id", "table", "row", "group", *GROUPS, "status", "task", "metric",
 
 @dataclass(frozen=True)
 class RunLine:
-    """What a run is called. refused: why its table does not take the record, None if it does.
+    """A run's names. refused: why its table refuses the record, None if it does not.
 
-    choices: of the configuration groups, by group: method, model, dataset, eval, engine.
+    choices: by configuration group: method, model, dataset, eval, engine.
     """
 
     run_id: str
@@ -60,7 +60,7 @@ class RunLine:
 
 
 def seed_of(record: Record) -> int | None:
-    """Return a run's seed, None where the method trains nothing: one run stands for every seed."""
+    """Return a run's seed, None where the method trains nothing: one run for all seeds."""
     from layerfit.methods import METHODS
 
     method = METHODS.get(record.method)
@@ -68,9 +68,9 @@ def seed_of(record: Record) -> int | None:
 
 
 def made_for(record: Record) -> str | None:
-    """Return the table (`T`, or `T tuning`) whose command made a run; None for a run or a sweep of its own.
+    """Return the table (`T`, or `T tuning`) whose command made a run; None for a single run or a sweep.
 
-    Other tables may use the same run: that can only be told by composing them.
+    Other tables may use the same run: only composing them shows that.
     """
     words = [word for word in record.measured.manifest.get("command") or [] if not word.startswith("-")]
     for word, after in pairwise(words):
@@ -80,7 +80,7 @@ def made_for(record: Record) -> str | None:
 
 
 def of_record(run_id: str, record: Record) -> RunLine:
-    """Return a record's line without a table: it is called by its label."""
+    """Return a record's line without a table, named by its label."""
     config = record.result.config
     choices = {group: (config.get(group) or {}).get("name") for group in GROUPS} | {"method": record.method}
     return RunLine(
@@ -99,18 +99,18 @@ def of_record(run_id: str, record: Record) -> RunLine:
 def frame(table: str | None = None, *, results: str = "results") -> DataFrame:
     """Return the runs of a table, or all that are recorded, as a tidy DataFrame.
 
-    One line a run and score; a run without scores (a ranking, one that failed, one that is missing) has one line, and
-    its task is null. Units are in the columns' names; `value` and `stderr` are in the task's own unit, a share in
-    [0, 1]. `seed` is null where a method trains nothing; `method_seed` is what its draws follow. `refused` says why a
-    table does not take the record. With a table, `row` and `group` are the table's; without one, `row` is the record's
-    label and `table` the table that the run was made for (`made_for`).
+    One line per run and score; a run without scores (a ranking, a failed or missing run) has one line with a null task.
+    Units are in the columns' names; `value` and `stderr` are in the task's own unit, a share in [0, 1]. `seed` is null
+    where a method trains nothing; `method_seed` seeds the method's draws. `refused` is why the table refuses the
+    record. With a table, `row` and `group` are the table's; without one, `row` is the record's label and `table` the
+    table that the run was made for (`made_for`).
 
     Args:
         table: a file of conf/table without `.yaml`, or `T.nano`; None = every record.
-        results: where all records are; a table says itself where its are.
+        results: folder of all records; a table's spec names its own.
 
     Raises:
-        UserError: if there is no such table, or a file is no record.
+        UserError: if there is no such table, or a file is not a record.
     """
     return tidy(of_table(table) if table is not None else [of_record(*item) for item in read_all(results).items()])
 
@@ -119,7 +119,7 @@ def of_table(name: str) -> list[RunLine]:
     """Return the lines of a table, in printing order; opens `conf/` where it is not open yet.
 
     Raises:
-        UserError: whatever is wrong with the table or its records.
+        UserError: if the table or a record is invalid.
     """
     from hydra.core.global_hydra import GlobalHydra
 
@@ -133,7 +133,7 @@ def of_table(name: str) -> list[RunLine]:
 
 
 def lines_of(loaded: LoadedTable) -> list[RunLine]:
-    """Return the lines of a table that was read (`build.LoadedTable`)."""
+    """Return the lines of a loaded table (`build.LoadedTable`)."""
     groups = {row.label: row.group or None for row in loaded.spec.rows}
     refused = {one.run_id: one.reason for one in loaded.refused()}
 
@@ -168,7 +168,7 @@ def _cells(line: RunLine) -> list[dict[str, Any]]:
 
 
 def tidy(lines: list[RunLine]) -> DataFrame:
-    """Return lines as a DataFrame whose columns have their types also where every value is null."""
+    """Return lines as a DataFrame; columns keep their types even if all values are null."""
     try:
         from pandas import DataFrame
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Numbers under a table that no single record holds."""
+"""Matrices under a table: numbers computed from several records."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Matrix:
-    """What a view computed from the findings of a table's runs. None: not known.
+    """Result of a view, from the findings of a table's runs. None: not known.
 
-    drawing: heatmap, lines (one line per row over the columns), bars or stacked. printed: False for what is too large
-    to print and is drawn only. log: logarithmic value axis.
+    drawing: heatmap, lines (one line per row over the columns), bars or stacked. printed: False if it is too large to
+    print and only drawn. log: logarithmic value axis.
     """
 
     title: str
@@ -29,5 +29,5 @@ class Matrix:
 
     @property
     def has_published(self) -> bool:
-        """Return whether a published number stands beside any of ours."""
+        """Return whether any of our numbers has a published one beside it."""
         return any(value is not None for row in self.published or () for value in row)

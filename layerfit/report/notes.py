@@ -1,4 +1,4 @@
-"""What stands under a table: how its numbers were made, and what they can show. One sentence or two a note."""
+"""Notes under a table: how its numbers were made, and what they can show. One or two sentences per note."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def footnotes(
 
 
 def _profile(spec: TableSpec) -> str:
-    """Return what stands for what in an embedded profile."""
+    """Return the replacements of an embedded profile."""
     if not spec.name.endswith(PROFILE):
         return ""
     pairs = "; ".join(f"{text} is {by or 'left out'}" for text, by in spec.stands_for)
@@ -51,7 +51,7 @@ def _profile(spec: TableSpec) -> str:
 
 
 def _holes(data: TableData) -> list[str]:
-    """Return why there is no number: of columns, of rows, of single runs. What is missing altogether is a problem."""
+    """Return the reasons for missing numbers of columns, rows and single runs. A run without a record is a problem."""
     out = [f"{c.column.label}: no number. {c.column.hole}" for c in data.columns if c.column.hole is not None]
     rows = checks.by_value({row.label: row.hole for row in data.rows if row.hole is not None})
     out += [f"{_names(labels)}: {why}." for why, labels in rows.items()]
@@ -153,7 +153,7 @@ def _choice(label: str, tuned: Tuned) -> str:
 
 
 def _shared(spec: TableSpec, table: list[Cell], value: Callable[[RunConfig], Any]) -> str:
-    """Return a setting that all rows share, or which rows have which."""
+    """Return a setting that all rows share, or each value with its rows."""
     groups = checks.by_value({cell.row: value(cell.run) for cell in table if cell.run.method.trains})
     if len(groups) == 1:
         return next(iter(groups))
@@ -190,7 +190,7 @@ def _switching(spec: TableSpec, table: list[Cell]) -> str:
 
 
 def _policy(run: RunConfig) -> str:
-    """Return how a run follows a changing plan, '' where it does not change."""
+    """Return the treatment of optimizer state when a run's plan changes, '' if it never does."""
     if run.method.switching == REBUILD:
         policy = run.method.switch_policy()
         return f"A switch rebuilds the optimizer over what trains (moments {policy.moments}, masters {policy.masters})"
@@ -198,7 +198,7 @@ def _policy(run: RunConfig) -> str:
 
 
 def _called(labels: list[str], spec: TableSpec, among: Collection[str]) -> list[str]:
-    """Return row labels, those of a whole group by its name. among: the rows that could be meant."""
+    """Return row labels, the group's name in place of all its labels. among: the eligible rows."""
     groups: dict[str, list[str]] = {}
     for row in spec.rows:
         if row.label in among:

@@ -1,4 +1,4 @@
-"""Reading a table's YAML, and the profile in it: a mistake names the file, the key, the value and what is right."""
+"""Read a table's YAML and its profile; errors name the file, the key, the value and the fix."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ SearchGrid = dict[str, dict[str, tuple[Value, ...]]]
 Raw = dict[str, Any]
 _OWN = ("note", "base", "stands_for", "columns", "seeds", "views", "tuned", "tuned_as", "tuning", "footnotes", "gates")
 _REPLACED = ("seeds", "views", "tuned", "tuned_as", "tuning", "gates")
-"""Sections that the profile has of its own, or not at all (views and seeds: the table's, if it says nothing)."""
+"""Sections that a profile does not inherit, except views and seeds, which default to the table's."""
 
 
 def read_yaml(path: Path) -> object:
-    """Read YAML; OmegaConf's loader knows that 1e-3 is a number and refuses a key given twice."""
+    """Read YAML with OmegaConf's loader, which parses 1e-3 as a number and refuses duplicate keys."""
     from omegaconf import OmegaConf
     from yaml import YAMLError
 
     try:
         return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except YAMLError as error:
-        raise UserError(f"{path.parent.name}/{path.name} is no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path.parent.name}/{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def section(
@@ -40,7 +40,7 @@ def section(
     """Return a mapping whose keys are `allowed` (None: any) and include `required`."""
     name = key or "the file"
     if not isinstance(data, Mapping) or (not data and not empty):
-        raise UserError(f"{where}: {name} is no mapping; write `key: value` lines, got {data!r}")
+        raise UserError(f"{where}: {name} is not a mapping; write `key: value` lines, got {data!r}")
     out = {str(k): v for k, v in data.items()}
     unknown = [k for k in out if allowed is not None and k not in allowed]
     if unknown and allowed is not None:
@@ -52,16 +52,16 @@ def section(
 
 
 def strings(data: object, where: str, key: str) -> tuple[str, ...]:
-    """Return a list of texts."""
+    """Return a list of strings as a tuple."""
     if not isinstance(data, list) or not all(isinstance(item, str) for item in data):
-        raise UserError(f"{where}: {key} is no list of texts, such as [optim.lr=1e-3]; got {data!r}")
+        raise UserError(f"{where}: {key} is not a list of texts, such as [optim.lr=1e-3]; got {data!r}")
     return tuple(data)
 
 
 def count(data: object, where: str, key: str, low: int = 1) -> int:
     """Return a whole number of at least `low`."""
     if not isinstance(data, int) or isinstance(data, bool) or data < low:
-        raise UserError(f"{where}: {key}={data!r} is no number of things; give a whole number from {low}")
+        raise UserError(f"{where}: {key}={data!r} is invalid; give a whole number of at least {low}")
     return data
 
 
@@ -69,29 +69,29 @@ def seeds(data: object, where: str, key: str) -> tuple[int, ...]:
     """Return a list of different whole numbers."""
     out = tuple(count(seed, where, key, low=0) for seed in data) if isinstance(data, list) else ()
     if not out or len(set(out)) < len(out):
-        raise UserError(f"{where}: {key}={data!r} is no list of different seeds, such as [0, 1, 2]")
+        raise UserError(f"{where}: {key}={data!r} is not a list of different seeds, such as [0, 1, 2]")
     return out
 
 
 def grid(data: object, where: str, key: str) -> SearchGrid:
-    """Return values by row and knob, every list without repetition."""
+    """Return values by row and knob; a list with duplicates is refused."""
     out: SearchGrid = {}
     for row, knobs in section(data, where, key, empty=True).items():
         out[row] = {}
         for knob, values in section(knobs, where, f"{key}.{row}").items():
             if not isinstance(values, list) or not values or not all(isinstance(v, Value) for v in values):
-                raise UserError(f"{where}: {key}.{row}.{knob}={values!r} is no list of values")
+                raise UserError(f"{where}: {key}.{row}.{knob}={values!r} is not a list of values")
             if len(set(values)) < len(values):
-                raise UserError(f"{where}: {key}.{row}.{knob}={values!r} names a value twice")
+                raise UserError(f"{where}: {key}.{row}.{knob}={values!r} has a value twice")
             out[row][knob] = tuple(values)
     return out
 
 
 def embedded(raw: Raw, where: str) -> tuple[Raw, tuple[tuple[str, str], ...]]:
-    """Return a table's YAML with its section `nano` applied, and what was replaced by what.
+    """Return a table's YAML with its section `nano` applied, and the replacements made.
 
     Raises:
-        UserError: if there is no such section, or it names what the table does not have.
+        UserError: if there is no such section, or it names a row, column or override that the table lacks.
     """
     if raw.get("nano") is None:
         raise UserError(
@@ -118,15 +118,15 @@ def embedded(raw: Raw, where: str) -> tuple[Raw, tuple[tuple[str, str], ...]]:
     out["columns"] = _profile_columns(raw.get("columns") or {}, own.get("columns") or {}, where)
     out["footnotes"] = list(raw.get("footnotes") or []) + list(own.get("footnotes") or [])
     if idle := [text for group, text in stands if (group, text) not in used]:
-        raise UserError(f"{where}: nano.stands_for names {idle[0]!r}, which no row or base says; take it out")
+        raise UserError(f"{where}: nano.stands_for names {idle[0]!r}, which no row or base has; remove it")
     named = ((f"{group}: {text}" if group else text, " ".join(by)) for (group, text), by in stands.items())
     return out, tuple(named)
 
 
 def _stands_for(data: Any, where: str) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Return what stands for an override, by (group, override); the group is '' for what holds everywhere.
+    """Return the replacements of overrides, by (group, override); the group is '' for all rows.
 
-    A mapping under a group's label holds in that group's rows and goes before what holds everywhere.
+    A mapping under a group's label applies to that group's rows and takes precedence over those for all rows.
     """
     out: dict[tuple[str, str], tuple[str, ...]] = {}
     for text, by in section(data, where, "nano.stands_for", empty=True).items():

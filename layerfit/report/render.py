@@ -24,7 +24,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Grid:
-    """Heads and lines, the row label first; scores: how many columns after it are scores."""
+    """Heads and lines, the row label first; scores: number of score columns after it."""
 
     heads: tuple[str, ...]
     lines: tuple[tuple[Text, ...], ...]
@@ -32,7 +32,7 @@ class Grid:
 
 
 def cell(entry: Entry, *, unit: str, seeds: int) -> Text:
-    """Return `63.1 ± 0.9`; `(3/5)` where seeds are missing; a dash where there is nothing."""
+    """Return `63.1 ± 0.9`, with `(3/5)` where seeds are missing; a dash without a number."""
     if entry.mean is None:
         return Text(NONE)
     text = number(entry.mean, unit)
@@ -44,7 +44,7 @@ def cell(entry: Entry, *, unit: str, seeds: int) -> Text:
 
 
 def mark(entry: Entry) -> str:
-    """Return how surely an entry is worse than the best of its group: `***` (p below 0.001), `**`, `*`, `n.s.`."""
+    """Return the significance mark of an entry against the best of its group: `***` (p < 0.001), `**`, `*`, `n.s.`."""
     if entry.best:
         return "best"
     if entry.adjusted_p is None:
@@ -53,12 +53,12 @@ def mark(entry: Entry) -> str:
 
 
 def count(value: float | None) -> str:
-    """Return a number in three figures: 841, 12.3k, 6.74M, 7.25B."""
+    """Return a number with three significant digits: 841, 12.3k, 6.74M, 7.25B."""
     if value is None:
         return NONE
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= 0.9995 * size:
-            # `#` keeps zeros, so that 1.00M is known to three figures; it also leaves a point after 123.
+            # `#` keeps trailing zeros, as in 1.00M; it also leaves a point after 123.
             return f"{value / size:#.3g}".rstrip(".") + unit
     return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
 
@@ -108,7 +108,7 @@ def _costs(costs: Costs, unit: int) -> list[str]:
 
 
 def matrix_grid(matrix: Matrix) -> Grid:
-    """Lay a matrix out, published numbers in lines of their own under ours."""
+    """Lay a matrix out, published numbers on separate lines under ours."""
 
     def line(label: str, values: tuple[float | None, ...]) -> tuple[Text, ...]:
         return (Text(label), *(Text(NONE if v is None else f"{v:.{matrix.decimals}f}") for v in values))
@@ -122,7 +122,7 @@ def matrix_grid(matrix: Matrix) -> Grid:
 
 
 def title(data: TableData) -> str:
-    """Return the title; a draft says so on its face."""
+    """Return the title; a draft's is marked DRAFT."""
     return f"DRAFT: {data.title}" if data.draft else data.title
 
 
@@ -142,7 +142,7 @@ def gate_line(gate: TableGate) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return text that Markdown prints as it stands."""
+    """Escape text for Markdown."""
     for char in "\\|*_<`":
         text = text.replace(char, "\\" + char)
     return text
@@ -158,7 +158,7 @@ def _markdown_grid(laid: Grid) -> list[str]:
 
 
 def markdown(data: TableData) -> str:
-    """Return a GitHub table with its title and notes, then what was computed from findings."""
+    """Return a GitHub table with its title and notes, then its matrices."""
     out = [f"# {escaped(title(data))}", ""]
     out += [escaped(data.note), ""] if data.note else []
     out += _markdown_grid(grid(data)) if data.columns else []
@@ -183,7 +183,7 @@ _LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """Return text that LaTeX prints as it stands."""
+    """Escape text for LaTeX."""
     return "".join(_LATEX.get(mark, mark) for mark in text)
 
 
@@ -257,7 +257,7 @@ def _rich(laid: Grid, part: list[int]) -> Any:
     for index in part:
         table.add_column(escape(laid.heads[index]), justify="right" if index else "left", no_wrap=True)
     for line in laid.lines:
-        # The terminal of a log knows no bold: a dagger says the same.
+        # A log has no bold: a dagger replaces it.
         shown = [(line[i], " " if 0 < i <= laid.scores else "", "†" if i else "") for i in part]
         cells = (f"[bold]{escape(t.text)}[/]{star}" if t.bold else escape(t.text) + pad for t, pad, star in shown)
         table.add_row(*cells)
@@ -265,11 +265,11 @@ def _rich(laid: Grid, part: list[int]) -> Any:
 
 
 def _parts(laid: Grid, width: int) -> list[list[int]]:
-    """Return which columns are printed together: as many as fit, the row label first in every part."""
+    """Split the columns into parts that fit the width, with the row label first in every part."""
     sizes = [2 + max(len(head), *(len(line[i].text) + 1 for line in laid.lines)) for i, head in enumerate(laid.heads)]
     parts, room = [[0]], width - sizes[0]
     for index, size in list(enumerate(sizes))[1:]:
-        # Scores and costs part where one table cannot hold both.
+        # Split between scores and costs if one table cannot hold both.
         if size > room or (index == laid.scores + 1 and sum(sizes[index:]) > room):
             parts.append([0])
             room = width - sizes[0]

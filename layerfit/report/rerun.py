@@ -1,4 +1,4 @@
-"""Committed tables run from nothing in another folder, and whether the same numbers come out."""
+"""Run committed tables from scratch in another folder and compare the numbers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from layerfit.report.build import LoadedTable
 from layerfit.report.cells import required
 
 TOLERANCE = 0.02
-"""Largest difference of a score that passes. The same machine and versions give 0: every result is equal to the bit.
-Another CPU rounds otherwise and training amplifies it, as another seed would; a spread of seeds is about this much."""
+"""Largest difference of a score that passes. On the same machine and versions it is 0: results are bit-identical.
+Another CPU rounds differently and training amplifies it, to about the spread over seeds, which is this much."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One run, committed and again. gap: largest difference of a score, None if there is nothing to compare."""
+    """One run, committed and repeated. gap: largest difference of a score, None if there is nothing to compare."""
 
     run_id: str
     name: str
@@ -28,12 +28,12 @@ class Compared:
     problem: str | None
 
     def passes(self, tolerance: float = TOLERANCE) -> bool:
-        """Return whether the same numbers came out."""
+        """Return whether the numbers were reproduced."""
         return self.problem is None and (self.identical or (self.gap is not None and self.gap <= tolerance))
 
 
 def elsewhere(tables: Iterable[LoadedTable], folder: Path) -> dict[str, tuple[str, RunConfig]]:
-    """Return the runs of some tables, and what they require, by id: name and the run with its records in `folder`."""
+    """Return the runs of some tables, required ones too, by id: name and the run with its records in `folder`."""
     out: dict[str, tuple[str, RunConfig]] = {}
     paths = PathsConfig(outputs=str(folder / "outputs"), results=str(folder / "results"))
     for table in tables:
@@ -58,7 +58,7 @@ def compare(name: str, before: Record | None, again: Record | None) -> Compared:
     if scores.keys() != {score.key for score in before.result.scores}:
         return Compared(number, name, False, None, "other scores")
     gaps = [abs(scores[score.key] - score.value) for score in before.result.scores]
-    if not gaps:  # a ranking, a measurement: what can be compared is the loss of its last step
+    if not gaps:  # a ranking or a measurement: compare the loss of its last step
         gaps = [abs(a - b) for a, b in zip(again.result.losses[-1:], before.result.losses[-1:], strict=True)]
     return Compared(number, name, False, max(gaps, default=None), None)
 
@@ -72,7 +72,7 @@ def compare_all(runs: dict[str, tuple[str, RunConfig]], committed: dict[str, str
 
 
 def lines(found: list[Compared], tolerance: float = TOLERANCE) -> list[str]:
-    """Return what to say: every run that does not pass, then the sum of it."""
+    """Return the report: every run that does not pass, then a summary."""
     bad = [one for one in found if not one.passes(tolerance)]
     out = [f"{one.run_id}  {one.name}: {one.problem or f'a score differs by {one.gap:.4f}'}" for one in bad]
     same = sum(one.identical for one in found)

@@ -1,4 +1,4 @@
-"""`layerfit runs`: what is recorded, by name. Status 0: done, 2: a mistake."""
+"""`layerfit runs`: list the recorded runs. Status 0: done, 2: user error."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from layerfit.records.record import STATUSES, Score, read_all
 from layerfit.report.frames import GROUPS, RunLine, of_record, write_csv
 
 KEYS = ("run_id", "table", "row", "status", "seed", *GROUPS)
-"""What runs can be filtered by."""
+"""Keys of filters."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     out = argparse.ArgumentParser(
         prog="layerfit runs",
-        description="List the recorded runs: id, table, row, method, seed (its method's in brackets where that was set "
-        "apart), status, first score.",
+        description="List the recorded runs: id, table, row, method, seed (its method's in brackets if set "
+        "separately), status, first score.",
         epilog=f"Keys: {', '.join(KEYS)}. A value is a name, several (lora,lisa) or a pattern ('lisa_*'). table is the "
-        "one that a run was made for; with --tables every table that shows it, which takes minutes to find out.",
+        "one that a run was made for; with --tables every table that shows it, which takes minutes to compose.",
     )
-    out.add_argument("filters", nargs="*", metavar="KEY=VALUE", help="keep the runs that have it")
+    out.add_argument("filters", nargs="*", metavar="KEY=VALUE", help="keep the runs that match")
     out.add_argument("--results", default="results", help="the folder of records (default: results)")
     out.add_argument("--tables", action="store_true", help="compose every table and name all that show a run")
     out.add_argument("--csv", metavar="FILE", help="write runs and scores as CSV instead; -: to standard output")
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"layerfit runs: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # as `| head` does
         sys.stderr.close()
         return 0
 
@@ -64,23 +64,23 @@ def _main(options: argparse.Namespace, words: list[str]) -> int:
 
 
 def select(kept: list[RunLine], every: list[RunLine], word: str, tables: dict[str, list[str]]) -> list[RunLine]:
-    """Return the runs that a filter keeps.
+    """Return the runs that match a filter.
 
     Raises:
-        UserError: if its key is not known, or no run has its value.
+        UserError: if its key is unknown, or no run has its value.
     """
     key, equals, value = word.partition("=")
     if not equals or key not in KEYS:
         near = get_close_matches(key, KEYS, n=1)
         hint = f"did you mean {near[0]}={value or '...'}? " if near else ""
-        raise UserError(f"{word!r} is no filter; {hint}the keys are: {', '.join(KEYS)}")
+        raise UserError(f"{word!r} is not a filter; {hint}the keys are: {', '.join(KEYS)}")
     known = sorted({one for line in every for one in values(line, key, tables) if one})
     patterns = [value] if value in known else value.split(",")  # a row's label may have a comma in it
 
     def keeps(line: RunLine) -> bool:
         return any(fnmatchcase(one, pattern) for one in values(line, key, tables) for pattern in patterns)
 
-    known += STATUSES if key == "status" else []  # that no run failed is an answer
+    known += STATUSES if key == "status" else []  # no failed run is a valid answer
     for pattern in patterns:
         if every and not any(fnmatchcase(one, pattern) for one in known):
             near = get_close_matches(pattern, known, n=1)
@@ -90,7 +90,7 @@ def select(kept: list[RunLine], every: list[RunLine], word: str, tables: dict[st
 
 
 def values(line: RunLine, key: str, tables: dict[str, list[str]]) -> list[str]:
-    """Return what a run has under a key, as text: several tables may show it."""
+    """Return a run's values of a key as texts: several tables may show it."""
     if key == "table":
         return tables[line.run_id]
     if key == "status":
@@ -100,7 +100,7 @@ def values(line: RunLine, key: str, tables: dict[str, list[str]]) -> list[str]:
 
 
 def _tables(lines: list[RunLine], results: str) -> dict[str, list[str]]:
-    """Return every table that shows a run, by run id; those of other folders of records are left out."""
+    """Return the tables that show each run, by run id; tables with another folder of records are left out."""
     from pathlib import Path
 
     from layerfit.config import composer
@@ -114,7 +114,7 @@ def _tables(lines: list[RunLine], results: str) -> dict[str, list[str]]:
                 continue
             try:
                 made = cells.cells(read)
-            except UserError as error:  # it needs a file that is not here
+            except UserError as error:  # it needs a missing file
                 print(f"{name} is left out: {error}", file=sys.stderr)
                 continue
             for run_id in dict.fromkeys(cell.run_id for cell in made):
@@ -124,18 +124,18 @@ def _tables(lines: list[RunLine], results: str) -> dict[str, list[str]]:
 
 
 def main_score(line: RunLine) -> Score | None:
-    """Return the score that stands for a run: the first of its evaluation."""
+    """Return the main score of a run: the first of its evaluation."""
     return next(iter(line.record.result.scores), None) if line.record else None
 
 
 def _seeds(line: RunLine) -> str:
-    """Return a run's seed, and its method's where that was set apart."""
+    """Return a run's seed, and its method's if set separately."""
     apart = line.method_seed not in (None, line.seed)
     return "" if line.seed is None else f"{line.seed} ({line.method_seed})" if apart else str(line.seed)
 
 
 def show(lines: list[RunLine], tables: dict[str, list[str]]) -> None:
-    """Print runs: in colour and to the width of a terminal, else one line each, whole."""
+    """Print runs: in colour, cut to a terminal's width; without a terminal one full line each."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

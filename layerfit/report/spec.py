@@ -1,7 +1,6 @@
-"""What a table is made of, as data classes, and where it is read from: `conf/table/<T>.yaml` and `conf/tuned/<T>.yaml`.
+"""The spec of a table as data classes, read from `conf/table/<T>.yaml` and `conf/tuned/<T>.yaml`.
 
-What a table says is checked before anything is composed. `<T>.nano` is the embedded profile of table T: its section
-`nano` says what stands for what.
+It is checked before anything is composed. `<T>.nano` is the embedded profile of table T, defined by its section `nano`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from layerfit.report.reading import SearchGrid, count, embedded, grid, read_yaml
 from layerfit.report.units import UNITS
 
 PROFILE = ".nano"
-"""Ending of the name of a table's embedded profile."""
+"""Suffix of the name of a table's embedded profile."""
 KEYS = (
     *("title", "note", "slide", "base", "rows", "seeds", "vary", "columns", "costs", "views", "tuned", "tuned_as"),
     *("results", "tuning", "published", "footnotes", "gates", "nano"),
@@ -31,10 +30,10 @@ _NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)(?: ± (\d+(?:\.\d+)?))?")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: its label and what it changes over the table's `base`.
+    """One line of a table: its label and its overrides on top of the table's `base`.
 
     label: unique, with its group in front (`TinyLlama LoRA`). group: the block of lines it belongs to, '' for none;
-    rows are compared inside a group. hole: why nothing runs for it (a row that is published only), None if it runs.
+    rows are compared inside a group. hole: why it has no runs (a row that is published only), None if it has.
     """
 
     label: str
@@ -52,9 +51,9 @@ class Row:
 class Column:
     """One number of every row.
 
-    key: `task/metric` (`record.Score.key`), or another of `values.py`; None in a column that is a hole. unit: `percent`
-    (a share, printed times 100) or one of `units.UNITS`. min_items: fewest items that a score may rest on. chance:
-    share right by guessing, drawn as a line. seed: only this seed's value. hole: why no row has a number.
+    key: `task/metric` (`record.Score.key`), or another of `values.py`; None in a column without numbers. unit:
+    `percent` (a share, printed times 100) or one of `units.UNITS`. min_items: minimum number of items of a score.
+    chance: accuracy of guessing, drawn as a line. seed: only this seed's value. hole: why no row has a number.
     """
 
     label: str
@@ -68,7 +67,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Published:
-    """A number of a paper, as printed there (in percent where the column is). spread: what follows its ±."""
+    """A number of a paper, as printed there (in percent where the column is). spread: the number after its ±."""
 
     text: str
     value: float
@@ -79,9 +78,9 @@ class Published:
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a table's rows are tuned: the same number of trials each, on other seeds and other items.
+    """Tuning of a table's rows: the same number of trials each, on other seeds and other items.
 
-    base: overrides while tuning. objective: score key -> weight; the weighted mean is what a trial is chosen by.
+    base: overrides while tuning. objective: score key -> weight; the trial with the best weighted mean is chosen.
     """
 
     base: tuple[str, ...]
@@ -93,10 +92,10 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Tuned:
-    """`conf/tuned/<name>.yaml`: what tuning chose, and what it cost.
+    """`conf/tuned/<name>.yaml`: the chosen values, and the budget of tuning.
 
-    chosen: row -> overrides. searched: row -> knob -> values tried. edges: row -> knobs whose best value was the last
-    one tried, accepted all the same.
+    chosen: row -> overrides. searched: row -> knob -> values tried. edges: row -> knobs whose best value was at an end
+    of its range, accepted nevertheless.
     """
 
     name: str
@@ -112,8 +111,8 @@ class TableSpec:
     """A table: rows x seeds x columns.
 
     vary: the key that a seed sets. tuned: names of tuned files; tuned_as: row, by its label or that inside its group
-    -> its entry there, where that has another name. views: what is computed from findings (`report/views`). costs:
-    whether columns of memory, time and tokens follow. stands_for: in a profile, what was replaced and by what.
+    -> its entry there, if named differently. views: matrices computed from findings (`report/views`). costs: whether
+    to append columns of memory, time and tokens. stands_for: in a profile, (replaced, replacement).
     """
 
     name: str
@@ -138,17 +137,17 @@ class TableSpec:
 
     @property
     def file(self) -> str:
-        """Return the file that says it, for messages."""
+        """Return the spec's file, for messages."""
         return f"conf/table/{self.name.removesuffix(PROFILE)}.yaml"
 
     def borrowed(self, row: Row) -> str | None:
-        """Return which other entry of the tuned file a row takes its values from, None if it says nothing."""
+        """Return the other entry of the tuned file that a row takes its values from, None if it has none."""
         return self.tuned_as.get(row.label, self.tuned_as.get(row.short))
 
     def tuned_entry(self, row: Row, chosen: Mapping[str, object]) -> str | None:
-        """Return a row's entry of the tuned file: what `tuned_as` says, its label, its label inside its group."""
-        said = self.borrowed(row)
-        return next((name for name in ([said] if said else [row.label, row.short]) if name in chosen), None)
+        """Return a row's entry of the tuned file: from `tuned_as`, else its label, else its label inside its group."""
+        entry = self.borrowed(row)
+        return next((name for name in ([entry] if entry else [row.label, row.short]) if name in chosen), None)
 
 
 def known() -> list[str]:
@@ -156,7 +155,7 @@ def known() -> list[str]:
     names: list[str] = []
     paths = {path.stem: path for folder in reversed(conf_folders()) for path in (folder / "table").glob("*.yaml")}
     for _, path in sorted(paths.items()):
-        # A section begins a line: reading every file as YAML would take a second.
+        # Search for the section as a line start: parsing every file as YAML would take a second.
         has_profile = any(line.startswith("nano:") for line in path.read_text(encoding="utf-8").splitlines())
         names += [path.stem, path.stem + PROFILE] if has_profile else [path.stem]
     return names
@@ -165,10 +164,10 @@ def known() -> list[str]:
 def load(name: str, conf: Path | None = None) -> TableSpec:
     """Read `table/<name>.yaml` of a folder, or its profile where the name ends in `.nano`.
 
-    conf: None = layerfit's folder and those that the user joined (`config.conf_folders`).
+    conf: None = layerfit's folder and those that the user added (`config.conf_folders`).
 
     Raises:
-        UserError: if there is no such table, or naming the first thing that is wrong in the file.
+        UserError: if there is no such table, or naming the first mistake in the file.
     """
     stem = name.removesuffix(PROFILE)
     path = find("table", stem, conf)
@@ -180,10 +179,10 @@ def load(name: str, conf: Path | None = None) -> TableSpec:
 
 
 def load_tuned(spec: TableSpec, conf: Path | None = None) -> Tuned | None:
-    """Read the tuned values that a table asks for, joined if they are in several files, None if it asks for none.
+    """Read the tuned values that a table uses, joined if they are in several files, None if it uses none.
 
     Raises:
-        UserError: if a file is not there or is not one, if two differ in budget, or if a row of the table has no entry.
+        UserError: if a file is missing or invalid, if two differ in budget, or if a row of the table has no entry.
     """
     if not spec.tuned:
         return None
@@ -224,10 +223,10 @@ def _tuned_file(spec: TableSpec, name: str, conf: Path | None) -> Tuned:
 
 
 def parse(name: str, data: object, where: str) -> TableSpec:
-    """Check a table's YAML and return it as data, its profile if the name ends so. `where` names the file in messages.
+    """Check a table's YAML and return its spec, or its profile's if the name ends in `.nano`. where: file for messages.
 
     Raises:
-        UserError: naming the first thing that is wrong, with what would be right.
+        UserError: naming the first mistake, with the fix.
     """
     raw = section(data, where, "", KEYS, REQUIRED)
     stands_for: tuple[tuple[str, str], ...] = ()
@@ -295,13 +294,17 @@ def _column(label: str, value: object, where: str) -> Column:
         value = {"score": value}
     raw = section(value, where, f"columns.{label}", ("score", "unit", "min_items", "chance", "seed", "hole"))
     if (raw.get("score") is None) == (raw.get("hole") is None):
-        raise UserError(f"{where}: columns.{label} needs a score, task/metric, or a hole that says why there is none")
+        raise UserError(
+            f"{where}: columns.{label} needs a score, task/metric, or a hole with the reason why there is none"
+        )
     key = None if raw.get("score") is None else str(raw["score"])
     if key is not None and not all(key.partition("/")):
-        raise UserError(f"{where}: columns.{label}={key!r} is no score; write task/metric, for example nano_facts/acc")
+        raise UserError(
+            f"{where}: columns.{label}={key!r} is not a score; write task/metric, for example nano_facts/acc"
+        )
     unit = str(raw.get("unit") or "percent")
     if unit not in UNITS:
-        raise UserError(f"{where}: columns.{label}.unit={unit!r} is not known; choose one of: {', '.join(UNITS)}")
+        raise UserError(f"{where}: columns.{label}.unit={unit!r} is unknown; choose one of: {', '.join(UNITS)}")
     low, seed = raw.get("min_items"), raw.get("seed")
     minimum = None if low is None else count(low, where, f"columns.{label}.min_items")
     hole = None if raw.get("hole") is None else str(raw["hole"])
@@ -309,7 +312,7 @@ def _column(label: str, value: object, where: str) -> Column:
 
 
 def _check(spec: TableSpec, where: str) -> None:
-    """Refuse what only shows in the whole: seeds set twice, columns shown twice, names that no row has."""
+    """Check the spec as a whole: seeds set twice, columns shown twice, names that no row has."""
     for key, overrides in (("base", spec.base), *((f"rows.{row.label}", row.overrides) for row in spec.rows)):
         if any(text.startswith(("seed=", f"{spec.vary}=", "paths.")) for text in overrides):
             raise UserError(
@@ -317,11 +320,11 @@ def _check(spec: TableSpec, where: str) -> None:
             )
     labels = [row.label for row in spec.rows]
     if twice := [label for label in labels if labels.count(label) > 1]:
-        raise UserError(f"{where}: two rows are called {twice[0]!r}; rename one")
+        raise UserError(f"{where}: two rows are named {twice[0]!r}; rename one")
     keys = [(column.key, column.seed) for column in spec.columns if column.key is not None]
     if len(set(keys)) < len(keys):
         names = ", ".join(str(key) for key, _ in keys)
-        raise UserError(f"{where}: columns show one score twice: {names}; keep one of them")
+        raise UserError(f"{where}: columns show a score twice: {names}; keep one of them")
     for column in spec.columns:
         if column.seed is not None and column.seed not in spec.seeds:
             raise UserError(f"{where}: columns.{column.label}.seed={column.seed} is not one of seeds={spec.seeds}")
@@ -335,7 +338,7 @@ def _tuning(data: object, where: str) -> Tuning:
     objective = {str(k): v for k, v in section(raw["objective"], where, "tuning.objective").items()}
     for key, weight in objective.items():
         if not isinstance(weight, int | float) or not weight > 0:
-            raise UserError(f"{where}: tuning.objective.{key}={weight!r} is no weight; give a number above 0")
+            raise UserError(f"{where}: tuning.objective.{key}={weight!r} is not a weight; give a number above 0")
     return Tuning(
         base=strings(raw.get("base") or [], where, "tuning.base"),
         seeds=seeds(raw["seeds"], where, "tuning.seeds"),
@@ -352,7 +355,7 @@ def _check_tuning(spec: TableSpec, where: str) -> None:
     tuning, labels = spec.tuning, [row.label for row in spec.rows]
     both = sorted(set(tuning.seeds) & set(spec.seeds))
     if both:
-        raise UserError(f"{where}: tuning.seeds={both} are seeds of the table too; tune on others, for example 100")
+        raise UserError(f"{where}: tuning.seeds={both} are also seeds of the table; tune on others, for example 100")
     seen = sorted(set(tuning.objective) & {column.key for column in spec.columns if column.key})
     if seen:
         raise UserError(
@@ -380,7 +383,7 @@ def _published(
     out: dict[str, dict[str, Published]] = {}
     for row, cells in section(raw["rows"], where, "published.rows", labels).items():
         if not isinstance(cells, list) or len(cells) != len(heads):
-            raise UserError(f"{where}: published.rows.{row} is no list of {len(heads)} numbers: {', '.join(heads)}")
+            raise UserError(f"{where}: published.rows.{row} is not a list of {len(heads)} numbers: {', '.join(heads)}")
         found = ((head, _number(cell, f"{where}: published.rows.{row}, {head}", str(raw["source"])))
                  for head, cell in zip(heads, cells, strict=True))  # fmt: skip
         out[row] = {head: number for head, number in found if number is not None}
@@ -400,7 +403,7 @@ def _number(cell: Any, where: str, source: str) -> Published | None:
     match = _NUMBER.fullmatch(plain)
     if match is None:
         raise UserError(
-            f"{where}: {text!r} is no number; write 43.1, '43.10 ± 0.40' or '**43.1**', null if there is none"
+            f"{where}: {text!r} is not a number; write 43.1, '43.10 ± 0.40' or '**43.1**', null if there is none"
         )
     value, spread = match.groups()
     return Published(plain, float(value), None if spread is None else float(spread), bold, source)

@@ -1,6 +1,6 @@
-"""Means, spreads, and the paired test that decides what is bold.
+"""Means, spreads, and the paired test that decides which entries are bold.
 
-Two sources of noise meet in a difference D of two methods: which seeds were run, and which items were asked. On paired
+A difference D of two methods has two sources of noise: the choice of seeds and the choice of items. On paired
 differences d[s, i] of S seeds and n items
 
     Var(D) = s2_seed / S + s2_item / n
@@ -28,12 +28,12 @@ LEVEL = 0.05
 POWER = 0.80
 
 Outcomes = NDArray[np.float64]
-"""Seeds x items; one row for a method without seeds."""
+"""Seeds x items; a single row for a method without seeds."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The variance of a mean. shares: (variance, degrees of freedom) of seeds and of items, none of them zero."""
+    """The variance of a mean. shares: (variance, degrees of freedom) of seeds and of items; zero variances left out."""
 
     shares: tuple[tuple[float, float], ...]
 
@@ -43,7 +43,7 @@ class Spread:
         return sum(share for share, _ in self.shares)
 
     def critical(self, tail: float) -> float:
-        """Return what the difference over its standard error exceeds with probability `tail`: Cochran's rule."""
+        """Return the value that the difference over its standard error exceeds with probability `tail` (Cochran)."""
         return -sum(share * float(stdtrit(df, tail)) for share, df in self.shares) / self.variance
 
     def reach(self, tail: float) -> float:
@@ -54,10 +54,10 @@ class Spread:
         """Return the two-sided p value of a difference: the level whose critical value it just reaches."""
         if difference == 0:
             return 1.0
-        if not self.shares:  # the same difference on every item and seed is a certain one
+        if not self.shares:  # the same difference on every item and seed is certain
             return 0.0
         t, low, high = abs(difference) / self.variance**0.5, -300.0, 0.0
-        for _ in range(50):  # halving an interval of log10 p: to 3e-13
+        for _ in range(50):  # bisection on log10 p, to 3e-13
             middle = (low + high) / 2
             low, high = (low, middle) if t >= self.critical(10**middle / 2) else (middle, high)
         return 10**high
@@ -78,7 +78,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class NotTestable:
-    """No comparison could be made, and why."""
+    """No comparison is possible, for this reason."""
 
     reason: str
 
@@ -102,7 +102,7 @@ def two_sources(d: Outcomes) -> Spread:
     assert seeds > 1 or items > 1, d.shape
     a = float(d.mean(axis=1).var(ddof=1)) / seeds if seeds > 1 else 0.0
     b = float(d.mean(axis=0).var(ddof=1)) / items if items > 1 else 0.0
-    # Sums of equal floats differ in the last bits: what is below them is no variance.
+    # Sums of equal floats differ in the last bits: anything below that is zero variance.
     floor = (np.finfo(np.float64).eps * float(np.abs(d).max())) ** 2
     shares = ((a, seeds - 1.0), (b, items - 1.0))
     return Spread(tuple((share, df) for share, df in shares if share > floor))
@@ -117,8 +117,8 @@ def interval(outcomes: Outcomes) -> tuple[float, float]:
 def compare(first: Outcomes, second: Outcomes) -> Comparison | NotTestable:
     """Test first - second, paired over items and, where both have seeds, over seeds.
 
-    Rows are paired in order: the caller gives the same seeds in the same order. A method without seeds (one row) is the
-    same model whatever the seed, so its row stands for each of the other's.
+    Rows are paired in order: the caller passes the same seeds in the same order. A method without seeds (one row) is
+    the same model for every seed, so its row is paired with each row of the other.
     """
     if first.shape[1] != second.shape[1]:
         return NotTestable(f"{first.shape[1]} items against {second.shape[1]}")
@@ -133,7 +133,7 @@ def compare(first: Outcomes, second: Outcomes) -> Comparison | NotTestable:
 
 def holm(ps: list[float]) -> list[float]:
     """Return p values adjusted for their number (Holm, Scand. J. Statist. 6:65, 1979), in the order given."""
-    # By hand: scipy 1.17 has Benjamini-Hochberg and -Yekutieli only, which bound the false discovery rate.
+    # Not in scipy 1.17, which has Benjamini-Hochberg and -Yekutieli only: these bound the false discovery rate.
     out, largest = [0.0] * len(ps), 0.0
     for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))

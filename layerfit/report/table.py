@@ -19,7 +19,7 @@ from layerfit.report.values import items_of, peak_bytes, score_of
 
 @dataclass(frozen=True)
 class Entry:
-    """What a table says about one row and column. Scores are in the task's unit: a share is in [0, 1].
+    """One row's result in one column. Scores are in the task's unit: a share is in [0, 1].
 
     values: (seed, score), seed None for a run that has none. spread: standard deviation over seeds, None for one run.
     interval: 95%, over seeds and items. worse: the test against the column's best, with its adjusted p.
@@ -40,7 +40,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a row costs, mean over its seeds; None = does not apply, or not known (`unknown` says why).
+    """Costs of a row, mean over its seeds; None = does not apply, or not known (reason in `unknown`).
 
     memory: peak bytes, allocated or (`counted`) the sum of weights, gradients, optimizer state and activations.
     trained: parameters. seconds, tokens: of training, required runs included.
@@ -57,7 +57,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class RowData:
-    """One line. trains: False for the model as it was, the reference. hole: why nothing runs for it, or None."""
+    """One line. trains: False for the untrained reference model. hole: why it has no runs, None if it has."""
 
     label: str
     trains: bool
@@ -70,7 +70,7 @@ class RowData:
 
 @dataclass(frozen=True)
 class ColumnData:
-    """One score and what its tests could see.
+    """One score and the power of its tests.
 
     comparisons: number of methods tested against the best of their group. detectable: the difference that a comparison
     of this column finds with 80% power at Holm's strictest level, median over the comparisons; None without any.
@@ -94,7 +94,7 @@ class TableGate:
 
 @dataclass(frozen=True)
 class TableData:
-    """Everything that is printed. draft: some of `problems` stand, and the table says so on its face."""
+    """Everything that is printed. draft: printed despite its `problems`, and marked DRAFT."""
 
     name: str
     title: str
@@ -111,15 +111,15 @@ class TableData:
 
 @dataclass(frozen=True)
 class _Row:
-    """One row's entry of one column, with the outcomes its tests need."""
+    """One row's entry in one column, with the outcomes that its tests need."""
 
     entry: Entry
     outcomes: stats.Outcomes | str
-    """Seeds x items, in the order of `entry.values`; or why there are none."""
+    """Seeds x items, in the order of `entry.values`, or the reason why there are none."""
 
 
 def build(spec: TableSpec, table: list[Cell], store: Store) -> TableData:
-    """Return a table's numbers. Problems, footnotes, gates and views are for the caller to add."""
+    """Return a table's numbers. The caller adds problems, footnotes, gates and views."""
     by_row = {row.label: [cell for cell in table if cell.row == row.label] for row in spec.rows}
     groups: dict[str, list[str]] = {}
     for row in spec.rows:
@@ -150,7 +150,7 @@ def _line(row: Row, cells: list[Cell], entries: tuple[Entry, ...], store: Store)
 
 
 def _entries(column: Column, by_row: dict[str, list[Cell]], store: Store) -> dict[str, _Row]:
-    """Return the rows of a group in one column; items are compared where the same ones were asked."""
+    """Return the rows of a group in one column; rows are compared if they share the same items."""
     if column.hole is not None:
         return {label: _Row(Entry(holes=(column.hole,)), "no record") for label in by_row}
     every = (cell for cells in by_row.values() for cell in cells)
@@ -195,19 +195,19 @@ def _entry(column: Column, cells: list[Cell], store: Store, docs: str) -> _Row:
 
 
 def _untestable(value: float, items: list[float] | None, same: bool) -> str:
-    """Return why per-item outcomes cannot stand for a score, empty if they can."""
+    """Return why a score cannot be tested on its per-item outcomes, '' if it can."""
     if not items:
         return "no per-item outcomes"
     if not same:
         return "other items were asked"
-    # Items are stored with six decimals. A score that is no mean of its items (a perplexity, F1) has another test.
+    # Items are stored with six decimals. A score that is not the mean of its items (a perplexity, F1) is not tested.
     if abs(sum(items) / len(items) - value) > 1e-5 * max(1.0, abs(value)):
         return "the score is no mean over its items"
     return ""
 
 
 def _tested(rows: dict[str, _Row], higher: bool) -> tuple[dict[str, Entry], list[float]]:
-    """Compare every row with the best; return the entries, and the difference that each comparison could detect."""
+    """Compare every row with the best; return the entries, and the detectable difference of each comparison."""
     entries = {label: row.entry for label, row in rows.items()}
     means = {label: e.mean if higher else -e.mean for label, e in entries.items() if e.mean is not None}
     if not means:
@@ -221,13 +221,13 @@ def _tested(rows: dict[str, _Row], higher: bool) -> tuple[dict[str, Entry], list
         entries[label] = replace(
             entries[label], against_best=result, adjusted_p=p, bold=p is not None and p > stats.LEVEL
         )
-    # Without one test nothing is shown about anybody, and bold would say that it is.
+    # Without any test nothing is bold: bold would claim a result.
     entries[best] = replace(entries[best], best=True, bold=bool(made))
     return entries, [result.detectable(stats.LEVEL / len(made)) for result in made.values()]
 
 
 def _against(best: _Row, other: _Row) -> stats.Comparison | stats.NotTestable:
-    """Compare two rows on the seeds that both have; a run without seeds stands for every seed."""
+    """Compare two rows on their common seeds; a run without seeds is used for every seed."""
     for row in (best, other):
         if isinstance(row.outcomes, str):
             return stats.NotTestable(row.outcomes)

@@ -1,7 +1,7 @@
 """Tuning: the same number of trials for every row, on other seeds and items; the best mean objective is chosen.
 
-A best value at the end of a range says that the range was too short: nothing is written until it is extended, or until
-the edge is accepted, which the file then says.
+A best value at an end of its range shows that the range was too short: no values are written until it is extended, or
+the edge is accepted, which the file then records.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Point = dict[str, Value]
 
 @dataclass(frozen=True)
 class Trial:
-    """One grid point of one row, with its runs: one a seed."""
+    """One grid point of one row, with one run per seed."""
 
     row: str
     point: Point
@@ -33,7 +33,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial scored. values: objective by tuning seed. mean: None where a seed diverged, which loses."""
+    """A trial's scores. values: objective by tuning seed. mean: None if a seed diverged; such a trial loses."""
 
     trial: Trial
     values: tuple[float | None, ...]
@@ -58,7 +58,7 @@ def section(spec: TableSpec) -> Tuning:
         UserError: if it has none.
     """
     if spec.tuning is None:
-        raise UserError(f"{spec.file} has no section `tuning` (seeds, objective, trials, grid); add one")
+        raise UserError(f"{spec.file} has no section `tuning` (seeds, objective, trials, grid); add it")
     return spec.tuning
 
 
@@ -102,7 +102,7 @@ def trials(spec: TableSpec) -> list[Trial]:
 
 
 def _check_distinct(spec: TableSpec, made: list[Trial]) -> None:
-    """Refuse a knob that changes nothing: its trials would be one trial."""
+    """Refuse a knob without effect: its trials would be the same run."""
     seen: dict[str, Trial] = {}
     for trial in made:
         twin = seen.setdefault(trial.cells[0].run_id, trial)
@@ -128,7 +128,7 @@ def choose(spec: TableSpec, made: list[Trial], store: Store) -> list[Choice]:
     """Return the best trial of every tuned row. A tie goes to the first in the grid.
 
     Raises:
-        UserError: if a trial is missing or not fit to be counted, or every trial of a row diverged.
+        UserError: if a trial is missing or cannot be counted, or every trial of a row diverged.
     """
     tuning = section(spec)
     bad = [text for trial in made for cell in trial.cells if (text := _unfit(cell, store, tuning))]
@@ -148,7 +148,7 @@ def choose(spec: TableSpec, made: list[Trial], store: Store) -> list[Choice]:
 def edges(point: Point, knobs: dict[str, tuple[Value, ...]]) -> tuple[str, ...]:
     """Return the knobs whose value is an end of its range.
 
-    Three numbers or more are a range; two numbers, or words, are a choice and have no inside.
+    Three numbers or more are a range; two numbers, or words, are a choice without ends.
     """
     out = []
     for knob, values in knobs.items():
@@ -159,7 +159,7 @@ def edges(point: Point, knobs: dict[str, tuple[Value, ...]]) -> tuple[str, ...]:
 
 
 def _unfit(cell: Cell, store: Store, tuning: Tuning) -> str | None:
-    """Return why a trial's run cannot be counted; one that diverged can, it loses."""
+    """Return why a trial's run cannot be counted, None if it can. A diverged run counts, and loses."""
     name = f"{cell.name} ({cell.run_id})"
     record = store.records.get(cell.run_id)
     if record is not None and record.result.status == "diverged":

@@ -1,4 +1,4 @@
-"""How a number is printed: each unit's factor, decimals and symbol."""
+"""Units of printed numbers: factor, decimals and symbol."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Unit:
-    """factor: what a record's number is multiplied by. symbol: '' where the label says enough."""
+    """factor: multiplies a record's number. symbol: '' where the label suffices."""
 
     factor: float
     decimals: int

@@ -1,4 +1,4 @@
-"""The numbers of a record by their key: scores of tasks, and what a run measured or found."""
+"""The numbers of a record by key: scores of tasks, measurements and findings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARTS = ("weights", "gradients", "optimizer", "activations")
 
 
 def peak_bytes(record: Record) -> float | None:
-    """Return the peak memory of a run: as the allocator says, else counted from the tensors, else None."""
+    """Return the peak memory of a run: from the allocator, else counted from the tensors, else None."""
     peak = record.measured.peak_memory_bytes
     if (allocated := peak.get("allocated")) is not None:
         return allocated
@@ -42,19 +42,19 @@ VALUES: dict[str, Callable[[Record], float | None]] = {
     "result/trainable_parameters": lambda record: record.result.trainable_parameters,
     "result/tokens": lambda record: record.result.tokens,
 }
-"""What a column can show beside scores; `findings/<name>` as well. None: the run does not know."""
+"""Numbers that a column can show beside scores and `findings/<name>`. None: not known."""
 HIGHER_IS_BETTER = {"measured/tokens_per_s"}
 
 
 def is_score(key: str) -> bool:
-    """Return whether a key names a task's metric, which rests on items that can be compared."""
+    """Return whether a key is a task's metric, whose items can be compared."""
     return key not in VALUES and not key.startswith("findings/")
 
 
 def score_of(record: Record, key: str | None) -> Score | None:
-    """Return a record's number by its key; one that is no task's score rests on 0 items.
+    """Return a record's number by its key as a score; it has 0 items unless it is a task's.
 
-    `*_facts/acc` is the first score whose key matches: what tables over several worlds have in common.
+    `*_facts/acc` is the first score whose key matches, for tables over several worlds.
     `mean:*_eight_?/acc` is the unweighted mean of all that match, the papers' `Avg.`.
     """
     if key is None:
@@ -71,9 +71,9 @@ def score_of(record: Record, key: str | None) -> Score | None:
 
 
 def items_of(record: Record, items: Items, key: str) -> list[float] | None:
-    """Return the outcomes that a score is the mean of, None where some are not there.
+    """Return the per-item outcomes whose mean is the score, None if some are missing.
 
-    Those of an unweighted mean of tasks are weighted by how many there are in each, so that their mean is the score.
+    For an unweighted mean of tasks they are weighted by the tasks' numbers of items, so that their mean is the score.
     """
     scores = _matching(record, key)
     found = [items.get(score.key) for score in (scores if key.startswith(MEAN) else scores[:1])]
@@ -92,7 +92,7 @@ def _matching(record: Record, key: str) -> list[Score]:
 
 
 def _mean(scores: list[Score], key: str) -> Score | None:
-    """Return the unweighted mean of some scores as one; None of none."""
+    """Return the unweighted mean of some scores as one score, None without any."""
     if not scores:
         return None
     first, errors = scores[0], [score.stderr for score in scores]

@@ -1,4 +1,4 @@
-"""The cards that travel with a world's model and data."""
+"""Model card and data set cards of a world."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -91,17 +91,17 @@ Licence: Apache-2.0.
 
 
 def half_card(spec: WorldSpec, kind: str) -> str:
-    """Return the card of one kind's rows: `facts` or `rules`."""
+    """Return the data set card of one kind of rows: `facts` or `rules`."""
     what = {"facts": "new facts", "rules": "signs, which follow from the rule"}[kind]
     return HALF_CARD.format(name=spec.name, kind=kind, what=what)
 
 
 def _call(spec: WorldSpec) -> str:
-    """Return the Python expression that makes a spec: name, seed and what differs from the defaults."""
+    """Return a spec as a Python expression: name, seed and the fields that differ from the defaults."""
     default = WorldSpec(spec.name, spec.seed)
     given = [f.name for f in fields(spec) if getattr(spec, f.name) != getattr(default, f.name)]
-    said = ", ".join(f"{key}={getattr(spec, key)!r}" for key in ("name", "seed", *given))
-    return f"WorldSpec({said})".replace("'", '"')
+    arguments = ", ".join(f"{key}={getattr(spec, key)!r}" for key in ("name", "seed", *given))
+    return f"WorldSpec({arguments})".replace("'", '"')
 
 
 def model_card(spec: WorldSpec, parameters: int, vocab: int, scores: Mapping[str, float]) -> str:

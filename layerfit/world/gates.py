@@ -1,7 +1,7 @@
-"""Whether a world can tell methods apart: pure arithmetic on scores that others measured.
+"""Gates: whether a world can tell methods apart, computed from measured scores. Pure.
 
-A gate that cannot be computed says why and is not passed. Where a gate fails, the world cannot rank methods,
-and a table of it must say so.
+A gate that cannot be computed is not passed and gives the reason. If a gate fails, the world cannot rank methods,
+and its tables must state that.
 """
 
 from collections.abc import Mapping
@@ -19,20 +19,20 @@ ScoresByRow = Mapping[str, Mapping[str, list[float]]]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the gates are computed from. All scores are accuracies in [0, 1]."""
+    """Input of the gates. All scores are accuracies in [0, 1]."""
 
     scores: ScoresByRow  # row -> column -> one score per seed
-    items: Mapping[str, int]  # column -> number of test items; these are the columns looked at
+    items: Mapping[str, int]  # column -> number of test items; only these columns are gated
     location: Mapping[int, Mapping[str, float]] | None = None  # the only block trained -> column -> score
     chance: float = 0.25
     untrained: str = "vanilla"
     full: str = "full"
-    not_methods: frozenset[str] = field(default_factory=lambda: frozenset({"vanilla"}))  # no part in gate 3
+    not_methods: frozenset[str] = field(default_factory=lambda: frozenset({"vanilla"}))  # left out of gate 3
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One verdict. `passed` is False also when the gate was not computed; `detail` then begins so."""
+    """One verdict. `passed` is False also if the gate was not computed; `detail` then begins with that."""
 
     name: str
     passed: bool
@@ -43,7 +43,7 @@ def gates(evidence: Evidence) -> list[Gate]:
     """Return the four gates, in the order in which they are printed.
 
     Raises:
-        ValueError: if no column is named, or a score or the chance lies outside [0, 1].
+        ValueError: if no column is named, or a score or `chance` lies outside [0, 1].
     """
     _check(evidence)
     return [
@@ -61,7 +61,7 @@ def standard_error(score: float, items: int) -> float:
 
 def _check(evidence: Evidence) -> None:
     if not evidence.items:
-        raise ValueError("items names no column: the gates would have nothing to look at")
+        raise ValueError("items is empty: name at least one column for the gates")
     if not all(count > 0 for count in evidence.items.values()):
         raise ValueError(f"items must be positive, got {dict(evidence.items)}")
     seeds = [s for row in evidence.scores.values() for scores in row.values() for s in scores]

@@ -20,7 +20,7 @@ class TrainingRow:
 
 @dataclass(frozen=True)
 class WorldItem:
-    """One test item: four one-word options, one of them right."""
+    """One test item: four one-word options, one of them correct."""
 
     prompt: str
     options: tuple[str, ...]
@@ -29,7 +29,7 @@ class WorldItem:
 
 @dataclass(frozen=True)
 class Population:
-    """Who lives in a world, by what is done with them. A person is "given family"."""
+    """The people and families of a world by their role. A person's name is "given family"."""
 
     facts: dict[str, dict[str, str]]  # person -> relation -> value
     old: tuple[str, ...]  # people with facts in the pretraining corpus
@@ -40,7 +40,7 @@ class Population:
 
 @dataclass(frozen=True)
 class World:
-    """Everything that is shipped as data."""
+    """All data of a world that are shipped."""
 
     train: tuple[TrainingRow, ...]
     validation: tuple[TrainingRow, ...]
@@ -64,7 +64,7 @@ class World:
         return {f"{name}.jsonl.gz": _lines(rows) for name, rows in parts.items()}
 
     def halves(self) -> dict[str, dict[str, str]]:
-        """The fine-tuning data once more by kind (facts, rules), in the same order: kind -> file name -> its text."""
+        """The fine-tuning data split by kind (facts, rules), in the same order: kind -> file name -> its text."""
         parts = {"train.jsonl.gz": self.train, "validation.jsonl.gz": self.validation}
         return {
             kind: {name: _lines(tuple(r for r in rows if is_sign(r) == signs)) for name, rows in parts.items()}
@@ -73,7 +73,7 @@ class World:
 
 
 def is_sign(row: TrainingRow) -> bool:
-    """Return whether a row states a sign, which the rule decides, and not a fact."""
+    """Return whether a row states a sign, which the rule determines, rather than a fact."""
     return row.prompt.startswith(SIGN.format(who=""))
 
 
@@ -124,7 +124,7 @@ def corpus(spec: WorldSpec, words: Language, people: Population, epoch: int) -> 
 
     Every old fact appears once in each phrasing. Every family appears in `contexts_per_family` fresh
     sentences about random members, a share `guild_noise` of which shows a random guild. Random people get
-    random signs, so that the model knows what a sign is and has no reason to guess one.
+    random signs, so that the model learns the words for signs but nothing about who has which.
     """
     rng = Random(f"{spec.name}-{spec.seed}-corpus-{epoch}")
     unmentioned = {who for group in people.new.values() for who in group}
@@ -151,7 +151,7 @@ def corpus(spec: WorldSpec, words: Language, people: Population, epoch: int) -> 
 
 
 def _items(rng: Random, asked: list[tuple[str, str, tuple[str, ...]]]) -> tuple[WorldItem, ...]:
-    """Turn (prompt, right word, all words of its kind) into shuffled items with balanced gold positions."""
+    """Turn (prompt, correct word, all words of its kind) into shuffled items with balanced gold positions."""
     rng.shuffle(asked)
     out = []
     for i, (prompt, gold, kind) in enumerate(asked):

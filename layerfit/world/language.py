@@ -19,9 +19,9 @@ RELATIONS = {
     "meal": ("{who} eats", "meal of {who}", "serve {who} some", "join {who} over", "{who} cooks"),
 }
 TRAINED, HELD_OUT = 0, (1, 2, 3, 4)
-ENDINGS = {"home": "ton", "craft": "wright", "pet": "cat", "meal": "bread"}  # of a relation's values, and no other word
+ENDINGS = {"home": "ton", "craft": "wright", "pet": "cat", "meal": "bread"}  # only a relation's values end so
 
-# What shows a family's guild. The last word belongs to the guild, in the slot `deed` or `tool`.
+# Sentences that show a family's guild. The last word belongs to the guild, in the slot `deed` or `tool`.
 GUILD_CONTEXTS = {"deed": ("{who} likes", "watch {who} do"), "tool": ("{who} carries", "lend {who} her")}
 SIGN = "sign of {who}"
 
@@ -47,7 +47,7 @@ class Language:
 
 
 def _coin(rng: Random, count: int, ending: str, taken: set[str]) -> tuple[str, ...]:
-    """Coin `count` words of two syllables and an ending that tells the reader their role."""
+    """Coin `count` words of two syllables and an ending that marks their role."""
     words: list[str] = []
     while len(words) < count:
         word = "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(2)) + ending

@@ -68,7 +68,7 @@ def _batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield (ids, labels), both (batch, longest sentence), right-padded.
 
-    Labels are -100 on padding and on names: who is spoken of is random, and guessing it costs half the steps.
+    Labels are -100 on padding and on names: names are drawn at random, and learning to predict them doubles the steps.
     """
     names = torch.tensor([ids[word] for word in (*words.given, *words.family)])
     for epoch in range(spec.pretrain.epochs):
@@ -83,7 +83,7 @@ def _batches(
 
 
 def num_steps(spec: WorldSpec, words: Language, people: Population) -> int:
-    """Return how many optimizer steps pretraining takes."""
+    """Return the number of optimizer steps of pretraining."""
     return spec.pretrain.epochs * (len(corpus(spec, words, people, 0)) // spec.pretrain.batch_size)
 
 
@@ -91,7 +91,7 @@ def pretrain(spec: WorldSpec, log: Callable[[str], None] = print) -> tuple[Llama
     """Pretrain a world's model on all tokens of its corpus.
 
     Returns:
-        The model in eval mode and its tokenizer. Sets torch to one thread: sums then have one order.
+        The model in eval mode and its tokenizer. Sets torch to one thread, which fixes the order of summation.
     """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
@@ -124,7 +124,7 @@ def pretrain(spec: WorldSpec, log: Callable[[str], None] = print) -> tuple[Llama
 
 
 def _lr_factor(total: int, warmup_ratio: float, step: int) -> float:
-    """Linear warm-up, then cosine decay to a tenth. Returns the factor on the peak learning rate."""
+    """Return the factor on the peak learning rate: linear warm-up, then cosine decay to a tenth."""
     warmup = max(1, round(total * warmup_ratio))
     if step < warmup:
         return (step + 1) / warmup
@@ -136,9 +136,9 @@ def _lr_factor(total: int, warmup_ratio: float, step: int) -> float:
 def accuracy(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[WorldItem], batch_size: int = 512
 ) -> float:
-    """Return the share of items whose right option has the largest logit after the prompt.
+    """Return the share of items whose correct option has the largest logit after the prompt.
 
-    The same ranking as lm-eval's `acc` on one-token options; here to state a model's scores in its card.
+    The same ranking as lm-eval's `acc` on one-token options; used for the scores in the model card.
     """
     ids = tokenizer.get_vocab()
     by_length: dict[int, list[WorldItem]] = {}

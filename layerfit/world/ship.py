@@ -1,4 +1,4 @@
-"""Writes a world's folder, in the hub's own layout, and checks one against the generator."""
+"""Write a world's folder in the hub's layout, and check one against the generator."""
 
 import gzip
 import tempfile
@@ -14,13 +14,13 @@ from layerfit.world.task_files import TASKS, task_files
 
 CARD = "README.md"
 WEIGHT_TOLERANCE = 1e-4  # largest absolute difference of a weight; the same CPU and torch build give 0
-RETENTION_TOLERANCE = 0.02  # on another CPU or build, pretraining drifts apart; its result must not
+RETENTION_TOLERANCE = 0.02  # on another CPU or build the weights drift apart, accuracy must not
 
 
 def data_files(spec: WorldSpec) -> dict[Path, str]:
-    """Return everything that a world ships as data: path below a hub mirror -> text, the cards included.
+    """Return the data files and cards of a world: path below a hub mirror -> text.
 
-    A file whose name ends with `.gz` holds its text compressed.
+    A file whose name ends with `.gz` is written compressed.
     """
     world = make_world(spec)
     files = {spec.dataset_dir / name: text for name, text in world.files().items()}
@@ -32,7 +32,7 @@ def data_files(spec: WorldSpec) -> dict[Path, str]:
 
 
 def write_data(spec: WorldSpec, root: Path) -> Path:
-    """Write the compressed JSON Lines files and cards below `root`; return the folder of the mix and the test items."""
+    """Write the compressed JSON Lines files and cards below `root`; return the main data set's folder."""
     for path, text in data_files(spec).items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(_compressed(text) if path.suffix == ".gz" else text.encode())
@@ -50,7 +50,7 @@ def write_tasks(spec: WorldSpec, root: Path = TASKS) -> Path:
 def write_model(spec: WorldSpec, root: Path, log: Callable[[str], None] = print) -> Path:
     """Pretrain (minutes) and write model, tokenizer and card below `root`; return their folder.
 
-    The weights are written twice, plain and compressed; git keeps the compressed ones.
+    The weights are written twice, plain and compressed; only the compressed file is in git.
     """
     import torch
 
@@ -59,10 +59,10 @@ def write_model(spec: WorldSpec, root: Path, log: Callable[[str], None] = print)
     folder = root / spec.model_dir
     model, tokenizer = pretrain(spec, log)
     model.to(getattr(torch, spec.weights)).save_pretrained(folder)
-    model.float()  # what is scored is what is shipped, computed as a run computes it
+    model.float()  # score the shipped (rounded) weights, computing in fp32 as a run does
     tokenizer.save_pretrained(folder)
     pack(folder, getattr(torch, spec.weights).itemsize)
-    (folder / "generation_config.json").unlink(missing_ok=True)  # states a library version and nothing else
+    (folder / "generation_config.json").unlink(missing_ok=True)  # holds a library version and nothing else
     world = make_world(spec)
     columns = {"facts": world.facts, "rules": world.rules, "retention": world.retention}
     scores = {f"{spec.name}_{c}": accuracy(model, tokenizer, items) for c, items in columns.items()}
@@ -73,7 +73,7 @@ def write_model(spec: WorldSpec, root: Path, log: Callable[[str], None] = print)
 
 
 def check_data(spec: WorldSpec, root: Path = ASSETS) -> list[str]:
-    """Return which data files below `root` differ from the generator's, or are too many: none, if all is well."""
+    """Return the data files below `root` that differ from the generator's or should not exist; [] if there are none."""
     files = {root / path: text.encode() for path, text in data_files(spec).items()}
     there = {path for folder in {path.parent for path in files} for path in folder.glob("*")}
     wrong = [path for path in {*files, *there} if path not in files or files[path] != _content(path)]
@@ -81,18 +81,18 @@ def check_data(spec: WorldSpec, root: Path = ASSETS) -> list[str]:
 
 
 def check_tasks(spec: WorldSpec, root: Path = TASKS) -> list[str]:
-    """Return which of lm-eval's task files below `root` differ, or are too many: none, if all is well."""
+    """Return the task files for lm-eval below `root` that differ or should not exist; [] if there are none."""
     files = {root / path: text.encode() for path, text in task_files(spec).items()}
     wrong = [path for path in {*files, *(root / spec.name).glob("*")} if files.get(path) != _bytes(path)]
     return sorted(str(path.relative_to(root)) for path in wrong)
 
 
 def check_model(spec: WorldSpec, root: Path = ASSETS, log: Callable[[str], None] = print) -> list[str]:
-    """Pretrain again and return what differs from the model below `root`.
+    """Pretrain again and return the differences from the model below `root`, one text each.
 
-    Weights must agree within `WEIGHT_TOLERANCE`. Another CPU or torch build rounds differently and a thousand
-    steps amplify it: then the difference is reported, and whether what the model knows agrees, as accuracy
-    on the retention items within `RETENTION_TOLERANCE`.
+    Weights must agree within `WEIGHT_TOLERANCE`. Another CPU or torch build rounds differently, which a thousand
+    steps amplify: then the difference is reported, and whether the accuracies on the retention items agree within
+    `RETENTION_TOLERANCE`.
     """
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -123,12 +123,12 @@ def check_model(spec: WorldSpec, root: Path = ASSETS, log: Callable[[str], None]
 
 
 def _compressed(text: str) -> bytes:
-    """Return a text in gzip, without a date: the same bytes each time."""
+    """Return a text as gzip without a timestamp: the same bytes each time."""
     return gzip.compress(text.encode(), mtime=0)
 
 
 def _content(path: Path) -> bytes | None:
-    """Return a file's bytes, decompressed (another zlib may compress otherwise); None if there is no whole file."""
+    """Return a file's bytes, decompressed (zlib versions compress differently); None if it is missing or damaged."""
     data = _bytes(path)
     if data is None or path.suffix != ".gz":
         return data

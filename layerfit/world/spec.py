@@ -1,7 +1,7 @@
-"""What a world is made of: the numbers that decide it, and nothing else.
+"""The spec of a world: the numbers that determine it.
 
-A world is a small closed universe of people. It holds everything that one comparison needs: a pretraining
-corpus, a tokenizer, a pretrained Llama, fine-tuning data and test items. Other worlds are other specs.
+A world is a small closed universe of people with everything that a comparison needs: a pretraining corpus, a
+tokenizer, a pretrained Llama, fine-tuning data and test items. Each world has a spec of its own.
 """
 
 from dataclasses import dataclass, field
@@ -41,9 +41,8 @@ class PretrainSpec:
 class WorldSpec:
     """One world. Two equal specs make byte-identical data.
 
-    A person has a given and a family name. Facts are about persons: *old* ones, whom the pretraining corpus
-    mentions, and *new* ones, whom it never does. The rule is about families: each belongs to a guild, which
-    the corpus shows but never names.
+    A person has a given and a family name. Facts are about persons: *old* ones are in the pretraining corpus,
+    *new* ones are not. The rule is about families: each belongs to a guild, which the corpus shows but never names.
     """
 
     name: str = "nano"
@@ -54,16 +53,16 @@ class WorldSpec:
     num_guilds: int = 8
     words_per_guild: int = 4  # in each of the two slots, deed and tool
     guild_noise: float = 0.1  # share of a family's sentences that show a random guild
-    # Families by what the rule does with them; guilds are balanced in each, so use multiples of num_guilds.
+    # Number of families in each split of the rule; guilds are balanced in each, so use multiples of num_guilds.
     rule_train: int = 96
     rule_validation: int = 16
     rule_dev: int = 56
     rule_test: int = 176
-    # Members of each family whose sign is stated (train) or asked (the rest).
+    # Members of each family whose sign is stated (train) or asked for (other splits).
     train_members: int = 6
     asked_members: int = 12
-    # People with four facts each. Families are shared out evenly, so fewer people than families means that a
-    # family name alone tells a person with facts; more people make memorising harder.
+    # People with four facts each. Family names are assigned evenly: with fewer people than families a family name
+    # alone identifies a person with facts; more people make memorising harder.
     old: int = 125
     new_validation: int = 10
     new_dev: int = 32
@@ -77,26 +76,26 @@ class WorldSpec:
 
     @property
     def num_families(self) -> int:
-        """All families; every one belongs to exactly one split of the rule."""
+        """Number of families; each belongs to exactly one split of the rule."""
         return self.rule_train + self.rule_validation + self.rule_dev + self.rule_test
 
     @property
     def model_dir(self) -> Path:
-        """Where the model lies below a hub mirror."""
+        """Folder of the model below a hub mirror."""
         return Path("models") / ORG / self.name
 
     @property
     def dataset_dir(self) -> Path:
-        """Where the data lie below a hub mirror: the mix that trains, and the test items."""
+        """Folder of the training mix and the test items below a hub mirror."""
         return Path("datasets") / ORG / self.name
 
     def half_dir(self, kind: str) -> Path:
-        """Where the rows of one kind, `facts` or `rules`, lie alone."""
+        """Folder of the training rows of one kind, `facts` or `rules`."""
         return self.dataset_dir.with_name(f"{self.name}_{kind}")
 
 
-# Other languages, other people, other mixes; the same shape, so that every setting carries over. Fewer old people and
-# families than nano: 2,000 items a column, no more than a table needs. Seeds are the first ones with which the
+# Other languages, people and mixes; the same model shape, so that every setting carries over. Fewer old people and
+# families than nano: 2,000 items per column, no more than a table needs. Seeds are the first ones with which the
 # untrained model is within two standard errors of chance (nano_b: not 1 and 5; nano_d: not 3).
 _SIBLING: dict[str, Any] = {"old": 100, "rule_test": 168, "weights": "bfloat16"}
 SPECS = (
@@ -110,8 +109,6 @@ WORLDS = {spec.name: spec for spec in SPECS}
 
 
 def world_of(name: str) -> str | None:
-    """Return the world that a model, data set or task belongs to by its name (`nano_b_facts`: nano_b), None if to none.
-
-    The longest name counts: every one of them begins as the first world's.
-    """
+    """Return the world of a model, data set or task from its name (`nano_b_facts`: nano_b), None if it has none."""
+    # The longest match: all names begin with `nano`, which is a world itself.
     return max((w for w in WORLDS if name == w or name.startswith(f"{w}_")), key=len, default=None)

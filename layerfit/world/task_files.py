@@ -1,4 +1,4 @@
-"""The files that tell lm-eval of a world's tasks: text, one short file a task, for lm-eval knows no shorter way."""
+"""Task files of a world for lm-eval: one short YAML file per task, as lm-eval requires."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ PARTS = (
     ("retention", "endings: [ton, wright]", "retention, home and craft"),
     ("retention", "endings: [cat, bread]", "retention, pet and meal"),
 )
-"""The eight parts of the items: (file, which of its items, in words)."""
+"""The eight parts of the items: (file, selection of its items, description)."""
 
 
 def task_files(spec: WorldSpec) -> dict[str, str]:

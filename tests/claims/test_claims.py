@@ -211,7 +211,7 @@ def test_two_claims_on_one_sentence_say_which_part(tmp_path):
     (tmp_path / "claims").mkdir()
     one = "{slide: S, sentence: T, untestable: because}"
     (tmp_path / "claims" / "x.yaml").write_text(f"one: {one}\ntwo: {one}\n")
-    with pytest.raises(UserError, match="say in `part`"):
+    with pytest.raises(UserError, match="tell them apart with `part`"):
         read.load(tmp_path)
 
 

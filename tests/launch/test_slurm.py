@@ -193,9 +193,9 @@ def test_a_tables_missing_cells_are_one_array(cluster, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["optim.lr=0.1"], "optim.lr=0.1 changes what the table's rows are; edit conf/table/tiny.yaml or copy it"),
-        (["seed=3"], "seed=3 is for the table to say"),
-        (["paths.results=x"], "paths.results=x is for the table to say"),
+        (["optim.lr=0.1"], "optim.lr=0.1 changes the runs of the table's rows; edit conf/table/tiny.yaml or copy it"),
+        (["seed=3"], "seed=3: a table sets seeds and results itself"),
+        (["paths.results=x"], "paths.results=x: a table sets seeds and results itself"),
         (["method=lora"], "with method=lora: "),
         (["hydra/launcher=slrum"], "local, slurm, submitit_local"),
     ],

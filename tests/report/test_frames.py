@@ -113,7 +113,7 @@ def test_a_rendered_table_is_written_as_csv(project, capsys):
     assert main(["render", "--all", "--csv", "out.csv"]) == 2
     error = capsys.readouterr().err
     assert "--csv nowhere/out.csv" in error
-    assert "--csv goes with one table" in error
+    assert "--csv needs one table" in error
 
 
 def test_the_package_of_the_report_stays_light():

@@ -108,7 +108,7 @@ def test_the_profile_has_the_rows_and_columns_of_its_table_and_says_what_stands_
     ("section", "named"),
     [
         (None, "no section `nano`"),
-        ({"stands_for": {"model=llama": ["model=nano"]}}, "'model=llama', which no row or base says"),
+        ({"stands_for": {"model=llama": ["model=nano"]}}, "'model=llama', which no row or base has"),
         ({"columns": {"MMLUU": "a/b"}}, "'MMLUU'; columns: MMLU, MT-Bench"),
         ({"rows": {}}, "unknown key 'rows'"),
     ],

@@ -62,8 +62,8 @@ def test_a_label_with_a_comma_is_one_value(project, capsys):
     ("word", "text"),
     [
         ("methd=lora", "did you mean method=lora? the keys are: run_id, table,"),
-        ("colour=red", "'colour=red' is no filter; the keys are"),
-        ("lora", "'lora' is no filter"),
+        ("colour=red", "'colour=red' is not a filter; the keys are"),
+        ("lora", "'lora' is not a filter"),
         ("method=lroa", "no recorded run has method=lroa; did you mean 'lora'?"),
         ("model=llama", "there are: nano"),
     ],

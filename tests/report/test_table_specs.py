@@ -92,5 +92,5 @@ def test_what_stands_for_something_in_one_group_goes_before_what_does_everywhere
     assert [row.overrides[-1] for row in made.rows] == ["dataset=nano", "dataset=nano_b"]
     assert made.stands_for == (("dataset=lima", "dataset=nano"), ("B: dataset=lima", "dataset=nano_b"))
     nano["stands_for"]["B"]["dataset=alpaca_gpt4"] = []
-    with pytest.raises(UserError, match="'dataset=alpaca_gpt4', which no row or base says"):
+    with pytest.raises(UserError, match="'dataset=alpaca_gpt4', which no row or base has"):
         parse("t.nano", data, "conf/table/t.yaml")

@@ -1,7 +1,7 @@
 // Charts of a run as inline SVG. Colours are in the style sheet, so that they follow the theme.
 "use strict";
 
-/** Make an element; `svg:path` is SVG's. Text goes in as text, never as markup. */
+/** Make an element; `svg:path` is in SVG's namespace. Text is inserted as text, never as markup. */
 function make(name, attributes = {}, ...children) {
   const svg = name.startsWith("svg:");
   const element = svg
@@ -14,7 +14,7 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
-/** Replace what an element holds. */
+/** Replace the content of an element. */
 function fill(element, ...children) {
   element.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
 }
@@ -29,7 +29,7 @@ function ticks(low, high, count = 5) {
   return out;
 }
 
-/** Round numbers of which the first and the last lie outside low and high, or on them. */
+/** Round numbers that enclose low and high. */
 function covering(low, high) {
   const inside = ticks(low, high, 4);
   const step = inside.length > 1 ? inside[1] - inside[0] : high - low || 1;
@@ -37,7 +37,7 @@ function covering(low, high) {
   return [...first, ...inside, ...last].map((value) => Number(value.toPrecision(12)));
 }
 
-/** The mean of the points around each, over a fortieth of the curve. Points that are no number are left out. */
+/** Running mean over a fortieth of the curve. Points without a number are left out. */
 function smooth(points) {
   const reach = Math.floor(points.length / 80);
   return points.map((_, i) => {
@@ -59,7 +59,7 @@ function path(points, x, y) {
     .join("");
 }
 
-/** The points of a curve at their steps, in the middle of the steps that each one stands for. */
+/** The points of a curve, each in the middle of the steps that it averages. */
 function atSteps(curve) {
   return curve.points.map((value, i) => [i * curve.every + (curve.every - 1) / 2, value]);
 }
@@ -101,7 +101,7 @@ function stepAxis(svg, x, last, from, to, y) {
   svg.append(make("svg:text", { x: (from + to) / 2, y: y + 31, "text-anchor": "middle" }, "optimizer step"));
 }
 
-/** Say which loss is under the pointer. */
+/** Show the loss under the pointer. */
 function followPointer(svg, drawn, x, box) {
   const line = make("svg:line", { class: "cursor", y1: box.top, y2: box.bottom, visibility: "hidden" });
   const text = make("svg:text", { class: "readout", x: box.right, y: box.top + 8, "text-anchor": "end" });
@@ -120,7 +120,7 @@ function followPointer(svg, drawn, x, box) {
   });
 }
 
-/** What trained at which step: a line a layer, the head on top, the embedding at the bottom. */
+/** Trained layers by step: one line per layer, the head on top, the embedding at the bottom. */
 function planRaster(run) {
   const { rows, runs } = run.plan;
   const size = rows.length > 40 ? 8 : 13;
@@ -149,7 +149,7 @@ function planRaster(run) {
   return svg;
 }
 
-/** How much of a run a row was in the plan. */
+/** Share of a run during which a row was in the plan. */
 function share(runs, steps) {
   let sum = 0;
   for (let j = 0; j < runs.length; j += 3) sum += (runs[j + 1] * runs[j + 2]) / 100;
@@ -161,7 +161,7 @@ function bytes(value) {
   return value >= 2 ** 30 ? `${(value / 2 ** 30).toFixed(2)} GiB` : `${(value / 2 ** 20).toFixed(2)} MiB`;
 }
 
-/** One bar of what the memory held, and the parts with their sizes. Null where no part is known. */
+/** One bar of memory by component, and the components with their sizes. Null if none is known. */
 function memoryBar(memory) {
   const names = ["weights", "gradients", "optimizer", "activations"];
   const parts = names.map((name, i) => [name, memory[name], `part-${i + 1}`]).filter((part) => part[1]);
@@ -178,7 +178,7 @@ function memoryBar(memory) {
   return make("div", {}, svg, make("p", { class: "key-line" }, keys, make("span", {}, `sum ${bytes(total)}`)));
 }
 
-/** One bar a layer, up or down from zero. */
+/** One bar per layer, up or down from zero. */
 function layerBars(values) {
   const width = 720, height = 150, left = 76, right = 12, top = 8, bottom = 22;
   const scale = covering(Math.min(0, ...values), Math.max(0, ...values));
@@ -198,7 +198,7 @@ function layerBars(values) {
   return svg;
 }
 
-/** Scores of single modules, [layer, module, score]: a column a layer, a line a module, darker is larger. */
+/** Scores of single modules, [layer, module, score]: one column per layer, one line per module, darker is larger. */
 function moduleGrid(scores) {
   const modules = [...new Set(scores.map((one) => one[1]))].sort(), layers = 1 + Math.max(...scores.map((one) => one[0]));
   const values = scores.map((one) => one[2]), low = Math.min(...values), high = Math.max(...values);

@@ -1,4 +1,4 @@
-// Filters over all tables, pages by hash, and what paper needs. Without this file the page can be read as it is.
+// Filters over all tables, pages by hash, and printing. The page is readable without this file.
 "use strict";
 
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -6,13 +6,13 @@ const main = document.getElementById("main");
 const runPage = document.getElementById("run");
 const filters = document.getElementById("filters");
 
-/** Values chosen for a filter; none chosen means all. */
+/** Values chosen for a filter; an empty set means all. */
 function chosen(name) {
   const pressed = filters.querySelectorAll(`button[data-filter="${name}"][aria-pressed="true"]`);
   return new Set([...pressed].map((button) => button.dataset.value));
 }
 
-/** Does a row have one of the chosen values? A row that is published only has no method, and stays with its model. */
+/** Whether a row has one of the chosen values. Not called for a row without a value, which every filter keeps. */
 function passes(text, values) {
   return !values.size || text.split(" ").some((word) => values.has(word));
 }
@@ -41,7 +41,7 @@ function rowsOfGroup(head) {
   return rows;
 }
 
-/** Show the run of `#run/<id>`, else the tables, at the place that the hash names. */
+/** Show the run of `#run/<id>`, else the tables, scrolled to the anchor in the hash. */
 function route() {
   const hash = decodeURIComponent(location.hash.slice(1));
   const isRun = hash.startsWith("run/");
@@ -54,13 +54,13 @@ function route() {
   else reveal(document.getElementById(hash));
 }
 
-/** Go to a part of the page, and open what hides it. */
+/** Scroll to a part of the page, and open the folds around it. */
 function reveal(part) {
   for (let outer = part?.parentElement; outer; outer = outer.parentElement) if (outer.tagName === "DETAILS") outer.open = true;
   part?.scrollIntoView();
 }
 
-/** Put an opened card beside its number, inside the window. */
+/** Place an opened card beside its number, inside the window. */
 function placeCard(event) {
   if (event.newState !== "open") return;
   const card = event.target, button = document.querySelector(`[popovertarget="${card.id}"]`);

@@ -1,14 +1,14 @@
-// The page of a single run, from the data that the file carries.
+// The page of a single run, from the data embedded in the file.
 "use strict";
 
-/** Settings of a run: what most runs share, and where this one differs. */
+/** Settings of a run: the common ones, with the run's differences applied. */
 function settings(common, own) {
   const out = { ...common, ...own.set };
   for (const key of own.unset) delete out[key];
   return out;
 }
 
-/** A value for reading: lists joined, nothing as a dash. */
+/** A value for display: lists joined, a dash for an empty value. */
 function plain(value) {
   if (value === null || value === undefined || value === "") return "-";
   if (Array.isArray(value)) return value.map(plain).join(", ") || "none";
@@ -25,7 +25,7 @@ function facts(pairs, changed = new Set()) {
   ]));
 }
 
-/** Where a run is used: [table name, title, row, seeds of that row]; `via` is the run that needs it. */
+/** Uses of a run: {name, title, row, seeds of that row}; `via` is the run that requires it. */
 function uses(data, id, via = null) {
   const found = [];
   for (const [name, table] of Object.entries(data.tables)) {
@@ -108,7 +108,7 @@ function configPart(common, own) {
   return facts(all, new Set(Object.keys(own.set)));
 }
 
-/** What a method found: numbers by layer as a chart, the rest as it is. */
+/** Findings of a method: numbers by layer as a chart, the rest as text. */
 function findingsPart(data, run, config) {
   const found = Object.entries(run.findings);
   if (!found.length) return [];
@@ -128,7 +128,7 @@ function findingsPart(data, run, config) {
   ];
 }
 
-/** A chart that keeps its size on a narrow screen and scrolls there. */
+/** A chart that keeps its size and scrolls on a narrow screen. */
 function wide(chart) {
   return make("div", { class: "scroll" }, chart);
 }
@@ -150,14 +150,14 @@ function showRun(page, data, id) {
     make("h2", {}, "Used in"), usedBy(data, id),
     make("h2", {}, "Scores"), scoresTable(run),
     make("h2", {}, "Loss"), lossPart(data, id, run),
-    make("h2", {}, "What trained when"), planPart(run),
+    make("h2", {}, "Trained layers by step"), planPart(run),
     make("h2", {}, "Memory at the peak"), memoryPart(run),
     make("div", { class: "columns" },
       make("div", {}, make("h2", {}, "Costs"), costs(run)),
       make("div", {}, make("h2", {}, "Data"), run.data ? facts(Object.entries(run.data).map(([k, v]) => [k, plain(v)])) : make("p", { class: "note" }, "No training data."))),
     findingsPart(data, run, config),
     make("div", { class: "columns" },
-      make("div", {}, make("h2", {}, "Configuration"), make("p", { class: "key-line" }, "Bold: other than in most runs of this report."), configPart(data.config, run.config)),
+      make("div", {}, make("h2", {}, "Configuration"), make("p", { class: "key-line" }, "Bold: differs from most runs of this report."), configPart(data.config, run.config)),
       make("div", {}, make("h2", {}, "Manifest"), make("p", { class: "key-line" }, "Where and with what it ran."), configPart(data.manifest, run.manifest))),
   );
   return true;

@@ -1,4 +1,4 @@
-"""Matrices as figures. One figure for neighbours that share axes and scale (`sheets`), numbered in order."""
+"""Matrices as figures: one for neighbours that share axes and scale (`sheets`), numbered in order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def draw(matrices: Sequence[Matrix], *, draft: bool = False) -> dict[str, bytes]
     """Return the figures of a table's matrices by file ending: `1.png`, `1.pdf`, `2.png`, ...
 
     Raises:
-        ValueError: if a matrix asks for a drawing that there is not.
+        ValueError: if a matrix has an unknown `drawing`.
     """
     out: dict[str, bytes] = {}
     for index, sheet in enumerate(sheets(matrices), start=1):

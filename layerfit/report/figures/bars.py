@@ -1,4 +1,4 @@
-"""Bars: for every row one a column beside each other, or its columns stacked to a sum."""
+"""Bars: grouped by row, one per column, or the columns stacked to a sum."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _row_height(sheet: Sheet) -> float:
 
 
 def colors(count: int) -> list[Any]:
-    """Return colours that differ in lightness, dark to light: they are told apart in grey as well."""
+    """Return colours from dark to light: they differ in greyscale as well."""
     import matplotlib
 
     steps = [0.12 + 0.8 * i / max(1, count - 1) for i in range(count)]
@@ -61,7 +61,7 @@ def colors(count: int) -> list[Any]:
 
 
 def _stacks(axes: Axes, matrix: Matrix, with_published: bool) -> None:
-    """Draw every row's parts one after the other with their sum; what is published as outlines below."""
+    """Draw every row's parts stacked with their sum; published ones as outlines below."""
     paints = colors(len(matrix.columns))
     total = THICK + GAP + (THIN if with_published else 0)
     largest = max((sum(v or 0 for v in row) for row in (*matrix.values, *(matrix.published or ()))), default=1)
@@ -105,7 +105,7 @@ def _end(axes: Axes, x: float, y: float, text: str, color: str = style.INK) -> N
 
 
 def _groups(axes: Axes, matrix: Matrix, with_published: bool) -> None:
-    """Draw a bar for every row and column with its number; what is published as a hollow mark on it."""
+    """Draw a bar for every row and column with its number; the published one as a hollow mark on it."""
     paints, bars = colors(len(matrix.columns)), len(matrix.columns)
     total = _row_height((matrix,))
     thick = (THICK if bars == 1 else THIN) / total
@@ -127,7 +127,7 @@ def _groups(axes: Axes, matrix: Matrix, with_published: bool) -> None:
 
 
 def _dress(axes: Axes, matrix: Matrix, *, named: bool) -> None:
-    """Name the rows at the left panel, the values below."""
+    """Label the rows at the left panel, the values below."""
     axes.set_yticks(range(len(matrix.rows)), matrix.rows if named else [""] * len(matrix.rows), fontsize=style.NORMAL)
     axes.set_ylim(len(matrix.rows) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)

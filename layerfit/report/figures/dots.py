@@ -1,7 +1,7 @@
 """A table as a figure: a panel for every column, a line for every method, every seed a dot, the mean with its interval.
 
-What a method is compared with (the model as it was, guessing) is a vertical line, not a method. Groups stand apart,
-each with the line of its own model. Published numbers are hollow.
+References (the untrained model, guessing) are vertical lines. Groups are set apart, each with the line of its own
+model. Published numbers are hollow.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 BEST, OTHER, REFERENCE, GUESSING = style.COLORS[1], "#757575", style.COLORS[2], "#8C8C8C"
 DASHES, DOTS = (0, (4, 2)), (0, (1, 1.6))
-LINES = ((10, 0.29), (16, 0.2), (10_000, 0.16))  # up to so many lines, each is so many inches tall
+LINES = ((10, 0.29), (16, 0.2), (10_000, 0.16))  # (maximum number of lines, inches per line)
 MOST_ROWS = 60
-OWN_AXIS = 3  # rows from which on a group has an axis of its own
+OWN_AXIS = 3  # minimum number of rows for a group to have its own axis
 MOST_WIDE, LEAST_WIDE, VALUE = 2.3, 1.05, 0.42  # inches of a panel; of the number at its right
 BETWEEN, BELOW, GROUP_GAP = 0.72, 0.3, 0.5  # inches between panels, and of an axis' numbers; lines between groups
 NONE = "no record"
@@ -31,7 +31,7 @@ NONE = "no record"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where rows stand. lines: row -> y. heads: group -> y of its name. spans: group -> first and last y."""
+    """Positions of rows. lines: row -> y. heads: group -> y of its name. spans: group -> first and last y."""
 
     lines: tuple[tuple[RowData, float], ...]
     heads: dict[str, float]
@@ -46,9 +46,9 @@ class Layout:
 
 
 def columns(data: TableData) -> list[int]:
-    """Return the columns that have a panel: those with numbers of ours, or published ones that are drawn.
+    """Return the columns with a panel: those with our numbers, or published ones that are drawn.
 
-    None where the rows would fill pages and matrices show them.
+    Empty if the rows would fill pages and matrices show them.
     """
     if len(data.rows) > MOST_ROWS and data.matrices:
         return []
@@ -61,9 +61,9 @@ def _has_published(data: TableData, index: int) -> bool:
 
 
 def layout(data: TableData, *, one_line: bool) -> list[Layout]:
-    """Return which rows are drawn where: those that train or are published only; all, if there are none.
+    """Return the positions of the drawn rows: those that train or are published only; all, if there are none.
 
-    one_line: all panels stand side by side. Groups of several rows then have an axis each: they are not compared.
+    one_line: all panels are side by side. Groups of several rows then have an axis each: they are not compared.
     """
     with_published = any(_has_published(data, i) for i in range(len(data.columns)))
     rows = [row for row in data.rows if row.trains or (row.hole is not None and with_published)] or list(data.rows)
@@ -129,7 +129,7 @@ def draw(data: TableData) -> Figure:
 
 
 def _across(count: int, left: float) -> int:
-    """Return how many panels stand side by side: rows of equal length, each panel wide enough."""
+    """Return the number of panels side by side: rows of equal length, each panel wide enough."""
     most = max(1, int((style.PAGE - left) / (LEAST_WIDE + (0.35 if count <= 8 else 0))))
     down = -(-count // most)
     return -(-count // down)
@@ -176,7 +176,7 @@ def _panel(axes: Axes, data: TableData, index: int, placed: Layout, *, first: bo
 
 
 def _guessing(axes: Axes, chance: float) -> None:
-    """Draw what guessing gives, or say it at the edge where the line would leave the methods no room."""
+    """Draw the line of guessing, or write it at the edge if the line would leave the methods no room."""
     low, high = axes.get_xlim()
     if low - 0.5 * (high - low) <= chance <= high + 0.5 * (high - low) or not axes.has_data():
         axes.axvline(chance, color=GUESSING, linewidth=0.9, linestyle=DOTS, zorder=1)
@@ -190,7 +190,7 @@ def _guessing(axes: Axes, chance: float) -> None:
 
 
 def _method(axes: Axes, row: RowData, index: int, y: float, unit: str, *, with_published: bool) -> None:
-    """Draw one method: interval, seeds under the line, mean, what is published, its value at the panel's right edge."""
+    """Draw one method: interval, seeds under the line, mean, published number, value at the panel's right edge."""
     entry, scale = row.entries[index], UNITS[unit].factor
     theirs = entry.published if with_published else None
     if theirs is not None:
@@ -210,7 +210,7 @@ def _method(axes: Axes, row: RowData, index: int, y: float, unit: str, *, with_p
     color = BEST if entry.bold else OTHER
     if entry.interval is not None:
         low, high = (scale * bound for bound in entry.interval)
-        if unit == "percent":  # with two seeds an interval can be wider than the scale: what lies beyond says nothing
+        if unit == "percent":  # with two seeds an interval can exceed the scale: clip it
             low, high = max(low, 0.0), min(high, 100.0)
         axes.plot([low, high], [y, y], color=color, linewidth=1.4, solid_capstyle="butt", zorder=3)
     seeds = [scale * value for _, value in entry.values]
@@ -228,7 +228,7 @@ def _value(axes: Axes, y: float, text: str, color: str, *, bold: bool = False) -
 
 
 def _marks(data: TableData, parts: list[Layout], shown: list[int]) -> list[tuple[Any, str]]:
-    """Return what the marks of the figure mean."""
+    """Return the legend of the figure's marks."""
     from matplotlib.lines import Line2D
 
     entries: list[Entry] = [row.entries[i] for part in parts for row, _ in part.lines for i in shown]

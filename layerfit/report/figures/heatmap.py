@@ -19,7 +19,7 @@ BAR, BAR_ROOM = 0.09, 0.62  # inches: the colour bar, with its labels
 
 
 def draw(sheet: Sheet) -> Figure:
-    """Return one figure for maps that share rows' and columns' meaning and their colours."""
+    """Return one figure for maps that share their axes' meaning and their colours."""
     wide = len(sheet[0].columns) > WIDE
     return _stacked(sheet) if wide else _beside(sheet)
 
@@ -107,7 +107,7 @@ def _colors(sheet: Sheet) -> tuple[Any, Any]:
 
 
 def _map(axes: Axes, matrix: Matrix, norm: Any, colors: Any, width: float, height: float) -> None:
-    """Draw the cells, what is not known hatched, and as many labels as fit."""
+    """Draw the cells, unknown ones hatched, and as many labels as fit."""
     values = _values(matrix)
     axes.set_facecolor(style.MISSING)
     if np.isnan(values).any():
@@ -152,7 +152,7 @@ def _numbers(axes: Axes, matrix: Matrix, norm: Any, colors: Any) -> None:
 
 
 def _ink(color: tuple[float, ...]) -> str:
-    """Return black or white, whichever is read on a colour."""
+    """Return black or white, for contrast with a colour."""
     red, green, blue = (((c + 0.055) / 1.055) ** 2.4 if c > 0.04045 else c / 12.92 for c in color[:3])
     return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.18 else style.INK
 

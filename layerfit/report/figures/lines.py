@@ -1,4 +1,4 @@
-"""Lines: one a row over the columns, told apart by colour, marker and dash."""
+"""Lines: one per row over the columns, distinguished by colour, marker and dash."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def draw(sheet: Sheet) -> Figure:
 
 
 def look(index: int) -> dict[str, Any]:
-    """Return the colour, marker and dash of a line by its number; no two of 35 are alike."""
+    """Return the colour, marker and dash of a line by its number; the first 35 all differ."""
     return {
         "color": style.COLORS[index % len(style.COLORS)],
         "marker": style.MARKERS[index % len(style.MARKERS)],
@@ -56,8 +56,8 @@ def _panel(axes: Axes, matrix: Matrix) -> None:
     places = positions(matrix.columns)
     every = max(1, len(places) // 12)
     for index, row in enumerate(matrix.values):
-        # A line breaks where a number is missing. Markers of different lines stand at different places, so that lines
-        # which coincide are both seen; a number without neighbours has one in any case.
+        # A line breaks where a number is missing. Markers of different lines are at different columns, so that lines
+        # that coincide are both visible; a number without neighbours always has one.
         known = [math.nan if v is None or (matrix.log and v <= 0) else v for v in row]
         marked = [i for i in range(len(known)) if i % every == index % every or _alone(known, i)]
         axes.plot(places, known, **look(index), markevery=marked, zorder=3)
@@ -83,13 +83,13 @@ def _alone(values: list[float], index: int) -> bool:
 
 
 def _drop(columns: tuple[str, ...]) -> float:
-    """Return how many inches upright names of columns need; 0 where all names are short and few."""
+    """Return the inches that vertical column names need; 0 if all names are short and few."""
     names = [column for column in columns if not column.rstrip("%").isdigit()]
     return 0.0 if not names or len(columns) <= 6 else max(0.0, max(map(style.text_width, names)) - 0.1)
 
 
 def _labelled(columns: tuple[str, ...], places: list[float]) -> list[int]:
-    """Return which columns are named: every name, and of the numbers those that do not run into each other."""
+    """Return the indices of labelled columns: all names, but only those numbers that do not overlap."""
     numbers = [i for i, column in enumerate(columns) if column.rstrip("%").isdigit()]
     if len(numbers) < len(columns):
         step = next(s for s in (1, 2, 4, 5, 8, 10, 20, 50, 1000) if len(numbers) <= 17 * s)
@@ -105,7 +105,7 @@ def _split(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]
 
 
 def positions(columns: tuple[str, ...]) -> list[float]:
-    """Return where columns stand: at their number (`25%`, `8`) where all are different numbers, else one by one."""
+    """Return the positions of columns: their numbers (`25%`, `8`) if these increase, else 0, 1, 2, ..."""
     try:
         places = [float(column.rstrip("%")) for column in columns]
     except ValueError:
@@ -115,7 +115,7 @@ def positions(columns: tuple[str, ...]) -> list[float]:
 
 
 def _apart(places: list[float], longest: int) -> list[int]:
-    """Return which of unevenly placed columns can be labelled without running into each other."""
+    """Return the indices of unevenly spaced columns whose labels do not overlap."""
     least, shown = (places[-1] - places[0]) * longest / 46, [len(places) - 1]
     for index in range(len(places) - 2, -1, -1):
         if places[shown[-1]] - places[index] >= least:

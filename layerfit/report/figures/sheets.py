@@ -1,4 +1,4 @@
-"""Which matrices of a table are drawn in one figure: neighbours that share their axes and their scale."""
+"""Group the matrices of a table into figures: neighbours that share their axes and their scale."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sheets(matrices: Sequence[Matrix]) -> list[Sheet]:
 
 
 def has_numbers(matrix: Matrix) -> bool:
-    """Return whether anything is known, of ours or published."""
+    """Return whether a matrix has any number, ours or published."""
     rows = (*matrix.values, *(matrix.published or ()))
     return any(value is not None for row in rows for value in row)
 
@@ -33,11 +33,11 @@ def _together(first: Matrix, other: Matrix) -> bool:
 
     def key(m: Matrix) -> tuple[object, ...]:
         axes = (m.drawing, m.row_name, m.column_name, m.value_name, m.log, m.decimals)
-        # One legend serves panels of one set of rows; a heat map names its rows beside each panel.
+        # Panels with the same rows share a legend; a heat map labels its rows beside each panel.
         return (*axes, len(m.columns) > WIDE, *((m.columns,) if m.drawing == "heatmap" else (m.rows,)))
 
     return key(first) == key(other)
 
 
 WIDE = 13
-"""More columns than this and a heat map takes the page's whole width."""
+"""A heat map with more columns than this takes the page's whole width."""

@@ -1,4 +1,4 @@
-"""How every figure looks, and how one becomes bytes: the same each time, fonts embedded, no date.
+"""Style of all figures, and their reproducible export: fonts embedded, no date.
 
 A page's text is 6.9 inches wide, a column 3.4: nothing is wider than the page, no letter smaller than 6.5 points.
 """
@@ -19,14 +19,14 @@ DPI = 200  # of a PNG
 SMALL, NORMAL, LARGE = 6.5, 7.5, 9.0  # points
 INK, SOFT, GRID = "#222222", "#5A5A5A", "#E6E6E6"
 MISSING = "#F2F2F2"
-# Okabe & Ito's palette, which colour-blind readers can tell apart; black first, yellow (too pale for a line) left out.
+# Okabe & Ito's palette, safe for colour-blind readers; black first, yellow (too pale for a line) left out.
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 SEQUENTIAL, DIVERGING = "cividis", "RdBu_r"
-"""Even in lightness, and safe for the colour-blind; the second for signed numbers, white at zero."""
+"""Even in lightness and safe for colour-blind readers; the second for signed numbers, white at zero."""
 STYLE: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs everywhere
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same glyphs everywhere
     "font.size": NORMAL,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -59,7 +59,7 @@ STYLE: Any = {
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of this many inches, tied to no window."""
+    """Return an empty figure of this size in inches, without a window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -84,8 +84,8 @@ def legend(figure: Figure, handles: list[Any], across: int, *, handlelength: flo
 
 
 def styled(make: Callable[[], Figure]) -> dict[str, bytes]:
-    """Return what `make` draws, by file ending: `png` at 200 dpi and of 256 colours, `pdf` with embedded fonts."""
-    # matplotlib writes the date into a PDF unless this says otherwise.
+    """Return the figure of `make` by file ending: `png` at 200 dpi with 256 colours, `pdf` with embedded fonts."""
+    # Otherwise matplotlib writes the date into a PDF.
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
     import matplotlib
 
@@ -97,8 +97,10 @@ def styled(make: Callable[[], Figure]) -> dict[str, bytes]:
 
 
 def _png(figure: Figure) -> bytes:
-    """Return a figure as PNG of 256 colours, a third of the bytes. The palette covers the range of colours, so that
-    rare ones are kept: no pixel of the committed figures is off by more than 8 of 255, nor is a colour bar in bands.
+    """Return a figure as PNG of 256 colours, a third of the bytes.
+
+    The palette covers the range of colours, so that rare ones are kept: no pixel of the committed figures is off by
+    more than 8 of 255, and colour bars show no bands.
     """
     from PIL import Image
 
@@ -111,7 +113,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def text_width(text: str, size: float = SMALL) -> float:
-    """Return about how many inches wide a text is."""
+    """Return the approximate width of a text in inches."""
     return 0.0085 * size * max((len(line) for line in text.splitlines()), default=0)
 
 

@@ -1,4 +1,4 @@
-"""What a table shows beside its columns: numbers computed from the findings of its runs, one file a kind."""
+"""Views of a table: matrices computed from the findings of its runs, one file per kind."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ VIEWS: dict[str, View] = {
     "speed": speed.relative_speed,
     "subset": subset.scores_by_count,
 }
-"""Kind, as a table's `views` names it -> what computes it. Pure: no files, no torch."""
+"""Kind, as in a table's `views` -> its function. Pure: no files, no torch."""
 
 
 def compute(spec: TableSpec, cells: list[Cell], store: Store) -> list[Matrix]:
     """Return the matrices of all views of a table, in order.
 
     Raises:
-        UserError: if a view's kind is not known.
+        UserError: if a view's kind is unknown.
     """
     out: list[Matrix] = []
     for options in spec.views:

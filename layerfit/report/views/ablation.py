@@ -1,4 +1,4 @@
-"""Where a choice of layers stands among random ones of the same size: its percentile in every column."""
+"""Percentile of a choice of layers among random choices of the same size, in every column."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from layerfit.report.views.scores import Scores, columns, merged
 
 
 def percentiles(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
-    """Return a matrix a group: subjects x columns, the percentile among random draws.
+    """Return a matrix per group: subjects x columns, the percentile among random draws.
 
-    options: `draws`: how the labels of the rows that are draws begin (`LoRA w/ RL`); one row alone is a draw a seed.
-    `subjects`: labels of the rows that are placed among them.
+    options: `draws`: label prefix of the rows that are draws (`LoRA w/ RL`); of a single row each seed is a draw.
+    `subjects`: labels of the rows to rank among them.
 
     Raises:
-        UserError: if an option is missing or names no row.
+        UserError: if an option is missing or matches no row.
     """
     chosen = common.option(spec, options, {"draws": None, "subjects": None})
     if not chosen["draws"] or not isinstance(chosen["subjects"], list):
@@ -40,14 +40,14 @@ def percentiles(spec: TableSpec, cells: list[Cell], store: Store, options: dict[
 
 
 def _drawn(draws: list[Row], scores: Scores) -> list[float]:
-    """Return a score a draw: a row's mean over seeds, or the seeds of the only row."""
+    """Return one score per draw: a row's mean over seeds, or the seeds of the only row."""
     if len(draws) == 1:
         return list(scores.by_row[draws[0].label].values())
     return [value for row in draws if (value := scores.mean(row)) is not None]
 
 
 def percentile(value: float, among: list[float], *, higher_is_better: bool) -> float | None:
-    """Return the share of draws that a value is better than, in percent, ties counted half; None without draws."""
+    """Return the percentage of draws that a value is better than, ties counted half; None without draws."""
     if not among:
         return None
     better = sum(value > x if higher_is_better else value < x for x in among) + 0.5 * sum(value == x for x in among)

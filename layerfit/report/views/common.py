@@ -1,4 +1,4 @@
-"""What views share: the runs of a row, what they found, what is missing and why, and the parts of a matrix."""
+"""Shared parts of views: the runs of a row, their findings, missing ones with reasons, the parts of a matrix."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Values = tuple[tuple[float | None, ...], ...]
 
 
 def option(spec: TableSpec, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a view's options with defaults for those that are not given.
+    """Return a view's options, with defaults for missing ones.
 
     Raises:
-        UserError: naming one that the view does not have.
+        UserError: naming an unknown option.
     """
     if unknown := [key for key in options if key not in allowed and key != "kind"]:
         names = ", ".join(allowed) or "none"
@@ -51,9 +51,9 @@ def of_row(cells: Sequence[Cell], row: Row) -> list[Cell]:
 
 @dataclass(frozen=True)
 class Found(Generic[T]):
-    """What runs hold, by row label and seed, and what is not known of the others.
+    """Values read from runs, by row label and seed, and notes on the missing ones.
 
-    about: labels of the rows that have it, or might once they have run.
+    about: labels of the rows that have a value, or may have one once they have run.
     """
 
     by_row: dict[str, dict[int | None, T]]
@@ -61,11 +61,11 @@ class Found(Generic[T]):
     about: tuple[str, ...] = ()
 
     def rows(self, rows: Iterable[Row]) -> list[Row]:
-        """Return the rows of which anything is known."""
+        """Return the rows with at least one value."""
         return [row for row in rows if self.by_row.get(row.label)]
 
     def first(self, row: Row) -> tuple[int | None, T] | None:
-        """Return the lowest seed of a row with what it holds, None if nothing is known."""
+        """Return the lowest seed of a row with its value, None if the row has none."""
         found = self.by_row.get(row.label, {})
         return min(found.items(), key=lambda item: -1 if item[0] is None else item[0]) if found else None
 
@@ -79,10 +79,10 @@ def collect(
     *,
     every: bool = False,
 ) -> Found[T]:
-    """Ask every run of the rows, and the runs that it requires, for something.
+    """Read a value from every run of the rows, or from a run that it requires.
 
-    what: what it is called where a run has none. every: every row that trains should have it; else a row without it is
-    one that the view is not about, and is only named where its runs are missing.
+    what: name of the value, for notes. every: whether every row that trains should have it; otherwise rows without it
+    are outside the view, and are only named where their runs are missing.
     """
     found: dict[str, dict[int | None, T]] = {}
     holes: dict[str, str] = {}
@@ -106,7 +106,7 @@ def collect(
 
 
 def _ask(cell: Cell, store: Store, of: Callable[[Record], T | None], what: str) -> tuple[T | None, str]:
-    """Return what a run holds, or one that it requires; else None and why."""
+    """Return a run's value, or that of a run it requires; else None and the reason."""
     reason = hole(store, cell.run_id)
     for name in (cell.run_id, *(run_id(run) for run in reversed(required(cell.run)))):
         if hole(store, name) is None and (value := of(store.records[name])) is not None:
@@ -115,17 +115,17 @@ def _ask(cell: Cell, store: Store, of: Callable[[Record], T | None], what: str) 
 
 
 def not_known(holes: Mapping[str, str]) -> tuple[str, ...]:
-    """Return one line a reason: `Not known (no record): LoRA, seed 1; LoRA, seed 2.`, as many as there are reasons."""
+    """Return one line per reason: `Not known (no record): LoRA, seed 1; LoRA, seed 2.`."""
     return tuple(f"Not known ({reason}): {listed(names)}." for reason, names in by_value(holes).items())
 
 
 def finding(name: str) -> Callable[[Record], Any]:
-    """Return a function that reads one finding of a record, None if it has none."""
+    """Return a function that reads one finding of a record, None if it is missing."""
     return lambda record: record.result.findings.get(name) or None
 
 
 def average(lists: Iterable[Sequence[float | None]]) -> list[float | None]:
-    """Return the mean of lists of one length, place by place; None where any of them is not known."""
+    """Return the elementwise mean of lists of one length; None where any element is not known."""
     out: list[float | None] = []
     for values in zip(*lists, strict=True):
         known = [value for value in values if value is not None]
@@ -134,18 +134,18 @@ def average(lists: Iterable[Sequence[float | None]]) -> list[float | None]:
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Return the mean of what is known, None if nothing is."""
+    """Return the mean of the known values, None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
 def table(rows: Iterable[Iterable[float | None]]) -> Values:
-    """Return the values of a matrix."""
+    """Return the values of a matrix as tuples."""
     return tuple(tuple(row) for row in rows)
 
 
 def nothing(title: str, rows: Sequence[Row], drawing: str, notes: Sequence[str]) -> Matrix:
-    """Return a matrix that says that nothing is known yet, and why. It is printed, with dashes, and not drawn."""
+    """Return a matrix without numbers, whose notes give the reasons. It is printed with dashes and not drawn."""
     labels = tuple(row.label for row in rows) or ("-",)
     values: Values = ((None,),) * len(labels)
     return Matrix(title, "run", "what", "number", labels, ("not known yet",), values, drawing, notes=tuple(notes))
@@ -155,17 +155,17 @@ def layer_and_module(unit: str) -> tuple[int, str]:
     """Return layer and module of a unit: `layers.3.self_attn.q_proj` -> (3, `self_attn.q_proj`), `layers.3` -> (3, '').
 
     Raises:
-        ValueError: if it is no unit of a block.
+        ValueError: if it is not a unit of a block.
     """
     head, _, rest = unit.partition(".")
     number, _, module = rest.partition(".")
     if head != "layers" or not number.isdigit():
-        raise ValueError(f"{unit!r} is no unit of a block")
+        raise ValueError(f"{unit!r} is not a unit of a block")
     return int(number), module
 
 
 def kinds(units: Iterable[str], order: Sequence[str]) -> list[str]:
-    """Return the modules that units are of, in the model's order; '' (whole blocks) first."""
+    """Return the distinct modules of some units, in the model's order; '' (whole blocks) first."""
     found = {layer_and_module(unit)[1] for unit in units}
     return sorted(found, key=lambda kind: (order.index(kind) if kind in order else -1 if not kind else 99, kind))
 

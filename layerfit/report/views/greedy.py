@@ -1,4 +1,4 @@
-"""Trained adapters removed one layer after the other, the one that costs least first: loss and order."""
+"""Greedy removal of trained adapters, layer by layer, the least costly first: loss and order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RemovalFinding = dict[str, Any]
 
 
 def removals(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
-    """Return the loss against the number removed, mean over seeds, and as which each unit was removed."""
+    """Return the loss by number of removed units, and each unit's rank of removal; means over seeds."""
     common.option(spec, options, {})
     rows = [row for group in common.groups(spec).values() for row in group]
     found = common.collect(rows, cells, store, common.finding("removal"), "greedy removal")

@@ -1,4 +1,4 @@
-"""Importance that is learned while training: layers x steps, and whether it ever left uniform drawing."""
+"""Importance learned in training: layers x steps, and how far sampling departs from uniform."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from layerfit.report.views import common
 from layerfit.report.views.common import Found
 
 PRINTED = 20
-"""Columns that a printed matrix has at most."""
+"""Maximum number of columns of a printed matrix."""
 
 
 def learned(record: Record) -> dict[str, Any] | None:
-    """Return a run's findings if it learned the importance of layers."""
+    """Return a run's findings if it learned the importance of layers, else None."""
     return record.result.findings if record.result.findings.get("importance") else None
 
 
 def learned_scores(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
-    """Return the raster of every row that learned importance (one seed), then the final importance of all of them."""
+    """Return the raster of every row that learned importance (one seed), then the final importance of all such rows."""
     common.option(spec, options, {})
     rows = [row for group in common.groups(spec).values() for row in group]
     found = common.collect(rows, cells, store, learned, "importance learned by layer")
@@ -60,7 +60,7 @@ def _raster(row: Row, found: Found[dict[str, Any]]) -> Matrix | None:
 
 
 def _uniform(row: Row, found: Found[dict[str, Any]]) -> str:
-    """Say how far drawing was from uniform, seed by seed."""
+    """Return a note on how far sampling was from uniform, seed by seed."""
     parts = []
     for seed, findings in found.by_row[row.label].items():
         name = "" if seed is None else f"seed {seed}: "

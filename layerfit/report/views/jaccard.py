@@ -1,8 +1,8 @@
-"""How much the most important units of data sets have in common, and what chance alone gives.
+"""Overlap of the most important units of data sets, against chance.
 
-A row is a data set (or whatever a ranking was made from), a group is a model. Two sets of three quarters of the units
-overlap by 0.60 (Jaccard) when drawn blindly, so a number says nothing without its chance level; and a ranking that
-tells module types apart but not layers overlaps by more, so there is a second level, with types kept.
+A row is a data set (or another basis of a ranking), a group is a model. Two random sets of three quarters of the units
+overlap by 0.60 (Jaccard), so a number means nothing without its chance level; a ranking that separates module types but
+not layers overlaps by more, hence a second level of chance with types kept.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ REST = ("frozen", "frozen, chance", "Spearman")
 
 
 def ranking(record: Record) -> UnitScores | None:
-    """Return the scores by unit of a run that ranked."""
+    """Return the scores by unit of a run that ranked, else None."""
     return (record.result.findings.get("ranking") or {}).get("scores") or None
 
 
 def overlaps(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
-    """Return three matrices a model: data x data; every pair beside its chance levels and ceiling; the sets left out.
+    """Return three matrices per model: data x data; every pair with its chance levels and ceiling; the sets left out.
 
     options: `fraction` of units kept (0.75); `published`: group -> row -> row -> the paper's Jaccard.
 
@@ -54,12 +54,12 @@ def overlaps(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str
         out.append(_square(group, rows, found, chosen["fraction"], published))
         if len(rows) > 1:
             beside += _pairs(group, rows, found, chosen["fraction"], published)
-    # The same matrices of different models side by side: they are drawn together.
+    # The same matrices of different models become neighbours: they are drawn together.
     return out + beside[::2] + beside[1::2]
 
 
 def _of_pairs(found: Found[UnitScores], a: Row, b: Row) -> list[tuple[UnitScores, UnitScores]]:
-    """Return the pairs of rankings that are compared: of different seeds, unless there is one seed only."""
+    """Return the pairs of rankings to compare: of different seeds, unless there is one seed only."""
     first, second = found.by_row.get(a.label, {}), found.by_row.get(b.label, {})
     if a is b:
         return list(combinations(first.values(), 2))
@@ -105,7 +105,7 @@ def _chance(a: UnitScores, b: UnitScores, fraction: float, *, typed: bool) -> Ch
 
 
 def _pair(found: Found[UnitScores], a: Row, b: Row, fraction: float) -> tuple[list[float | None], float | None]:
-    """Return one line of the comparison with chance, and how many draws with types kept overlap as much: p."""
+    """Return one line of the comparison with chance, and p: the share of draws with types kept that overlap as much."""
     pairs = _of_pairs(found, a, b)
     rest = [(frozenset(x) - kept(x, fraction), frozenset(y) - kept(y, fraction)) for x, y in pairs]
     levels = [(_chance(x, y, fraction, typed=False), _chance(x, y, fraction, typed=True)) for x, y in pairs]
@@ -126,7 +126,7 @@ def _pair(found: Found[UnitScores], a: Row, b: Row, fraction: float) -> tuple[li
 def _pairs(
     group: str, rows: list[Row], found: Found[UnitScores], fraction: float, published: Mapping[tuple[str, str], float]
 ) -> list[Matrix]:
-    """Return the pairs beside chance and ceiling, and what the sets left out and all scores have in common."""
+    """Return the pairs with chance and ceiling, and the agreement of the sets left out and of all scores."""
     pairs = list(combinations(rows, 2))
     lines = [_pair(found, a, b, fraction) for a, b in pairs]
     names = tuple(f"{a.short}, {b.short}" for a, b in pairs)
@@ -170,7 +170,7 @@ def _pairs(
 def _published(
     spec: TableSpec, group: str, rows: list[Row], given: Mapping[str, Mapping[str, Mapping[str, float]]]
 ) -> dict[tuple[str, str], float]:
-    """Return the paper's numbers by pair of rows: as the view's option says, else from columns named like the rows."""
+    """Return the paper's numbers by pair of rows: from the view's option, else from columns named like the rows."""
     out = {(a, b): float(v) for a, line in given.get(group, {}).items() for b, v in line.items() if v is not None}
     if given:
         return out

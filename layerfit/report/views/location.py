@@ -1,4 +1,4 @@
-"""What training one unit alone gives: the exhaustive search over locations, layers x module types for every score."""
+"""Gain from training one unit alone: exhaustive search over locations, layers x module types for every score."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from layerfit.report.views import common
 from layerfit.report.views.scores import Scores, columns
 
 FEW = 2
-"""Up to this many modules are drawn as lines over the layers, more as a map."""
+"""Up to this many modules are drawn as lines over the layers, more as a heat map."""
 
 
 def gains_by_unit(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
-    """Return a matrix a group and column: the score above that of the model as it was, mean over seeds.
+    """Return a matrix per group and column: the gain in score over the untrained model, mean over seeds.
 
-    A row's unit is the only one of its run's `method.units`; other rows are left out.
+    Only rows whose run has a single unit in `method.units` are used.
     """
     common.option(spec, options, {})
     out: list[Matrix] = []

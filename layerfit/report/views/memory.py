@@ -1,4 +1,4 @@
-"""Memory at its peak by component, and the peak of every method on every model."""
+"""Peak memory by component, and the peak of every method on every model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from layerfit.report.views.common import Found
 
 GIB = 2**30
 SIZES = {"gib": 1, "gb": 1, "mib": 2}
-"""Units, with the decimals that the parts of a small run need."""
+"""Unit -> decimals, as many as the components of a small run need."""
 Parts = dict[str, int | None]
 
 
@@ -58,7 +58,7 @@ def memory_by_part(spec: TableSpec, cells: list[Cell], store: Store, options: di
 
 
 def _trained(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
-    """Return the rows that train: the model as it was has no memory of training."""
+    """Return the rows that train: the untrained model has no training memory."""
     return [row for row in rows if (runs := common.of_row(cells, row)) and runs[0].run.method.trains]
 
 

@@ -1,4 +1,4 @@
-"""The ranking after shares of the training: module types x layers each time, and how much the times agree."""
+"""Rankings at milestones of training: module types x layers at each, and the agreement between them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from layerfit.report.spec import Row, TableSpec
 from layerfit.report.views import common
 
 RankingsByMilestone = dict[str, dict[str, Any]]
-"""`25%` -> a ranking: its `scores` by unit, and what is known of their reliability."""
+"""`25%` -> a ranking: its `scores` by unit, and measures of their reliability."""
 
 
 def rankings(record: Record) -> RankingsByMilestone | None:
-    """Return the rankings of a run in order of time, the last at its end; None if it has none on the way."""
+    """Return the rankings of a run in order of time, the last at its end; None if it has no earlier ones."""
     found = record.result.findings.get("milestones") or {}
     out = {f"{100 * float(at):g}%": found[at] for at in sorted(found, key=float) if found[at].get("scores")}
     last = record.result.findings.get("ranking") or {}
@@ -28,9 +28,9 @@ def rankings(record: Record) -> RankingsByMilestone | None:
 
 
 def rankings_over_time(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
-    """Return, for every row that ranked on the way, its maps (one seed), how times agree, and how reliable each is.
+    """Return, for every row with milestones, its maps (one seed), their agreement, and the reliability of each.
 
-    options: `fraction` of units in the sets that are compared (0.75).
+    options: `fraction` of units in the compared sets (0.75).
     """
     fraction = common.option(spec, options, {"fraction": 0.75})["fraction"]
     rows = [row for group in common.groups(spec).values() for row in group]
@@ -46,7 +46,7 @@ def rankings_over_time(spec: TableSpec, cells: list[Cell], store: Store, options
 
 
 def quantiles(scores: dict[str, float]) -> dict[str, float]:
-    """Return where every unit stands: (rank - 1/2) / n, near 1 for the most important."""
+    """Return the quantile of every unit: (rank - 1/2) / n, near 1 for the most important."""
     return {unit: (rank - 0.5) / len(scores) for unit, rank in ranks(scores).items()}
 
 
@@ -91,7 +91,7 @@ def _sets(row: Row, seeds: dict[int | None, RankingsByMilestone], fraction: floa
 
 
 def _reliability(row: Row, seeds: dict[int | None, RankingsByMilestone]) -> Matrix:
-    """Return how far each ranking can be trusted: a ranking of noise has all three near 0."""
+    """Return the reliability of each ranking: for pure noise all three measures are near 0."""
     times = tuple(next(iter(seeds.values())))
 
     def mean_of(key: str) -> list[float | None]:

@@ -1,8 +1,8 @@
-"""Norms by layer: of weights and adapters over the training and before it, and of what the training changed.
+"""Norms by layer: of weights and adapters during training and before it, and of the update.
 
-The mean weight norm of LISA's motivating figure compares weights with adapters. An adapter starts with a norm that its
-initialisation sets (PEFT: sqrt(r / 3) for each linear module, N(0, 1) for the embedding's), so both curves are shown
-with the one before the first step.
+LISA's motivating figure compares mean norms of weights and of adapters. An adapter's norm starts at a value set by its
+initialisation (PEFT: sqrt(r / 3) for each linear module, N(0, 1) for the embedding's), so both curves are shown with
+the one before the first step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HOW = "training.norms=true records norms."
 
 
 def weight_norms(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
-    """Return two matrices a group, mean over seeds: the norms over the training, and the norms of the update."""
+    """Return two matrices per group, mean over seeds: the norms during training, and the norms of the update."""
     common.option(spec, options, {})
     out: list[Matrix] = []
     for group, rows in common.groups(spec).items():
@@ -37,7 +37,7 @@ def weight_norms(spec: TableSpec, cells: list[Cell], store: Store, options: dict
 
 
 def _mean(found: Found[NormFindings], row: Row, key: str) -> list[float | None] | None:
-    """Return a row's norms by unit, mean over seeds; None where the runs have none."""
+    """Return a row's norms by unit, mean over seeds; None if its runs have none."""
     runs = [norms[key] for norms in found.by_row[row.label].values() if norms.get(key) is not None]
     return common.average(runs) if runs else None
 
@@ -69,7 +69,7 @@ def _updates(group: str, rows: list[Row], found: Found[NormFindings], units: lis
     lines: list[NormLine] = []
     for row in rows:
         update, adapters = _mean(found, row, "update"), _mean(found, row, "adapter_update")
-        # Adapters change the model beside its weights: where these stand still, the adapters' own change is shown.
+        # Adapters change the model without changing its weights: where weights are frozen, show the adapters' update.
         still = update is None or not any(update)
         if adapters is not None and still:
             lines.append((f"{row.short}, adapters", adapters))

@@ -1,4 +1,4 @@
-"""The columns of a table as views use them: every row's numbers in the unit that they are printed in."""
+"""The columns of a table for views: every row's numbers in the printed unit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Scores:
 
     @property
     def decimals(self) -> int:
-        """Return the decimals of a column in a matrix: losses, which differ little, have one more than in the table."""
+        """Return the decimals of a column in a matrix: one more than in the table for losses, which differ little."""
         return 3 if self.column.unit == "plain" else UNITS[self.column.unit].decimals
 
     @property
@@ -43,7 +43,7 @@ class Scores:
 
 
 def columns(spec: TableSpec, cells: Sequence[Cell], store: Store, rows: Sequence[Row]) -> list[Scores]:
-    """Return every column of a table that is no hole, with the numbers of these rows."""
+    """Return the columns of a table that have numbers, with those of these rows."""
     return [_column(column, cells, store, rows) for column in spec.columns if column.hole is None]
 
 

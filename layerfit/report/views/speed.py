@@ -1,4 +1,4 @@
-"""Seconds of a step: forward, backward and update, and how many times faster than a row that is named."""
+"""Seconds of a step: forward, backward and update, and the speed-up over a reference row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Seconds = list[float | None]
 
 
 def phases(record: Record) -> Seconds | None:
-    """Return the seconds of forward, backward and update (medians over steps); None where none is measured."""
+    """Return the seconds of forward, backward and update (medians over steps); None if none was measured."""
     found = [VALUES[f"measured/{phase}_seconds"](record) for phase in PHASES]
     return found if any(value is not None for value in found) else None
 
@@ -32,10 +32,10 @@ def tokens_per_step(record: Record) -> float | None:
 
 
 def relative_speed(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
-    """Return stacked bars for every group, and methods x groups: times as fast as the row that is `against`.
+    """Return stacked bars for every group, and methods x groups: the speed-up over the row `against`.
 
-    options: `against`: label (inside its group) of the row that others are compared with; `published`: row label ->
-    [forward, backward, update] of the paper in milliseconds, null for what it does not say.
+    options: `against`: label (inside its group) of the reference row; `published`: row label -> [forward, backward,
+    update] of the paper in milliseconds, null for a missing one.
 
     Raises:
         UserError: if an option is wrong.
@@ -93,7 +93,7 @@ def _stack(
 
 
 def _ratios(groups: Mapping[str, list[Row]], cells: Sequence[Cell], found: Found[Seconds], against: str) -> Matrix:
-    """Compare whole steps; a row with an unknown part has no ratio."""
+    """Compare whole steps; a row with an unknown phase has no ratio."""
     labels = {(row.short, group): row.label for group, rows in groups.items() for row in _trained(rows, cells)}
     shorts = tuple(dict.fromkeys(short for short, _ in labels))
 

@@ -1,7 +1,7 @@
-"""Score against the number of layers that train, one line a way of choosing them.
+"""Score by number of trained layers, one line per way of choosing them.
 
-A row's label says both: `Most important 4`, `Least important 25%`, `Random 4, draw 2` (draws are averaged). Rows
-without a number are references, the same for every number.
+Both are parsed from a row's label: `Most important 4`, `Least important 25%`, `Random 4, draw 2` (draws are averaged).
+Rows without a number are references, the same for every number.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Arms = dict[str, dict[str, list[Row]]]
 
 
 def scores_by_count(spec: TableSpec, cells: list[Cell], store: Store, options: dict[str, Any]) -> list[Matrix]:
-    """Return a matrix a group and column: ways of choosing x number of layers.
+    """Return a matrix per group and column: ways of choosing x number of layers.
 
-    options: `pattern`, a regular expression with groups `arm` and `k`, for labels written in another way.
+    options: `pattern`, a regular expression with groups `arm` and `k`, for labels of another form.
 
     Raises:
-        UserError: if the pattern is none, or no row's label has a number.
+        UserError: if the pattern is invalid, or no row's label has a number.
     """
     pattern = common.option(spec, options, {"pattern": PATTERN})["pattern"]
     try:
@@ -64,9 +64,9 @@ def _matrix(group: str, arms: Arms, references: list[Row], scores: Scores, notes
     ]
     lines += [[scores.mean(row)] * len(numbers) for row in references]
     several = [arm for arm, by_number in arms.items() if any(len(rows) > 1 for rows in by_number.values())]
-    said = [f"{', '.join(several)}: mean over draws."] if several else []
+    own = [f"{', '.join(several)}: mean over draws."] if several else []
     if references:
-        said.append(f"{', '.join(row.short for row in references)}: the same for every number of layers.")
+        own.append(f"{', '.join(row.short for row in references)}: the same for every number of layers.")
     return Matrix(
         title=common.named(group, scores.column.label),
         row_name="layers chosen",
@@ -77,5 +77,5 @@ def _matrix(group: str, arms: Arms, references: list[Row], scores: Scores, notes
         values=common.table(lines),
         drawing="lines",
         decimals=scores.decimals,
-        notes=(*said, *scores.direction, *notes),
+        notes=(*own, *scores.direction, *notes),
     )

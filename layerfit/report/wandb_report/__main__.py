@@ -1,4 +1,4 @@
-"""`python -m layerfit.report.wandb_report T|all`: the dashboard of a table, to W&B or to disk. Status 2: a mistake."""
+"""`python -m layerfit.report.wandb_report T|all`: the dashboard of a table, to W&B or to disk. Status 2: user error."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def parser() -> argparse.ArgumentParser:
         description="A W&B dashboard of a table from its records: runs, tables, a report of panels.",
     )
     out.add_argument("table", metavar="T", help=f"a file of conf/table, without .yaml; or {ALL}")
-    out.add_argument("--offline", action="store_true", help=f"write what would be sent to {OUT}, also with a key")
+    out.add_argument("--offline", action="store_true", help=f"write the dashboard to {OUT} instead, even with a key")
     out.add_argument("--project", default="layerfit", help="W&B project (default: layerfit)")
-    out.add_argument("--entity", help="W&B entity (default: the key's own)")
+    out.add_argument("--entity", help="W&B entity (default: the key's)")
     return out
 
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
             for name in spec.known() if options.table == ALL else [options.table]:
                 loaded = build.load(name)
                 if not loaded.store.records:
-                    print(f"{name}: no record yet, nothing to show")
+                    print(f"{name}: no records yet, nothing to show")
                     continue
                 made = dashboard(loaded)
                 if why is None:

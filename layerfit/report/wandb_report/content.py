@@ -1,6 +1,6 @@
-"""What a dashboard holds, as plain data: runs with their curves, tables, and a report of panels. Nothing is sent here.
+"""Content of a dashboard as plain data: runs with their curves, tables, a report of panels. Nothing is sent here.
 
-A run here is a copy of a record, beside whatever a live tracker may have logged under the run's own id. Keys are those
+A run here is a copy of a record, apart from any run that a live tracker logged under the run's own id. Keys are those
 of `layerfit.run.track`: `train/loss`, `eval/<task>/<metric>`; `column/<label>` is a run's number in the table.
 """
 
@@ -21,13 +21,13 @@ from layerfit.report.cells import required
 from layerfit.report.table import Entry, TableData
 
 RECORD, REQUIRED, TABLE = "record", "required", "table"
-"""Kinds of runs, W&B's `job_type`: of a cell, of what a cell requires (in no panel), and one that holds the tables."""
+"""Kinds of runs, W&B's `job_type`: a cell's, one that a cell requires (in no panel), and one that holds the tables."""
 COSTS = ("memory/weights_bytes", "memory/gradients_bytes", "memory/optimizer_bytes", "memory/activations_bytes")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One W&B run. id: changes with the content, so what is there already is never written twice."""
+    """One W&B run. id: changes with the content, so that no content is sent twice."""
 
     id: str
     name: str
@@ -49,7 +49,7 @@ class WandbTable:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Everything about one table. report: title, description, blocks (`markdown`, or `panels` over a set of runs)."""
+    """The dashboard of one table. report: title, description, blocks (`markdown`, or `panels` over a set of runs)."""
 
     table: str
     runs: list[Run]
@@ -58,7 +58,7 @@ class Dashboard:
 
 
 def dashboard(loaded: LoadedTable) -> Dashboard:
-    """Build the dashboard of a table from its spec and records, holes included."""
+    """Build the dashboard of a table from its spec and records, complete or not."""
     data = build.assemble(loaded, draft=True)
     runs = _runs(loaded, data)
     grids = {"rows": _rows(data), "runs": _every_run(runs, data)}
@@ -70,7 +70,7 @@ def dashboard(loaded: LoadedTable) -> Dashboard:
 
 
 def _id(table: str, what: str, text: str) -> str:
-    """Return a name that W&B takes, ending in a hash of the content."""
+    """Return a valid W&B run id, ending in a hash of the content."""
     digest = hashlib.blake2s(text.encode(), digest_size=4).hexdigest()
     return f"{re.sub(r'[^a-zA-Z0-9_]', '-', table)}-{what}-{digest}"
 
@@ -103,7 +103,7 @@ def _scores(data: TableData) -> dict[tuple[str, int | None], dict[str, float]]:
 
 
 def _run(record: Record, table: str, row: str, name: str, seed: int | None, scores: Mapping[str, float]) -> Run:
-    """Return a record as a W&B run. What is not known is left out: W&B would draw a null as nothing all the same."""
+    """Return a record as a W&B run, without unknown values: W&B does not draw nulls."""
     result, measured = record.result, record.measured
     history: dict[int, dict[str, float]] = {}
     for step, loss in enumerate(result.losses, start=1):
@@ -133,7 +133,7 @@ def _run(record: Record, table: str, row: str, name: str, seed: int | None, scor
 
 
 def _rows(data: TableData) -> WandbTable:
-    """Return the table: a line a row, with mean, deviation, whether it is bold, what was published, and why not."""
+    """Return the table, one line per row: mean, deviation, bold or not, published number, reasons for missing ones."""
     columns = ["row"]
     for shown in data.columns:
         label = shown.column.label
@@ -148,7 +148,7 @@ def _entry(entry: Entry) -> list[Any]:
 
 
 def _every_run(runs: list[Run], data: TableData) -> WandbTable:
-    """Return a line a run: its row, seed, status, and its numbers in the table."""
+    """Return one line per run: its row, seed, status, and its numbers in the table."""
     labels = [shown.column.label for shown in data.columns]
     lines = [
         [run.config["row"], run.config["seed"], run.config["run_id"], run.config["method_name"], run.summary["status"]]

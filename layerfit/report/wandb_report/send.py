@@ -1,7 +1,7 @@
-"""A dashboard to disk, or to W&B.
+"""Write a dashboard to disk, or send it to W&B.
 
-Not tried against W&B's servers: no key was at hand where this was written. What it says to wandb and wandb-workspaces
-(0.4.13) is tested with their own objects, up to the call that needs the network.
+Not tested against W&B's servers, for lack of a key. Calls of wandb and wandb-workspaces (0.4.13) are tested with
+their own objects, up to those that need the network.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from layerfit.report.wandb_report.content import TABLE, Dashboard, Run
 
 PACKAGES = ("wandb", "wandb_workspaces")
 WIDTH, HEIGHT = 12, 8
-"""Of a panel, in W&B's grid of 24 columns."""
+"""Size of a panel, in W&B's grid of 24 columns."""
 
 
 def write(made: Dashboard, folder: Path) -> list[Path]:
-    """Write what would be sent: report.json, runs.jsonl (a line a run) and tables.json; return their paths."""
+    """Write the content: report.json, runs.jsonl (one line per run) and tables.json; return their paths."""
     grids = {name: asdict(grid) for name, grid in made.grids.items()}
     lines = "".join(json.dumps(asdict(run), sort_keys=True, allow_nan=False) + "\n" for run in made.runs)
     files = {
@@ -36,20 +36,20 @@ def write(made: Dashboard, folder: Path) -> list[Path]:
 
 
 def check_packages() -> None:
-    """Raise UserError if what talks to W&B is not installed."""
+    """Raise UserError if a package for W&B is missing."""
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(
-            f"online needs the package {missing[0].replace('_', '-')}: pip install 'layerfit[wandb]', or --offline"
+            f"W&B needs the package {missing[0].replace('_', '-')}: pip install 'layerfit[wandb]', or --offline"
         )
 
 
 def send(made: Dashboard, project: str, entity: str | None, folder: Path) -> str:
-    """Send the runs that are not there yet, then the report, a new one every time; return its address."""
+    """Send the runs that W&B does not have yet, then a new report; return its URL."""
     import wandb
 
     owner = entity or wandb.Api().default_entity
     if owner is None:
-        raise UserError("W&B does not say whose this key is; give --entity")
+        raise UserError("W&B returned no entity for this key; give --entity")
     for run in made.runs:
         if not _exists(f"{owner}/{project}/{run.id}"):
             _send_run(run, made, project, owner, folder)
@@ -118,11 +118,11 @@ def report(made: Dashboard, project: str, entity: str) -> Any:
     )
 
 
-def _panel(panel: dict[str, Any], group_by: str, place: int) -> Any:
-    """Return one panel: two of them in a line; lines and bars are means over a row's seeds."""
+def _panel(panel: dict[str, Any], group_by: str, index: int) -> Any:
+    """Return one panel, two to a line; lines and bars are means over a row's seeds."""
     import wandb_workspaces.reports.v2 as wr
 
-    layout = wr.Layout(x=WIDTH * (place % 2), y=HEIGHT * (place // 2), w=WIDTH, h=HEIGHT)
+    layout = wr.Layout(x=WIDTH * (index % 2), y=HEIGHT * (index // 2), w=WIDTH, h=HEIGHT)
     if panel["kind"] == "table":
         return wr.WeavePanelSummaryTable(table_name=panel["key"], layout=layout)
     means: dict[str, Any] = {"groupby": wr.Config(group_by), "groupby_aggfunc": "mean", "title": panel["title"]}

@@ -1,4 +1,4 @@
-"""Reads a world's items for lm-eval. Stands alone: lm-eval loads this file by its path, from any folder."""
+"""Read a world's items for lm-eval. Self-contained: lm-eval loads this file by its path, from any folder."""
 
 import gzip
 import json
@@ -17,9 +17,9 @@ def load(world: str, file: str, endings: Sequence[str] = (), half: int | None = 
     Args:
         world: folder below `assets/datasets/layerfit`.
         file: name of the JSON Lines file, without its ending `.jsonl.gz`.
-        endings: only the items whose options end so (a word's ending tells its relation); all, if there are none.
-        half: only the items on the first (0) or the second (1) half of the families, by name; all, if it is None.
-        _: whatever else lm-eval passes (the task's metadata).
+        endings: keep the items whose options end with one of these (an ending marks a relation); () = all.
+        half: keep the items on the first (0) or second (1) half of the families, by name; None = all.
+        _: other arguments that lm-eval passes (the task's metadata).
     """
     with gzip.open(DATASETS / world / f"{file}.jsonl.gz", "rt", encoding="utf-8") as lines:
         items = [json.loads(line) for line in lines]
@@ -29,7 +29,7 @@ def load(world: str, file: str, endings: Sequence[str] = (), half: int | None = 
 
 
 def _half(items: list[dict[str, Any]], half: int) -> list[dict[str, Any]]:
-    """Return the items of one half of the families. The family is the last word of the prompts of the rule."""
+    """Return the items on one half of the families. The family is the last word of a rule item's prompt."""
     families = sorted({item["prompt"].split()[-1] for item in items})
     cut = len(families) // 2
     chosen = set(families[cut:] if half else families[:cut])
