@@ -58,8 +58,8 @@ def test_frozen_sets_are_those_worked_out_by_hand(given, settings, expected):
 
 
 def test_ties_go_by_name():
-    assert choice.at_end(dict.fromkeys("cab", 1.0), 2, "least") == {"a", "b"}
-    assert choice.at_end(dict.fromkeys("cab", 1.0), 2, "most") == {"b", "c"}
+    assert choice.by_importance(dict.fromkeys("cab", 1.0), 2, "least") == {"a", "b"}
+    assert choice.by_importance(dict.fromkeys("cab", 1.0), 2, "most") == {"b", "c"}
 
 
 def test_a_draw_is_the_seeds_of_the_right_size_and_even_over_the_units():
