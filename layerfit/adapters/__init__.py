@@ -1,1 +1,1 @@
-"""Adapters that methods put into a model: LoRA and its kin by PEFT, bottlenecks, masked entries."""
+"""Adapters inside a model: LoRA, DoRA and AdaLoRA by PEFT, bottleneck adapters, masked entries."""

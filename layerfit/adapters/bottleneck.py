@@ -1,6 +1,6 @@
-"""Bottleneck adapters: a wrapper of one linear module, how a model gets them, and how they are saved and loaded.
+"""Bottleneck adapters: a wrapper of one linear module; inserting, saving and loading them.
 
-PEFT has no such kind, so a saved one is a file of tensors and a small JSON that says where they belong.
+PEFT has no such kind, so they are saved as a safetensors file and a small JSON with their settings and positions.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from layerfit.errors import UserError
 
 ADAPTER = "default"
-"""PEFT's name of the adapter, the key of a layer's `scaling`."""
+"""PEFT's name of the adapter, which is the key in a layer's `scaling`."""
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 STD = 0.02
-"""Of the normal initialisation (BERT's)."""
+"""Standard deviation of the `normal` initialisation (BERT's)."""
 TENSORS, SETTINGS = "adapter.safetensors", "bottleneck.json"
 FORMAT = 1
 
@@ -28,17 +28,17 @@ FORMAT = 1
 class BottleneckLinear(nn.Module):
     """A linear module m with f(v) = up(activation(down(v))), matrices without bias and s = `scaling`.
 
-    place: `after`: m(x) + s f(m(x)); `before`: m(x + s f(x)); `beside`: m(x) + s f(x).
-    The adapter takes the dtype and device of m, whose weight keeps its name behind `base_layer`.
+    position: `after`: m(x) + s f(m(x)); `before`: m(x + s f(x)); `beside`: m(x) + s f(x).
+    The adapter takes the dtype and device of m, which becomes the submodule `base_layer`.
     """
 
-    def __init__(self, base: nn.Linear, place: str, *, size: int, activation: str, scale: float, init: str) -> None:
+    def __init__(self, base: nn.Linear, position: str, *, size: int, activation: str, scale: float, init: str) -> None:
         super().__init__()
         self.base_layer = base
-        self.place, self.activation = place, activation
+        self.position, self.activation = position, activation
         self.scaling = {ADAPTER: scale}
-        width_in = base.out_features if place == "after" else base.in_features
-        width_out = base.in_features if place == "before" else base.out_features
+        width_in = base.out_features if position == "after" else base.in_features
+        width_out = base.in_features if position == "before" else base.out_features
         self.adapter_down = nn.Linear(width_in, size, bias=False)
         self.adapter_up = nn.Linear(size, width_out, bias=False)
         self.reset(init)
@@ -46,7 +46,7 @@ class BottleneckLinear(nn.Module):
         self.adapter_up.to(base.weight)
 
     def reset(self, init: str) -> None:
-        """Initialise: `zero` = Kaiming's uniform down and zero up, f = 0; `normal` = N(0, 0.02^2) both, f != 0."""
+        """Initialise: `zero`: Kaiming-uniform down and zero up, so f = 0; `normal`: both N(0, 0.02^2), so f != 0."""
         if init == "normal":
             nn.init.normal_(self.adapter_down.weight, std=STD)
             nn.init.normal_(self.adapter_up.weight, std=STD)
@@ -61,26 +61,26 @@ class BottleneckLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the adapted output, [..., out]."""
-        if self.place == "before":
+        if self.position == "before":
             return self.base_layer(x + self.response(x))
         out = self.base_layer(x)
-        return out + self.response(out if self.place == "after" else x)
+        return out + self.response(out if self.position == "after" else x)
 
 
 def add_bottlenecks(
-    model: nn.Module, places: Mapping[str, str], *, size: int, activation: str, scale: float, init: str = "zero"
+    model: nn.Module, positions: Mapping[str, str], *, size: int, activation: str, scale: float, init: str = "zero"
 ) -> nn.Module:
-    """Wrap the linear modules of `places` (full module path -> place), in place; everything else is frozen.
+    """Wrap the linear modules in `positions` (full module path -> position), in place; everything else is frozen.
 
     Raises:
-        UserError: if a module is not a plain linear one.
+        UserError: if a module is not a plain nn.Linear.
     """
     model.requires_grad_(False)
-    for path, place in places.items():
+    for path, position in positions.items():
         base = model.get_submodule(path)
         if type(base) is not nn.Linear:
             raise UserError(f"{path} is a {type(base).__name__}; bottleneck adapters wrap nn.Linear, see conf/model")
-        wrapped = BottleneckLinear(base, place, size=size, activation=activation, scale=scale, init=init)
+        wrapped = BottleneckLinear(base, position, size=size, activation=activation, scale=scale, init=init)
         model.set_submodule(path, wrapped)
     return model
 
@@ -96,7 +96,7 @@ def _tensors(layers: Mapping[str, BottleneckLinear]) -> dict[str, Tensor]:
 
 
 def save_bottlenecks(model: nn.Module, folder: Path) -> None:
-    """Write the adapters of a model, and only those, into a folder."""
+    """Write the adapters of a model, without its other weights, into a folder."""
     layers = bottlenecks(model)
     first = next(iter(layers.values()))
     settings = {
@@ -104,7 +104,7 @@ def save_bottlenecks(model: nn.Module, folder: Path) -> None:
         "size": first.adapter_down.out_features,
         "activation": first.activation,
         "scale": first.scaling[ADAPTER],
-        "places": {path: layer.place for path, layer in layers.items()},
+        "places": {path: layer.position for path, layer in layers.items()},
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in _tensors(layers).items()}, folder / TENSORS)
@@ -112,7 +112,7 @@ def save_bottlenecks(model: nn.Module, folder: Path) -> None:
 
 
 def load_bottlenecks(model: nn.Module, folder: Path | str) -> nn.Module:
-    """Return the pretrained `model` with the adapters that `save_bottlenecks` wrote into `folder`, in place.
+    """Return the pretrained `model` with the adapters saved in `folder` by `save_bottlenecks`, in place.
 
     Raises:
         UserError: if the folder holds none, or adapters of another model.
@@ -125,7 +125,7 @@ def load_bottlenecks(model: nn.Module, folder: Path | str) -> nn.Module:
         raise UserError(f"{path} is not of format {FORMAT}; load it with the version of layerfit that wrote it")
     saved = load_file(Path(folder) / TENSORS)
     try:
-        add_bottlenecks(model, **settings)
+        add_bottlenecks(model, settings.pop("places"), **settings)
         own = _tensors(bottlenecks(model))
         with torch.no_grad():
             for name, tensor in own.items():

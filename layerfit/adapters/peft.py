@@ -23,7 +23,7 @@ def add_lora(
 ) -> nn.Module:
     """Insert LoRA, or DoRA if `decomposed`, into exactly `modules` (full module paths); everything else is frozen.
 
-    Adapters take the model's dtype (PEFT would upcast them to fp32): one precision policy for every method.
+    Adapters take the model's dtype, for one precision policy in all methods; PEFT would upcast them to fp32.
     """
     config = LoraConfig(
         r=rank,
@@ -40,22 +40,19 @@ def add_lora(
 def add_adalora(
     model: nn.Module, modules: list[str], *, rank: int, init_rank: int, alpha: float, dropout: float
 ) -> nn.Module:
-    """Insert AdaLoRA's adapters into exactly `modules`, as `add_lora`, with `init_rank` triplets each.
-
-    PEFT insists on a number of steps, for an allocation of its own that is not used. In bf16 it leaves trainable the
-    initial rank, by which a response is divided (0.21.2): it is frozen here.
-    """
+    """Insert AdaLoRA's adapters into exactly `modules`, as `add_lora` does, with `init_rank` triplets each."""
     config = AdaLoraConfig(
         target_r=rank,
         init_r=init_rank,
         lora_alpha=alpha,  # type: ignore[arg-type]
         lora_dropout=dropout,
         target_modules=modules,
-        total_step=1,
+        total_step=1,  # required, but only used by PEFT's own rank allocation
         bias="none",
         task_type="CAUSAL_LM",
     )
     adapted = get_peft_model(model, config, autocast_adapter_dtype=False)  # type: ignore[arg-type]
+    # In bf16 PEFT 0.21.2 leaves the initial rank, a divisor of the response, trainable.
     for layer in adapted.modules():
         if isinstance(layer, AdaLoraLayer):
             layer.ranknum[ADAPTER].requires_grad_(False)
@@ -78,21 +75,19 @@ def distance_to_orthogonal(model: nn.Module) -> torch.Tensor:
 
 
 def adapted_layers(model: nn.Module, anatomy: Anatomy) -> dict[str, LoraLayer | BottleneckLinear]:
-    """Return the adapted layers by unit name, in the model's order; outside the blocks by the part's name.
-
-    By type, never by attribute name: since transformers 4.48 attention modules carry a `scaling` of their own.
-    """
+    """Return the adapted layers in the model's order, by unit name, or by part name outside the blocks."""
+    # Found by type, not by attribute: since transformers 4.48 attention modules have a `scaling` too.
     found: dict[str, LoraLayer | BottleneckLinear] = {}
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer | BottleneckLinear):
             unit = anatomy.unit(name) or min(anatomy.parts(f"{name}."), default=None)
-            assert unit is not None, f"adapter in no part of the model: {name}"
+            assert unit is not None, f"adapter outside all parts of the model: {name}"
             found[unit] = module
     return found
 
 
 def adapter_parameters(model: nn.Module) -> set[str]:
-    """Return the names of the parameters that came with adapters: all others are the model's own."""
+    """Return the names of the adapters' parameters; all others belong to the pretrained model."""
     kinds = LoraLayer | BottleneckLinear
     layers: list[tuple[str, Any]] = [(path, m) for path, m in model.named_modules() if isinstance(m, kinds)]
     return {
@@ -101,7 +96,7 @@ def adapter_parameters(model: nn.Module) -> set[str]:
 
 
 def weight_updates(model: nn.Module) -> dict[str, Callable[[], torch.Tensor]] | None:
-    """Return what makes W' - W of every adapted weight, by its name; None for bottlenecks, which add to no weight.
+    """Return functions that compute W' - W, by weight name; None for bottlenecks, which change no weight.
 
     (alpha / rank) B A; of an embedding, its transpose; with a magnitude m (DoRA), m (W + s B A) / ||W + s B A|| - W.
     """
@@ -122,15 +117,15 @@ def _weight_update(layer: Any) -> torch.Tensor:
 
 
 def _factor(scales: Mapping[str, Any], unit: str) -> Any:
-    """Return the factor of a module: its own, or that of the block it is in; 1.0 if neither is named."""
+    """Return the factor of a module or else of its block; 1.0 if `scales` has neither."""
     return scales.get(unit, scales.get(block_of(unit), 1.0))
 
 
 @contextmanager
 def scaled_responses(model: nn.Module, anatomy: Anatomy, scales: Mapping[str, float | torch.Tensor]) -> Iterator[None]:
-    """Multiply the response of every adapter by the factor of its unit; the old scaling always comes back.
+    """Multiply the response of every adapter by the factor of its unit; the scaling is restored on exit.
 
-    o = m(x) + factor * a(x), with a(x) = (alpha / rank) B A x, or what a bottleneck adds (IST's response suppression;
+    o = m(x) + factor * a(x), with a(x) = (alpha / rank) B A x or a bottleneck's response (IST's response suppression;
     ILA's mask).
 
     Raises:
@@ -151,15 +146,15 @@ def scaled_responses(model: nn.Module, anatomy: Anatomy, scales: Mapping[str, fl
 
 
 def is_adapted(model: nn.Module) -> bool:
-    """Return whether what was trained of a model is adapters: they alone are saved."""
+    """Return whether a model has adapters, in which case only they are saved."""
     return hasattr(model, "peft_config") or bool(bottlenecks(model))
 
 
 def save_trained(model: nn.Module, folder: Path) -> None:
-    """Write a trained model: adapters if it has some (PEFT's files where PEFT knows the kind), all weights if not."""
+    """Write the adapters of a trained model (in PEFT's format where it has one), or all weights if it has none."""
     if bottlenecks(model):
         save_bottlenecks(model, folder)
-    elif is_adapted(model):  # by default PEFT saves the frozen matrix too where an embedding has an adapter
+    elif is_adapted(model):  # by default PEFT also saves the frozen matrix of an adapted embedding
         model.save_pretrained(folder, save_embedding_layers=False)  # type: ignore[operator]
     else:
         model.save_pretrained(folder)  # type: ignore[operator]

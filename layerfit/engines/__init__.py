@@ -1,4 +1,4 @@
-"""Engines make plans true: torch is the reference, DeepSpeed the workhorse."""
+"""Engines train the parameters of a plan: plain torch is the reference, DeepSpeed the one for real runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def make_engine(model: nn.Module, anatomy: Anatomy, run: RunConfig, *, num_steps: int, micro_batches: int) -> Engine:
-    """Return the run's engine over an adapted model."""
+    """Return the run's engine for an adapted model."""
     method, optim = run.method, run.optim
     if run.engine.stage is None:
         from layerfit.engines.torch import TorchEngine

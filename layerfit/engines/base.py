@@ -1,4 +1,4 @@
-"""What every engine does the same way: follow plans, carry optimizer state, compute the loss."""
+"""The parts common to all engines: following plans, carrying optimizer state, computing the loss."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from layerfit.engines.trainable import freeze_to, planned, trainable
 from layerfit.methods.base import REBUILD, SKIP, STATIC, Method, Plan
 
 State = dict[str, Tensor]
-"""Optimizer state of one parameter, at full size: step, exp_avg, exp_avg_sq, master where there is one,
-and what else the method's optimizer keeps."""
+"""Optimizer state of one parameter, at full size: step, exp_avg, exp_avg_sq, master if kept, and
+further tensors of the method's optimizer."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,17 @@ class StepStats:
 
 
 def set_seed(*parts: object) -> None:
-    """Seed torch (adapter init, dropout) from the parts: a resumed run draws what the straight one drew."""
+    """Seed torch (adapter init, dropout) from the parts, so that a resumed run draws as an uninterrupted one."""
     torch.manual_seed(zlib.crc32("/".join(map(str, parts)).encode()))
 
 
 class Engine(ABC):
-    """Makes plans true and takes optimizer steps; subclasses own the optimizer.
+    """Follows plans and takes optimizer steps; subclasses own the optimizer.
 
     Args:
         model: the adapted model, on its device and in its dtype.
-        anatomy: where its blocks are.
-        method: decides what trains.
+        anatomy: the module paths of the model.
+        method: the fine-tuning method.
         num_steps: optimizer steps of the run.
         optim: AdamW's settings.
         micro_batches: micro-batches per optimizer step and rank.
@@ -66,7 +66,7 @@ class Engine(ABC):
         num_steps: int,
         micro_batches: int,
     ) -> None:
-        # A model that was loaded is in evaluation mode, where dropout and activation checkpointing do nothing.
+        # from_pretrained returns a model in eval mode, in which dropout and activation checkpointing are off.
         self.module = model.train()
         self.anatomy, self.method, self.optim, self.micro_batches = anatomy, method, optim, micro_batches
         self.optimizer_spec = method.optimizer(anatomy.shape(num_steps))
@@ -81,11 +81,11 @@ class Engine(ABC):
         self.switch_seconds: list[float] = []
         self.phases = Phases(self.device)
 
-    # What an engine is.
+    # Properties.
 
     @property
     def rank(self) -> int:
-        """This process among the ranks."""
+        """Rank of this process."""
         return dist.get_rank() if dist.is_initialized() else 0
 
     @property
@@ -95,7 +95,7 @@ class Engine(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where batches go."""
+        """Device of the model."""
         return next(iter(self.parameters.values())).device
 
     @property
@@ -104,11 +104,11 @@ class Engine(ABC):
         low = any(p.dtype != torch.float32 for n, p in self.parameters.items() if n in self.among)
         return low and self.optim.precision == "mixed"
 
-    # What a subclass does.
+    # For subclasses.
 
     @abstractmethod
     def build_optimizer(self, groups: list[dict[str, Any]]) -> None:
-        """Replace the optimizer by a new one over `groups`; nothing of the old one stays in memory."""
+        """Replace the optimizer by a new one over `groups`, and free the memory of the old one."""
 
     @abstractmethod
     def take_step(self, batches: list[Batch], num_targets: int, lr: float) -> tuple[float, float]:
@@ -119,7 +119,7 @@ class Engine(ABC):
         """Return the optimizer whose groups the plan switches."""
 
     def flat_copies(self) -> list[Tensor]:
-        """Return the copies of the weights that the engine's optimizer steps in their place, beside its state."""
+        """Return the weight copies that the engine's optimizer updates instead of the weights, without its state."""
         return []
 
     @abstractmethod
@@ -140,7 +140,7 @@ class Engine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the optimizer; the module stays."""
+        """Release the optimizer; the module stays usable."""
 
     def num_trained(self) -> int:
         """Return the number of parameters that have been in a plan, at full size."""
@@ -149,10 +149,10 @@ class Engine(ABC):
     # Following plans.
 
     def use(self, plan: Plan) -> bool:
-        """Make `plan` true from the next step on; return whether anything changed.
+        """Switch to `plan` for the next step; return whether anything changed.
 
         Raises:
-            ValueError: if the plan names something the model does not have, or trains nothing.
+            ValueError: if the plan names units that the model does not have, or trains no parameter.
         """
         if plan == self.plan:
             return False
@@ -175,6 +175,7 @@ class Engine(ABC):
         if self.plan is None:
             freeze_to(self.module, self.among)
             self.build_optimizer(self._groups(self.among))
+        # `active` stops moments and decay; `freeze_to` below stops backward at the lowest planned unit.
         keys = {group_key(name, self.anatomy) for name in names}
         for group in self.optimizer_object().param_groups:
             group["active"] = group["key"] in keys
@@ -205,19 +206,17 @@ class Engine(ABC):
     def step(self, batches: list[Batch], lr: float) -> StepStats:
         """Take one optimizer step on this rank's micro-batches.
 
-        The loss is summed over target tokens and divided by their number over all micro-batches and ranks: only so
-        do one rank and two, packed and padded, and any micro-batch size agree.
+        The loss is summed over target tokens and divided by their number over all micro-batches and ranks.
         """
+        # With a mean of micro-batch means, the loss would depend on packing, micro-batch size and number of ranks.
         targets, tokens = self.all_sum([sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)])
         self.phases.begin()
         total, norm = self.take_step(batches, int(targets), lr)
         return StepStats(self.all_sum([total])[0] / targets, norm, int(tokens))
 
     def penalty(self, micro_batch: int) -> Tensor | float:
-        """Return what the method adds to the loss of this rank's micro-batch: its penalty with the first, 0 after.
-
-        Gradients of micro-batches are summed and those of ranks averaged, so it counts once.
-        """
+        """Return the penalty to add to the loss of a micro-batch: that of the method for the first, else 0."""
+        # Gradients of micro-batches are summed and those of ranks averaged, so the penalty counts once.
         penalty = self.method.penalty(self.module) if micro_batch == 0 else None
         return 0.0 if penalty is None else penalty
 
@@ -230,17 +229,17 @@ class Engine(ABC):
         return [float(v) for v in total]
 
     def any(self, flag: bool) -> bool:
-        """Return whether it is true on some rank."""
+        """Return whether the flag is true on at least one rank."""
         return self.all_sum([float(flag)])[0] > 0
 
     def agree(self, value: int) -> bool:
         """Return whether a number is the same on every rank."""
-        total, squares = self.all_sum([value, value * value])  # their variance is zero
+        total, squares = self.all_sum([value, value * value])  # equal if and only if their variance is zero
         return self.world * squares == total * total
 
     @contextmanager
     def _evaluating(self, requires_grad: set[str]) -> Iterator[None]:
-        """Evaluation mode, with only `requires_grad` asking for gradients; training resumes as it was."""
+        """Evaluation mode, in which only `requires_grad` require gradients; both are restored on exit."""
         before = trainable(self.module)
         self.module.eval()
         for name, parameter in self.parameters.items():
@@ -274,7 +273,7 @@ class Engine(ABC):
         summed = self.all_sum([total, *grads])
         return summed[0], dict(zip(factors, summed[1:], strict=True))
 
-    # Checkpoints: everything at full size, so that they do not depend on the engine or the number of ranks.
+    # Checkpoints: full-size tensors, so that they do not depend on the engine or the number of ranks.
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights and optimizer state; every rank must call, rank 0 saves."""
@@ -291,7 +290,7 @@ class Engine(ABC):
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Restore `state_dict`: weights first, then the saved active set, then its state."""
+        """Restore `state_dict`: weights first, then the plan, then optimizer state."""
         for name, value in saved["weights"].items():
             self.write_weight(name, value)
         units, always, frozen, draw = saved["plan"]

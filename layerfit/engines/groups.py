@@ -1,4 +1,4 @@
-"""Optimizer groups: one per unit that switches, split by weight decay and by what the method asks for."""
+"""Optimizer groups: one per block for plans that switch, split by weight decay and the method's options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def group_key(name: str, anatomy: Anatomy) -> str:
 
 
 def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """Return a parameter's shape, also where ZeRO-3 has sharded it."""
+    """Return a parameter's full shape, also if ZeRO-3 has sharded it."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
@@ -31,9 +31,9 @@ def optimizer_groups(
 ) -> list[dict[str, Any]]:
     """Return torch parameter groups, none of them empty, each with the `key` of its block.
 
-    options_of: more options of a parameter's group, by canonical name and full shape (`OptimizerSpec.options`).
-    by_block: one group per block, for plans that switch (a ZeRO group is one flat tensor with one step count); one in
-    all otherwise. Decay acts on matrices only.
+    options_of: further group options of a parameter, from canonical name and full shape (`OptimizerSpec.options`).
+    by_block: separate groups for every block, for plans that switch: a ZeRO group is one flat tensor with one step
+    count. Decay acts on matrices only.
     """
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, parameter in named:

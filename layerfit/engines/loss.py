@@ -1,4 +1,4 @@
-"""The training loss: summed, so that whoever adds the parts decides what to divide by."""
+"""The training loss: a sum, which the caller divides by the number of targets in all micro-batches and ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layerfit.data.batches import Batch
 def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
     """Return the summed cross-entropy of a micro-batch, in nats, over its target tokens.
 
-    Logits are computed only at positions that predict a target of some row.
+    Logits are computed only at positions that predict a target in at least one row.
     """
     targets = batch.labels[:, 1:]
     columns = (targets != -100).any(dim=0).nonzero().squeeze(1)

@@ -14,22 +14,22 @@ from layerfit.engines.phases import BACKWARD, FORWARD, UPDATE
 
 
 class TorchEngine(Engine):
-    """One process, our optimizer, autograd; what DeepSpeed must agree with."""
+    """One process, our optimizer, autograd: the reference for the DeepSpeed engines."""
 
     optimizer: Any = None
 
     def build_optimizer(self, groups: list[dict[str, Any]]) -> None:
-        """Make a new optimizer; the old one's state goes with it."""
+        """Make a new optimizer, after freeing the old one."""
         self.optimizer = None
         self.optimizer = new_optimizer(self, groups)
         allocate_all(self.optimizer)
 
     def optimizer_object(self) -> Any:
-        """The optimizer."""
+        """Return the optimizer."""
         return self.optimizer
 
     def take_step(self, batches: list[Batch], num_targets: int, lr: float) -> tuple[float, float]:
-        """Accumulate, clip, step."""
+        """Accumulate gradients, clip, step."""
         total = 0.0
         for i, batch in enumerate(b.to(self.device) for b in batches):
             with self.phases(FORWARD):
@@ -47,7 +47,7 @@ class TorchEngine(Engine):
         return total, norm
 
     def read_state(self, name: str) -> State:
-        """A copy of the state; made of zeros if the parameter has not been stepped."""
+        """Return a copy of the state; zeros if the parameter has not been updated."""
         return copy_state(self.optimizer, self.parameters[name])
 
     def write_state(self, name: str, state: State) -> None:
@@ -55,7 +55,7 @@ class TorchEngine(Engine):
         set_state(self.optimizer, self.parameters[name], state)
 
     def read_weight(self, name: str) -> Tensor:
-        """A copy of the weight."""
+        """Return a copy of the weight."""
         return self.parameters[name].detach().cpu().clone()
 
     def write_weight(self, name: str, value: Tensor) -> None:
@@ -64,7 +64,7 @@ class TorchEngine(Engine):
             self.parameters[name].copy_(value)
 
     def close(self) -> None:
-        """Drop the optimizer and its gradients."""
+        """Release the optimizer and all gradients."""
         self.optimizer = None
         for parameter in self.parameters.values():
             parameter.grad = None
@@ -83,14 +83,14 @@ def new_optimizer(engine: Engine, groups: list[dict[str, Any]]) -> Any:
 
 
 def allocate_all(optimizer: Any) -> None:
-    """Make the state of every parameter now: what a method holds does not depend on what it has drawn so far."""
+    """Allocate the state of every parameter now, so that memory does not depend on the blocks drawn so far."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             optimizer.allocate(parameter, group)
 
 
 def clip_gradients(engine: Engine, optimizer: Any, clip: float) -> float:
-    """Have the optimizer scale the gradients down to a norm (0 = only measure); return the norm before, in fp32."""
+    """Set the optimizer's gradient scale for clipping to a norm (0 = only measure); return the unclipped norm."""
     grads = [g for n in sorted(engine.active) if (g := engine.parameters[n].grad) is not None]
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32) for g in grads]))
     optimizer.gradient_scale = min(1.0, clip / (float(norm) + 1e-6)) if clip > 0 else 1.0
@@ -108,7 +108,7 @@ def copy_state(optimizer: Any, parameter: Tensor) -> State:
 
 
 def set_state(optimizer: Any, parameter: Tensor, state: State) -> None:
-    """Set the given entries of a parameter's state; the weight follows a master."""
+    """Set the given entries of a parameter's state; a master is also copied into the weight."""
     own = optimizer.allocate(parameter, _group_of(optimizer, parameter))
     for key, value in state.items():
         own[key] = value.detach().clone().to(parameter.device)

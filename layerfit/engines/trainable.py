@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _inside(path: str, units: Iterable[str]) -> set[str]:
-    """Return the units that a unit path lies in."""
+    """Return the units that contain a unit path."""
     return {u for u in units if path == u or path.startswith(u + ".")}
 
 
@@ -22,14 +22,14 @@ def planned(names: Iterable[str], anatomy: Anatomy, plan: Plan, among: set[str])
 
     Args:
         names: all parameter names of the (adapted) model.
-        anatomy: where blocks, embedding, norm and head are.
-        plan: which units and parts.
-        among: what `Method.adapt` left trainable; a plan never thaws more than that.
+        anatomy: the module paths of the model.
+        plan: the units and parts to train.
+        among: the parameters left trainable by `Method.adapt`; a plan never trains others.
 
-    A head that is tied to the embedding is one matrix with it: either name trains it.
+    A tied head and embedding are one matrix, which trains if the plan names either.
 
     Raises:
-        ValueError: if a unit or part of the plan matches no parameter: a typo would otherwise freeze it silently.
+        ValueError: if a unit or part of the plan matches no parameter.
     """
     out: set[str] = set()
     seen: set[str] = set()
@@ -40,6 +40,7 @@ def planned(names: Iterable[str], anatomy: Anatomy, plan: Plan, among: set[str])
         seen |= hits | frozen
         if hits and not frozen:
             out.add(name)
+    # A misspelt unit would otherwise stay frozen without notice.
     if missing := sorted((plan.units | plan.frozen | set(plan.always)) - seen):
         raise ValueError(f"the plan names {missing[:3]}, which match no parameter of this model")
     return out & among

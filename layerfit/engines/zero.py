@@ -1,8 +1,8 @@
 """DeepSpeed, ZeRO stages 0-3, with an optimizer that can be swapped inside the live engine.
 
-DeepSpeed fixes the trainable set at `initialize`: parameters frozen later keep moving under ZeRO (momentum and decay
-act on the flat buffer), parameters thawed later never train, and no memory is saved. So at a switch the optimizer is
-built anew over the planned parameters. The swap uses private calls of deepspeed 0.19.8 (hence the exact pin); the
+DeepSpeed fixes the trainable set at `initialize`: parameters frozen later keep changing under ZeRO (momentum and decay
+act on the flat buffer), parameters unfrozen later never train, and no memory is saved. So a switch builds a new
+optimizer over the planned parameters. The swap uses private methods of deepspeed 0.19.8 (hence the exact pin); the
 contract tests compare it with plain torch.
 """
 
@@ -36,7 +36,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ZeroEngine(Engine):
-    """DeepSpeed's engine. At stage 0 our own optimizer holds the state; above it DeepSpeed shards it."""
+    """DeepSpeed's engine. At stage 0 our own optimizer holds the state; at stages 1-3 DeepSpeed shards it."""
 
     def __init__(
         self,
@@ -69,25 +69,24 @@ class ZeroEngine(Engine):
         self._allocate()
 
     def _release(self) -> None:
-        """Free the optimizer and what hangs on it."""
+        """Free the optimizer and everything that refers to it."""
         if self.stage > 0:
             self.deepspeed.optimizer.destroy()
-            self._forget_backward_functions()
+            self._remove_backward_functions()
             self._own_storage()
         self.deepspeed.optimizer = self.deepspeed.basic_optimizer = self.deepspeed.client_optimizer = None
 
-    def _forget_backward_functions(self) -> None:
-        """Remove what ZeRO-3 runs around each module's backward: destroy() leaves it, and a new optimizer keeps it.
-
-        It would go on gathering for the old optimizer, which stays in memory for it, while forward gathers for the new
-        one: a block recomputed in backward (activation checkpointing) then finds its parameters released.
-        """
+    def _remove_backward_functions(self) -> None:
+        """Remove the functions that ZeRO-3 runs before and after each module's backward."""
+        # destroy() leaves them and a new optimizer reuses them. They keep the old optimizer in memory and gather for
+        # it, while forward gathers for the new one: a block recomputed in backward (activation checkpointing) would
+        # find its parameters released.
         for module in self.module.modules():
             for name in ("pre_bwd_fn", "post_bwd_fn"):
                 module.__dict__.pop(name, None)
 
     def _own_storage(self) -> None:
-        """Copy weights out of the old optimizer's flat buffers, which would otherwise stay resident with them."""
+        """Copy weights out of the old optimizer's flat buffers, which could not be freed otherwise."""
         for parameter in self.parameters.values():
             if self.stage == 3:
                 parameter.ds_tensor.data = parameter.ds_tensor.data.clone()  # type: ignore[attr-defined]
@@ -95,18 +94,18 @@ class ZeroEngine(Engine):
                 parameter.data = parameter.data.clone()
 
     def optimizer_object(self) -> Any:
-        """Our optimizer, inside DeepSpeed's."""
+        """Return our optimizer, which DeepSpeed's wraps."""
         return self.deepspeed.basic_optimizer
 
     def flat_copies(self) -> list[Tensor]:
-        """ZeRO steps flat fp32 copies (with pure_bf16, bf16 ones) of this rank's share."""
+        """Return ZeRO's flat fp32 copies (bf16 with pure_bf16) of this rank's share of the weights."""
         if self.stage == 0:
             return []
         zero = self.deepspeed.optimizer
         return list(zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups)
 
     def take_step(self, batches: list[Batch], num_targets: int, lr: float) -> tuple[float, float]:
-        """Accumulate and step; DeepSpeed averages gradients over ranks, hence the factor of the loss."""
+        """Accumulate and step; the loss is multiplied by the world size because DeepSpeed averages over ranks."""
         assert len(batches) == self.micro_batches
         for group in self.optimizer_object().param_groups:
             group["lr"] = lr
@@ -125,7 +124,7 @@ class ZeroEngine(Engine):
         return total, norm if self.stage == 0 else float(self.deepspeed.get_global_grad_norm())
 
     def read_state(self, name: str) -> State:
-        """The state at full size, gathered from the ranks."""
+        """Return the state at full size, gathered from the ranks."""
         parameter = self.parameters[name]
         if self.stage == 0:
             return copy_state(self.optimizer_object(), parameter)
@@ -154,11 +153,9 @@ class ZeroEngine(Engine):
             self.write_weight(name, state["master"])
 
     def _allocate(self) -> None:
-        """Make the optimizer state and link it to the parameters.
-
-        ZeRO leaves both to the first step, and links after the step of the first group: with several groups the state
-        of the others would never be found again.
-        """
+        """Allocate the optimizer state and link it to the parameters."""
+        # ZeRO does both in the first step, and links after the first group is stepped: with several groups, the state
+        # of the others would never be linked.
         ours, zero = self.optimizer_object(), self.deepspeed.optimizer
         if self.stage == 0:
             allocate_all(ours)
@@ -172,7 +169,7 @@ class ZeroEngine(Engine):
             zero._lazy_init_hp_params_optimizer_state()
 
     def _flat_state(self, parameter: Tensor) -> dict[str, Any]:
-        """Return the state of the flat tensor that a parameter lies in."""
+        """Return the state of the flat tensor that contains a parameter."""
         ours, zero = self.optimizer_object(), self.deepspeed.optimizer
         if self.stage == 3:
             group, _, _ = zero.grad_position[zero.get_param_id(parameter)]
@@ -183,7 +180,7 @@ class ZeroEngine(Engine):
         raise AssertionError("parameter in no group")
 
     def read_weight(self, name: str) -> Tensor:
-        """The weight at full size."""
+        """Return the weight at full size."""
         parameter = self.parameters[name]
         if self.stage < 3 or self.deepspeed is None:
             return parameter.detach().cpu().clone()
@@ -191,7 +188,7 @@ class ZeroEngine(Engine):
             return parameter.detach().cpu().clone()
 
     def write_weight(self, name: str, value: Tensor) -> None:
-        """Set the weight (before DeepSpeed is initialised, or a shard of it after)."""
+        """Set the weight; at stage 3 every rank keeps its shard."""
         parameter = self.parameters[name]
         with torch.no_grad():
             if self.stage < 3 or self.deepspeed is None:
@@ -201,13 +198,13 @@ class ZeroEngine(Engine):
                 parameter.copy_(value)
 
     def close(self) -> None:
-        """Let go of DeepSpeed. At stage 3 the module stays sharded: read its weights before."""
+        """Release DeepSpeed. At stage 3 the module stays sharded: read its weights before."""
         if self.deepspeed is None:
             return
         self._release()
         engine, self.deepspeed = self.deepspeed, None
         for hook in ("module_forward_pre_hook", "module_forward_post_hook"):
-            if getattr(engine, hook, None) is not None:  # destroy() leaves them, and with them the whole engine
+            if getattr(engine, hook, None) is not None:  # destroy() leaves them, and they refer to the engine
                 getattr(engine, hook).remove()
         for parameter in self.parameters.values():
             parameter.grad = None
@@ -215,7 +212,7 @@ class ZeroEngine(Engine):
 
 @contextmanager
 def _thawed(parameter: Tensor) -> Iterator[None]:
-    """ZeRO-3 answers for parameters that require gradients only; a skipped one has state too."""
+    """Make a parameter require gradients: ZeRO-3 gives state only for those, but a skipped one has state too."""
     before = parameter.requires_grad
     parameter.requires_grad_(True)
     try:
@@ -230,7 +227,7 @@ def _full(value: Tensor | None) -> Tensor:
 
 
 def _config(engine: ZeroEngine, largest: int) -> dict[str, Any]:
-    """Return DeepSpeed's configuration. Everything whose default has changed between versions is explicit."""
+    """Return DeepSpeed's configuration. Settings whose defaults have changed between versions are explicit."""
     stage = engine.stage
     zero: dict[str, Any] = {"stage": stage}
     if stage > 0:
@@ -240,7 +237,7 @@ def _config(engine: ZeroEngine, largest: int) -> dict[str, Any]:
     if engine.offload:
         zero.update(offload_optimizer={"device": "cpu"}, offload_param={"device": "cpu"})
     config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only counts with it; batches are ours
+        "train_micro_batch_size_per_gpu": 1,  # only used in DeepSpeed's counters; we make the batches
         "gradient_accumulation_steps": engine.micro_batches,
         "gradient_clipping": engine.optim.clip if stage > 0 else 0.0,
         "zero_optimization": zero,

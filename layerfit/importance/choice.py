@@ -1,4 +1,4 @@
-"""Which of a model's units are taken, by a ranking or without one. Units are in the model's order, lowest first."""
+"""Selecting units of a model, by a ranking or without one. Units are in the model's order, lowest block first."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections.abc import Mapping, Sequence
 from layerfit.importance.ranking import ranks
 
 ENDS = ("least", "most")
-"""Choices by importance."""
-PLACES = ("random", "first", "last")
-"""Choices that need no ranking: controls for one that does."""
+"""Selections by importance."""
+UNRANKED = ("random", "first", "last")
+"""Selections without a ranking: the controls."""
 
 
-def at_end(scores: Mapping[str, float], count: int, end: str) -> frozenset[str]:
+def by_importance(scores: Mapping[str, float], count: int, end: str) -> frozenset[str]:
     """Return the `count` least or most important units, ties by name."""
     ascending = sorted(scores, key=lambda unit: (scores[unit], unit))
     return frozenset(ascending[:count] if end == "least" else ascending[len(ascending) - count :])
 
 
-def at_place(units: Sequence[str], count: int, place: str, seed: int) -> frozenset[str]:
-    """Return `count` units by their place, or drawn with a seed: a pure function, so ranks and resumed runs agree."""
-    if place == "random":
+def unranked(units: Sequence[str], count: int, choice: str, seed: int) -> frozenset[str]:
+    """Return the first, last or `count` random units; deterministic in the seed, so ranks and resumed runs agree."""
+    if choice == "random":
         return frozenset(random.Random(f"choice/{seed}").sample(list(units), count))
-    return frozenset(units[:count] if place == "first" else units[len(units) - count :])
+    return frozenset(units[:count] if choice == "first" else units[len(units) - count :])
 
 
 def shared(rankings: Sequence[Mapping[str, float]], count: int, end: str) -> frozenset[str]:
-    """Return what is among the `count` least (or most) important of every ranking: `count` units or fewer."""
-    return frozenset.intersection(*(at_end(scores, count, end) for scores in rankings))
+    """Return the units among the `count` least (or most) important of every ranking: `count` units or fewer."""
+    return frozenset.intersection(*(by_importance(scores, count, end) for scores in rankings))
 
 
 def mean_ranks(rankings: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean rank of every unit over rankings of the same units: their scores have no common scale."""
+    """Return the mean rank of every unit over rankings of the same units, whose scores have no common scale."""
     each = [ranks(scores) for scores in rankings]
     return {unit: sum(one[unit] for one in each) / len(each) for unit in each[0]}
 
@@ -41,7 +41,7 @@ def read_scores(findings: Mapping[str, object], units: Sequence[str]) -> dict[st
     """Return the scores in the findings of a ranking run, or in a ranking file, for exactly these units.
 
     Raises:
-        ValueError: if there are none, or they are of other units.
+        ValueError: if there are none, or they score other units.
     """
     ranking = findings.get("ranking") or findings
     scores = ranking.get("scores") if isinstance(ranking, Mapping) else None
@@ -49,7 +49,7 @@ def read_scores(findings: Mapping[str, object], units: Sequence[str]) -> dict[st
         raise ValueError("holds no `scores`; give a file of results/rankings/")
     if set(scores) != set(units):
         raise ValueError(
-            f"scores {len(scores)} units ({min(scores)}, ...), this model has {len(units)} with other names "
+            f"scores {len(scores)} units ({min(scores)}, ...) that are not the {len(units)} units of this model "
             f"({min(units)}, ...); rank this model"
         )
     return {str(unit): float(score) for unit, score in scores.items()}

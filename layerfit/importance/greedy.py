@@ -1,4 +1,4 @@
-"""Greedy removal: which units a trained model misses least, one after another (IST's preliminary observation)."""
+"""Greedy removal of units from a trained model, least important first (IST's preliminary observation)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 
 def remove_greedily(units: Sequence[str], loss: Callable[[frozenset[str]], float]) -> tuple[list[str], list[float]]:
-    """Remove units one by one, in every round the one without which the loss is lowest; ties go to the earlier unit.
+    """Remove in every round the unit whose removal gives the lowest loss; the earlier unit wins a tie.
 
     Args:
-        units: what can be removed, each once.
-        loss: the loss without a set of units; asked once for every set, N (N + 1) / 2 + 1 times.
+        units: the units to remove, without duplicates.
+        loss: the loss without a set of units; called once for every set, N (N + 1) / 2 + 1 times.
 
     Returns:
         The units in the order of their removal, and N + 1 losses: with all, without the first, ..., without any.

@@ -21,9 +21,9 @@ class _Context(Protocol):
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """How the scores s are learned; gamma = sigmoid(s).
+    """Settings of learning the scores s; gamma = sigmoid(s).
 
-    init: s_0. penalty: lambda of an L1 penalty lambda * sum(gamma). targets: module kinds that are masked, () = all.
+    init: s_0. penalty: lambda of an L1 penalty lambda * sum(gamma). targets: kinds of masked modules, () = all.
     """
 
     init: float
@@ -37,11 +37,8 @@ class MaskSettings:
 def learn_scores(
     settings: MaskSettings, units: list[str], gradient: Gradient, batches: Iterable[int]
 ) -> tuple[dict[str, float], list[float]]:
-    """Return the scores s by unit and the loss before each step.
-
-    The scores are double-precision numbers outside the engine: at s = 4 a bf16 step is 0.03 wide and small SGD steps
-    would vanish. Adam is offered, but its steps have one size whatever the gradient's, which destroys the order.
-    """
+    """Return the scores s by unit and the loss before each step."""
+    # Python floats outside the engine: at s = 4 bf16 values are 0.03 apart and small SGD steps would be rounded away.
     scores = dict.fromkeys(units, settings.init)
     first = dict.fromkeys(units, 0.0)
     second = dict.fromkeys(units, 0.0)
@@ -52,7 +49,7 @@ def learn_scores(
         losses.append(loss)
         for unit, gamma in gammas.items():
             g = (by_gamma[unit] + settings.penalty) * gamma * (1 - gamma)
-            if settings.optimizer == "adam":
+            if settings.optimizer == "adam":  # its steps hardly depend on the gradient's size, which blurs the order
                 first[unit] = 0.9 * first[unit] + 0.1 * g
                 second[unit] = 0.999 * second[unit] + 0.001 * g * g
                 g = (first[unit] / (1 - 0.9**t)) / (math.sqrt(second[unit] / (1 - 0.999**t)) + 1e-8)
@@ -61,12 +58,12 @@ def learn_scores(
 
 
 def learn_ranking(settings: MaskSettings, ctx: _Context) -> dict[str, Any]:
-    """Learn the scores, and three times more on other draws of rows, to see whether they are more than noise.
+    """Learn the scores, and three more sets of scores on other draws of rows to measure their noise.
 
     Returns:
-        `scores` by unit; `split_half`: Spearman correlation of rankings learned from the even and from the odd batches
-        of a stream; `other_data`: of the ranking with one from another stream. Noise has both near 0. Every batch is
-        an independent draw of rows, so two batches may share some.
+        `scores` by unit; `losses`; `split_half`: Spearman correlation of the rankings learned on even and on odd
+        batches of a stream; `other_data`: that of the ranking with one from another stream. Both are near 0 for noise.
+        Every batch is an independent draw of rows, so two batches may share rows.
     """
     units = ctx.shape.modules(settings.targets)
 

@@ -1,4 +1,4 @@
-"""Rankings of units and how two of them are compared."""
+"""Ranks of units, and the rank correlation of two scorings."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Sets of the most important units: how two of them overlap, and what chance alone would give."""
+"""Sets of the most important units: the overlap of two of them, and its null distribution."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 
 def kept(scores: Mapping[str, float], fraction: float) -> frozenset[str]:
-    """Return the top `fraction` of units by score; of equal scores the name that sorts first goes first.
+    """Return the top `fraction` of units by score; of equal scores, the name that sorts first is left out first.
 
-    The rest are the round((1 - fraction) n) lowest: what a fine-tune with that share frozen leaves out.
+    The other round((1 - fraction) n) units are those that a fine-tuning run with that share frozen would freeze.
 
     Raises:
         ValueError: if the fraction is not in [0, 1].
     """
     if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction={fraction!r} is no share; give a number in [0, 1]")
+        raise ValueError(f"fraction={fraction!r} is not a share; give a number in [0, 1]")
     ascending = sorted(scores, key=lambda unit: (scores[unit], unit))
     return frozenset(ascending[round((1 - fraction) * len(ascending)) :])
 
@@ -31,7 +31,7 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float | None:
 
 @dataclass(frozen=True)
 class Chance:
-    """What Jaccard two sets have by chance. low, high: 95% of draws lie between. p: of as much overlap or more."""
+    """Jaccard index of two sets by chance. low, high: central 95%. p: probability of at least the observed overlap."""
 
     mean: float
     low: float
@@ -40,14 +40,14 @@ class Chance:
 
 
 def chance(a: frozenset[str], b: frozenset[str], kinds: Mapping[str, str]) -> Chance | None:
-    """Return the exact null of Jaccard(a, b) with b's members drawn anew inside every kind; None for two empty sets.
+    """Return the exact null of Jaccard(a, b), b's members redrawn within every kind; None for two empty sets.
 
-    kinds: every unit -> its kind. With one kind for all, the overlap is hypergeometric: two independent sets. With
-    module types as kinds, b keeps how many units of each type it has, and which layers they are in is drawn: a ranking
-    that knows types alone is not above this null (hypergeometric by type, summed).
+    kinds: unit -> kind. One kind for all units gives the null of two independent sets (hypergeometric overlap). Module
+    types as kinds keep the number of b's units per type and redraw their layers (sum of hypergeometric overlaps), so a
+    ranking that depends on module type alone is not above this null.
 
     Raises:
-        ValueError: if a set holds a unit that has no kind.
+        ValueError: if a unit has no kind.
     """
     if unknown := sorted((a | b) - set(kinds)):
         raise ValueError(f"{unknown[0]} has no kind")

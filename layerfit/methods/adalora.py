@@ -1,7 +1,8 @@
 """AdaLoRA (Zhang et al., arXiv:2303.10512): LoRA in the form of an SVD, B diag(E) A, whose ranks follow importance.
 
-PEFT has the modules; the allocation is `layerfit.optimizers.adalora`, where weights, gradients and fp32 masters are
-at hand and every checkpoint reaches. It must see whole matrices, so engines that flatten parameters (ZeRO 1-3) refuse.
+The modules are PEFT's. Ranks are allocated in the optimizer (`layerfit.optimizers.adalora`), which has weights,
+gradients and fp32 masters and whose state is checkpointed. It needs whole matrices, so engines that flatten parameters
+(ZeRO 1-3) refuse this method.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ def _steps(name: str, value: float, num_steps: int) -> int:
     """Return a number of steps from a fraction of the run, below 1, or a count."""
     steps = round(value * num_steps) if value < 1 else int(value)
     if value >= 1 and value != steps:
-        raise UserError(f"{name}={value:g} is no number of steps; use a whole one, or a fraction of the run below 1")
+        raise UserError(f"{name}={value:g} is not a number of steps: give a whole number, or a fraction below 1")
     return steps
 
 
 @dataclass
 class AdaLoRA(LowRank):
-    """See the module's docstring; `conf/method/adalora.yaml` says where each default comes from."""
+    """See the module's docstring; sources of the defaults: `conf/method/adalora.yaml`."""
 
     rank: int = 8
     """The mean rank at the end."""
@@ -60,23 +61,23 @@ class AdaLoRA(LowRank):
             )
         if self.allocate_every > 1 and self.final == 0:
             raise UserError(
-                f"method.allocate_every={self.allocate_every} with method.final=0 may end between two choices, with "
-                "ranks above the budget; set method.final, for example 0.1"
+                f"method.allocate_every={self.allocate_every} with method.final=0 may end between two allocations, "
+                "with ranks above the budget; set method.final, for example 0.1"
             )
 
     def check(self, shape: Shape) -> None:
-        """Raise UserError if a target is unknown, or the phases leave no step to choose ranks in."""
+        """Raise UserError if a target is unknown, or the phases leave no step for the allocation."""
         super().check(shape)
-        if shape.num_steps > 1:  # of a run in epochs it is not known yet
+        if shape.num_steps > 1:  # not known yet for a run measured in epochs
             self._phases(shape.num_steps)
 
     def _phases(self, num_steps: int) -> tuple[int, int]:
-        """Return the steps before the first choice and after the last."""
+        """Return the number of steps before the first allocation and after the last."""
         warmup, final = (_steps(f"method.{key}", getattr(self, key), num_steps) for key in ("warmup", "final"))
         if warmup + final >= num_steps:
             raise UserError(
                 f"method.warmup={self.warmup:g} and method.final={self.final:g} leave none of {num_steps} steps "
-                "to choose ranks in; lower them"
+                "for the allocation of ranks; lower them"
             )
         return warmup, final
 
@@ -90,16 +91,16 @@ class AdaLoRA(LowRank):
         )
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        """Return R of Eq. 4, a mean over matrices as in PEFT, times `orthogonality`."""
+        """Return R of Eq. 4 times `orthogonality`; R is a mean over matrices, as in PEFT."""
         from layerfit.adapters.peft import distance_to_orthogonal
 
         return distance_to_orthogonal(model) * self.orthogonality if self.orthogonality else None
 
     def optimizer(self, shape: Shape) -> OptimizerSpec:
-        """AdamW with the allocation.
+        """Return AdamW with rank allocation.
 
         Raises:
-            UserError: if the phases leave no step to choose ranks in.
+            UserError: if the phases leave no step for the allocation.
         """
         from layerfit.optimizers.adalora import LEFT, RIGHT, VALUES, RankAdamW
 
@@ -117,7 +118,7 @@ class AdaLoRA(LowRank):
         return OptimizerSpec(RankAdamW, lambda name, _: {"role": sides[name.split(".")[-2]], **shared})
 
     def findings(self, model: nn.Module, anatomy: Anatomy, state: Any) -> dict[str, Any]:
-        """The rank of every module: how many of its singular values are not zero."""
+        """Return `ranks`: the number of nonzero singular values of every module."""
         from layerfit.adapters.peft import singular_values
 
         return {"ranks": {unit: int((value != 0).sum()) for unit, value in singular_values(model, anatomy).items()}}

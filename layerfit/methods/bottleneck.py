@@ -1,8 +1,8 @@
 """Series and parallel adapters, with the geometry of LLM-Adapters (Hu et al., arXiv:2304.01933; its released code).
 
-f(v) = up(activation(down(v))), a bottleneck of `size` without biases, wraps single linear modules of the MLP:
-series (after Houlsby et al., arXiv:1902.00751): z + s f(z) on the output z of the module that leads out of the MLP,
-m(x + s f(x)) on the input of one that leads into it; parallel (after He et al., arXiv:2110.04366): m(x) + s f(x).
+f(v) = up(activation(down(v))), a bottleneck of `size` without biases, is added to single linear modules m of the MLP:
+series (after Houlsby et al., arXiv:1902.00751): z + s f(z) on the output z of the down projection, m(x + s f(x)) on
+the input of an up projection; parallel (after He et al., arXiv:2110.04366): m(x) + s f(x).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GATES = ("gate_proj",)
 
 @dataclass
 class Bottleneck(Method):
-    """What the two kinds share; the base model, embedding, norms and head are frozen."""
+    """Base of the two kinds; the pretrained model is frozen."""
 
     size: int = 256
     activation: str = "tanh"
@@ -36,9 +36,9 @@ class Bottleneck(Method):
     """Linear modules by the last part of their name; empty = `standard`."""
 
     standard: ClassVar[tuple[str, ...]] = ()
-    """The modules that LLM-Adapters' commonsense runs adapt, by every architecture's name of them."""
-    places: ClassVar[dict[str, str]] = {}
-    """Where the adapter sits, by module name (`BottleneckLinear`)."""
+    """The modules adapted in LLM-Adapters' commonsense runs, under the names of every architecture."""
+    positions: ClassVar[dict[str, str]] = {}
+    """Position of the adapter (`BottleneckLinear`), by the last part of the module's name."""
 
     def __post_init__(self) -> None:
         check_range("method.size", self.size, 1)
@@ -46,18 +46,18 @@ class Bottleneck(Method):
         check_range("method.scale", self.scale, 0, low_open=True)
         check_one_of("method.init", self.init, ("zero", "normal"))
 
-    def place(self, name: str) -> str | None:
-        """Return where the adapter of a module goes, by the last part of its name; None if it cannot have one."""
-        return self.places.get(name)
+    def position(self, name: str) -> str | None:
+        """Return the adapter's position for a module, by the last part of its name; None if it cannot have one."""
+        return self.positions.get(name)
 
     def check(self, shape: Shape) -> None:
-        """Raise UserError if a target is no linear module of this model, or one that this kind does not adapt."""
+        """Raise UserError if a target is not a linear module of this model, or not one that this kind can adapt."""
         known = list(dict.fromkeys(kind_of(name) for name in shape.linear))
-        possible = [name for name in known if self.place(name) is not None]
+        possible = [name for name in known if self.position(name) is not None]
         for target in self.targets:
             if target not in possible:
                 raise UserError(
-                    f"method.targets names {target!r}; of this model's linear modules such an adapter goes with: "
+                    f"method.targets names {target!r}; linear modules of this model that such an adapter fits: "
                     f"{', '.join(possible) or 'none'}"
                 )
         if not self.targets and not set(known) & set(self.standard):
@@ -67,38 +67,39 @@ class Bottleneck(Method):
             )
 
     def adapted_modules(self, anatomy: Anatomy) -> dict[str, str]:
-        """Return the units that get an adapter, with its place."""
+        """Return the units that get an adapter, each with its position."""
         wanted = self.targets or self.standard
-        return {unit: place for unit in anatomy.modules(wanted) if (place := self.place(kind_of(unit))) is not None}
+        found = {unit: self.position(kind_of(unit)) for unit in anatomy.modules(wanted)}
+        return {unit: position for unit, position in found.items() if position is not None}
 
     def adapt(self, model: nn.Module, anatomy: Anatomy, state: Any) -> nn.Module:
         """Freeze the model and wrap its modules, in the model's own dtype."""
         from layerfit.adapters.bottleneck import add_bottlenecks
 
-        places = {anatomy.module_path(unit): place for unit, place in self.adapted_modules(anatomy).items()}
+        positions = {anatomy.module_path(unit): where for unit, where in self.adapted_modules(anatomy).items()}
         return add_bottlenecks(
-            model, places, size=self.size, activation=self.activation, scale=self.scale, init=self.init
+            model, positions, size=self.size, activation=self.activation, scale=self.scale, init=self.init
         )
 
     def plan(self, step: int, ctx: Context) -> Plan:
-        """All adapters, always."""
+        """Return a plan that trains all adapters."""
         return Plan(layer_units(range(ctx.shape.num_layers)))
 
 
 @dataclass
 class Series(Bottleneck):
-    """Adapters in line with the MLP, at the width of the model: after it, or before it if so targeted."""
+    """Adapters in series with the MLP, at model width: after it, or before it if up or gate projections are targets."""
 
     standard: ClassVar[tuple[str, ...]] = OUT_OF_MLP
-    places: ClassVar[dict[str, str]] = dict.fromkeys(OUT_OF_MLP, "after") | dict.fromkeys(INTO_MLP + GATES, "before")
+    positions: ClassVar[dict[str, str]] = dict.fromkeys(OUT_OF_MLP, "after") | dict.fromkeys(INTO_MLP + GATES, "before")
 
 
 @dataclass
 class Parallel(Bottleneck):
-    """Adapters beside linear modules, the two of the MLP unless others are named."""
+    """Adapters parallel to linear modules, by default up and down projection of the MLP."""
 
     standard: ClassVar[tuple[str, ...]] = INTO_MLP + OUT_OF_MLP
 
-    def place(self, name: str) -> str | None:
-        """Any linear module can have one."""
+    def position(self, name: str) -> str | None:
+        """Return `beside`: any linear module can have such an adapter."""
         return "beside"

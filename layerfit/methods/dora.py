@@ -1,7 +1,7 @@
-"""DoRA through PEFT (Liu et al., arXiv:2402.09353): LoRA moves the direction of a weight, a vector its magnitude.
+"""DoRA through PEFT (Liu et al., arXiv:2402.09353): LoRA for a weight's direction, a trained vector for its magnitude.
 
-W' = m (W + s B A) / ||W + s B A||, s = alpha / rank, the norm and the trained m per output (Eq. 5; the paper's
-columns are the rows of torch's [out, in]). The norm passes no gradient (section 4.3).
+W' = m (W + s B A) / ||W + s B A||, s = alpha / rank, with one norm and one trained m per output (Eq. 5; the
+paper's columns are the rows of torch's [out, in]). The norm is detached from the graph (section 4.3).
 """
 
 from __future__ import annotations
@@ -14,6 +14,6 @@ from layerfit.methods.lora import LowRank
 
 @dataclass
 class DoRA(LowRank):
-    """LoRA's adapters, with a magnitude for each output of each adapted module."""
+    """LoRA's adapters, plus a magnitude for each output of each adapted module."""
 
     decomposed: ClassVar[bool] = True

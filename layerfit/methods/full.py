@@ -1,4 +1,4 @@
-"""Full fine-tuning, and its absence."""
+"""Full fine-tuning, and the untrained baseline."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,11 +8,11 @@ from layerfit.methods.base import Method
 
 @dataclass
 class Full(Method):
-    """Full-parameter fine-tuning: every seam at its default."""
+    """Full-parameter fine-tuning: every hook at its default."""
 
 
 @dataclass
 class Vanilla(Method):
-    """The pretrained model as it is: no step is taken."""
+    """The pretrained model, evaluated without training."""
 
     trains: ClassVar[bool] = False

@@ -1,7 +1,7 @@
 """GaLore: Adam on gradients projected to low rank, all parameters trained (Zhao et al., arXiv:2403.03507, Algorithm 2).
 
-The linear modules of the blocks are projected; embedding, norms and head get plain Adam. The optimizer must see
-matrices, so engines that flatten parameters (ZeRO 1-3) refuse.
+The linear modules of the blocks are projected; embedding, norms and head get plain Adam. The optimizer needs
+whole matrices, so engines that flatten parameters (ZeRO 1-3) refuse this method.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.methods.base import Method, OptimizerSpec
 
 LARGEST_DEFAULT = 128
-"""Rank of the released README's example; a quarter of the width is what the paper's Table 2 has at 350M and 1B."""
+"""Rank of the released README's example; the paper's Table 2 uses a quarter of the width at 350M and 1B."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class GaLore(Method):
         check_one_of("method.projection", self.projection, ("svd", "randomized"))
 
     def check(self, shape: Shape) -> None:
-        """Raise UserError if the rank is above what the smallest matrix has."""
+        """Raise UserError if the rank exceeds the smaller side of the smallest matrix."""
         if self.rank is not None and shape.smallest_side is not None and self.rank > shape.smallest_side:
             raise UserError(
                 f"method.rank={self.rank} is above the smaller side of this model's smallest linear module; "
@@ -45,13 +45,13 @@ class GaLore(Method):
             )
 
     def optimizer(self, shape: Shape) -> OptimizerSpec:
-        """AdamW whose marked groups run in a low-rank space."""
+        """Return GaLore's AdamW; the block matrices are projected."""
         from layerfit.optimizers.galore import GaLoreAdamW
 
         return OptimizerSpec(GaLoreAdamW, self._options)
 
     def _options(self, name: str, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Mark the matrices inside the blocks."""
+        """Return the projection settings of a matrix inside a block, nothing for other parameters."""
         if not name.startswith("layers.") or len(shape) != 2:
             return {}
         rank = self.rank or max(1, min(LARGEST_DEFAULT, min(shape) // 4))

@@ -1,7 +1,7 @@
 """A ranking of blocks by greedy removal of trained adapters (IST's preliminary observation, arXiv:2410.11772).
 
-LoRA to the end of training; then, round by round, every block that is left is tried without its adapters (response
-times 0), and the one whose absence hurts the loss least is removed for good. The score of a block is its round.
+LoRA trains to the end. Then, in every round, the loss is computed without the adapters of each remaining block
+(response times 0), and the block with the lowest loss is removed. The score of a block is the round of its removal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Removal:
-    """Blocks in the order of their removal, and N + 1 losses: with all, without the first, ...; empty until then."""
+    """Blocks in the order of their removal, and N + 1 losses: with all, without the first, ..."""
 
     order: list[str] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -38,7 +38,7 @@ class GreedyRanking(LowRank):
     probe_data: str = "validation"
     probe_batch_size: int = 16
     removal_batches: int = 4
-    """Probe batches, always the same ones, whose mean loss decides."""
+    """Number of probe batches; every mean loss is over the same ones."""
 
     ranks: ClassVar[str | None] = BLOCK
 
@@ -49,11 +49,11 @@ class GreedyRanking(LowRank):
         check_range("method.removal_batches", self.removal_batches, 1)
 
     def probe_source(self) -> tuple[str, int]:
-        """As configured."""
+        """Return the configured split and size."""
         return self.probe_data, self.probe_batch_size
 
     def begin(self, shape: Shape, findings: Sequence[dict[str, Any]]) -> Removal:
-        """Nothing is removed yet."""
+        """Return an empty removal."""
         return Removal()
 
     def after_step(self, step: int, ctx: Context) -> bool:
@@ -69,7 +69,7 @@ class GreedyRanking(LowRank):
         return True
 
     def findings(self, model: nn.Module, anatomy: Anatomy, state: Removal) -> dict[str, Any]:
-        """`removal`: order (first removed first) and N + 1 losses; `ranking`: the round of every block's removal."""
+        """Return `removal` (order and N + 1 losses) and `ranking` (the round in which every block was removed)."""
         rounds = {unit: float(i) for i, unit in enumerate(state.order, start=1)}
         blocks = anatomy.shape(num_steps=0).blocks()
         return {"removal": asdict(state), "ranking": {"scores": {unit: rounds[unit] for unit in blocks}}}

@@ -1,10 +1,10 @@
-"""ILA: find the unimportant linear modules, then fine-tune without them (Shi et al., arXiv:2410.17875, Algorithm 1).
+"""ILA: rank the linear modules, then freeze the unimportant ones (Shi et al., arXiv:2410.17875, Algorithm 1).
 
-`ILARanking` is a run of its own. Stage 1: LoRA until the loss is epsilon-stable (Definition 1). Stage 2: everything
+`ILARanking` is a separate run. Stage 1: LoRA until the loss is epsilon-stable (Definition 1). Stage 2: everything
 is frozen and a mask gamma = sigmoid(s) over the linear modules is learned on theta_0 + gamma * delta (Eq. 7).
 `ILA` reads one or several such rankings and freezes the least important modules, over LoRA or over full fine-tuning;
-its controls freeze as many others.
-What the paper leaves open (s_0, optimizer, penalty) is configuration: `conf/method/ila.yaml` gives the reasons.
+its controls freeze the same number of other modules.
+s_0, optimizer and penalty, which the paper does not give, are configuration; reasons: `conf/method/ila.yaml`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import EMBEDDING, HEAD, NORM, Shape, block_of, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
-from layerfit.importance.choice import ENDS, PLACES, at_end, at_place, mean_ranks, shared
+from layerfit.importance.choice import ENDS, UNRANKED, by_importance, mean_ranks, shared, unranked
 from layerfit.importance.mask import MaskSettings, learn_ranking
 from layerfit.methods.base import Context, Plan
 from layerfit.methods.lora import LowRank
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Stages:
-    """What stages 1 and 2 have found so far. losses: on the fixed batches, one a window; milestones: rankings."""
+    """State of stages 1 and 2. losses: on the fixed probe batches, one per window; milestones: rankings by fraction."""
 
     stable_at: int | None = None
     losses: list[float] = field(default_factory=list)
@@ -52,7 +52,7 @@ class ILARanking(LowRank):
     mask_data: str = "train"
     mask_batch_size: int = 16
     milestones: list[float] = field(default_factory=list)
-    """Fractions of the training after which a ranking is learned as well; with any, stage 1 runs to its end."""
+    """Fractions of training after which a ranking is learned as well; if any are set, stage 1 does not stop early."""
 
     ranks: ClassVar[str | None] = MODULE
 
@@ -71,15 +71,15 @@ class ILARanking(LowRank):
             check_range("method.milestones", fraction, 0, 1, low_open=True)
 
     def probe_source(self) -> tuple[str, int] | None:
-        """As configured."""
+        """Return the configured split and size."""
         return self.mask_data, self.mask_batch_size
 
     def begin(self, shape: Shape, findings: Sequence[dict[str, Any]]) -> Any:
-        """Nothing is known yet."""
+        """Return empty stages."""
         return Stages()
 
     def after_step(self, step: int, ctx: Context) -> bool:
-        """Watch for stability; learn the mask at milestones and at the end."""
+        """Check for stability; learn a ranking at milestones and at the end."""
         state: Stages = ctx.state
         done, last = step + 1, step + 1 == ctx.shape.num_steps
         if done % self.window == 0:
@@ -107,7 +107,7 @@ class ILARanking(LowRank):
         )
 
     def findings(self, model: nn.Module, anatomy: Anatomy, state: Any) -> dict[str, Any]:
-        """The ranking (scores s by unit, with their reliability), milestones, and when stage 1 became stable."""
+        """Return the ranking (scores s by unit, with their reliability), milestones, and the step of stability."""
         return asdict(state)
 
 
@@ -120,45 +120,46 @@ class Frozen:
 
 @dataclass(frozen=True)
 class CombinedRankings(Rankings):
-    """Several rankings that become one set. combine: how."""
+    """Several rankings and the rule that combines them (`ILA.combine`)."""
 
     combine: str = "intersection"
 
     def check_number(self, number: int, *, own: bool) -> None:
-        """Raise UserError if `combine` says nothing, or lacks the ranking that it goes by."""
+        """Raise UserError if `combine` has no effect, or the ranking that it needs is missing."""
         if number == 1 and self.combine != "intersection":
             raise UserError(
-                f"method.combine={self.combine} is for several rankings and there is one; "
+                f"method.combine={self.combine} needs several rankings and there is one; "
                 "name the data of the others, +dataset@ranking_data.NAME=..., or leave it out"
             )
         if self.combine == "matched" and not own:
             raise UserError(
-                "method.combine=matched goes by the ranking of the run's own data; name it too, "
+                "method.combine=matched uses the ranking of the run's own data; name it too, "
                 "+dataset@ranking_data.NAME=... as dataset=..."
             )
 
 
 @dataclass
 class ILA(ILARanking):
-    """The fine-tune: freeze some of the linear modules, by default the least important of a ranking."""
+    """The fine-tuning run: freeze some linear modules, by default the least important of a ranking."""
 
     ranking: str = field(default="auto", metadata={"identity": "content"})
-    """`auto` (a ranking run of its own comes first), or the path of a ranking file."""
+    """`auto` (a separate ranking run comes first), or the path of a ranking file."""
     base: str = "lora"
     freeze_fraction: float | None = 0.25
     train_fraction: float | None = None
     freeze: str = field(default="least", metadata={"since": "controls of the frozen set"})
-    """Which modules freeze: least or most important, or, without any ranking, random, first or last ones."""
+    """The modules to freeze: least or most important ones, or, without a ranking, random, first or last ones."""
     combine: str = field(default="intersection", metadata={"since": "rankings from other data"})
-    """What several rankings freeze (`ranking_data`): what all of them would (fewer, that is); mean_rank: as many as one
-    of them, by the mean of their ranks; matched: as many as all of them would, by the run's own data's ranking."""
+    """How several rankings (`ranking_data`) give one frozen set. intersection: modules frozen under every ranking, so
+    fewer; mean_rank: the usual number, by mean rank; matched: as many as the intersection, by the ranking of the run's
+    own data."""
 
     ranks: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_one_of("method.base", self.base, ("lora", "full"))
-        check_one_of("method.freeze", self.freeze, ENDS + PLACES)
+        check_one_of("method.freeze", self.freeze, ENDS + UNRANKED)
         check_one_of("method.combine", self.combine, ("intersection", "mean_rank", "matched"))
         if (self.freeze_fraction is None) == (self.train_fraction is None):
             raise UserError("set exactly one of method.freeze_fraction and method.train_fraction; the other is null")
@@ -166,23 +167,24 @@ class ILA(ILARanking):
         value = self.freeze_fraction if self.train_fraction is None else self.train_fraction
         assert value is not None
         check_range(name, value, 0, 1, low_open=True, high_open=True)
-        if self.freeze in PLACES:
-            self._forget_ranking()
+        if self.freeze in UNRANKED:
+            self._reset_ranking_settings()
 
-    def _forget_ranking(self) -> None:
-        """Put what says how a ranking is made and used at its default: it decides nothing of a run without one."""
+    def _reset_ranking_settings(self) -> None:
+        """Set the fields that only a ranking uses to their defaults."""
+        # They are part of the run id, and without a ranking they have no effect on the result.
         kept = {f.name for f in fields(LowRank)} | {"base", "freeze_fraction", "train_fraction", "freeze"}
         for f in fields(self):
             if f.name not in kept:
                 setattr(self, f.name, f.default_factory() if f.default_factory is not MISSING else f.default)
 
     def probe_source(self) -> tuple[str, int] | None:
-        """The ranking's run has made all probes."""
+        """Return None: all probes belong to the ranking run."""
         return None
 
     def rankings(self) -> Rankings | None:
-        """Those of a run (or of a run for each of several data sets), or of a file; none for a control."""
-        if self.freeze in PLACES:
+        """Return the ranking of a run (one run per data set) or of a file; None for a control without ranking."""
+        if self.freeze in UNRANKED:
             return None
         if self.ranking != "auto":
             return CombinedRankings(MODULE, tuple(self.targets), path=self.ranking, combine=self.combine)
@@ -190,7 +192,7 @@ class ILA(ILARanking):
         return CombinedRankings(MODULE, tuple(self.targets), run=run, combine=self.combine)
 
     def begin(self, shape: Shape, findings: Sequence[dict[str, Any]]) -> Any:
-        """The frozen modules, for the whole run.
+        """Return the frozen modules, which do not change during the run.
 
         Raises:
             UserError: if the findings hold no ranking, or one of another model.
@@ -210,37 +212,37 @@ class ILA(ILARanking):
         return 1 - self.train_fraction
 
     def frozen_units(self, units: list[str], rankings: list[dict[str, float]]) -> frozenset[str]:
-        """Return which of `units`, in the model's order, freeze by some rankings. An intersection may be empty."""
+        """Return the modules among `units` (in the model's order) to freeze. An intersection may be empty."""
         count = self._count(len(units))
-        if self.freeze in PLACES:
-            return at_place(units, count, self.freeze, self.resolved_seed)
+        if self.freeze in UNRANKED:
+            return unranked(units, count, self.freeze, self.resolved_seed)
         if self.combine == "mean_rank":
-            return at_end(mean_ranks(rankings), count, self.freeze)
+            return by_importance(mean_ranks(rankings), count, self.freeze)
         common = shared(rankings, count, self.freeze)
-        return common if self.combine == "intersection" else at_end(rankings[0], len(common), self.freeze)
+        return common if self.combine == "intersection" else by_importance(rankings[0], len(common), self.freeze)
 
     def adapted_modules(self, anatomy: Anatomy, state: Frozen) -> list[str]:
         """Return the modules that are not frozen; a frozen module gets no adapter at all."""
         return [unit for unit in anatomy.modules(self.targets) if unit not in state.units]
 
     def adapt(self, model: nn.Module, anatomy: Anatomy, state: Any) -> nn.Module:
-        """Insert adapters over LoRA; leave the model as it is over full fine-tuning."""
+        """With `base=lora` insert adapters; with `base=full` return the model unchanged."""
         return model if self.base == "full" else self.insert(model, anatomy, self.adapted_modules(anatomy, state))
 
     def plan(self, step: int, ctx: Context) -> Plan:
-        """Everything but the frozen modules; over `full`, embedding, norms and head train too."""
+        """Return a plan without the frozen modules; with `base=full`, embedding, norms and head train too."""
         frozen = frozenset(ctx.state.units)
-        if self.base == "lora":  # blocks that have an adapter: the first quarter of modules is a quarter of the blocks
+        if self.base == "lora":  # only blocks with an adapter: `freeze=first` leaves whole blocks without
             return Plan(frozenset(block_of(u) for u in ctx.shape.modules(self.targets) if u not in frozen))
         layers = layer_units(range(ctx.shape.num_layers))
         return Plan(layers, (EMBEDDING, NORM, HEAD), frozen=frozen)
 
     def after_step(self, step: int, ctx: Context) -> bool:
-        """Nothing: the ranking was made before."""
+        """Return False: the ranking exists already, so training runs to its end."""
         return False
 
     def findings(self, model: nn.Module, anatomy: Anatomy, state: Any) -> dict[str, Any]:
-        """The frozen modules, in the model's order."""
+        """Return `frozen`, the frozen modules in the model's order, and `num_frozen`."""
         return {"frozen": state.units, "num_frozen": len(state.units)}
 
     def check(self, shape: Shape) -> None:

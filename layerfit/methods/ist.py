@@ -3,9 +3,9 @@
 Over LoRA, series or parallel adapters (`base`). Two loops. Fine-tuning: every step trains the adapters of
 `num_updated` blocks, drawn without replacement in proportion to sigmoid(I). Importance: every `update_every` steps, on
 one probe batch, `num_candidates` (N_c) subsets S_c^j keep their response while the other blocks' adapters are scaled by
-beta; r^j = exp(-L^j) - mean_k exp(-L^k), and I_i += mu r^j for i in S_c^j (`update=paper`). The released code moves the
-suppressed blocks instead, by -mu r^j p (1 - p) with p = sigmoid(-I) (`update=released`): the r^j sum to zero, so sets
-and signs agree.
+beta; r^j = exp(-L^j) - mean_k exp(-L^k), and I_i += mu r^j for i in S_c^j (`update=paper`). The released code updates
+the suppressed blocks instead, by -mu r^j p (1 - p) with p = sigmoid(-I) (`update=released`); as the r^j sum to zero,
+both rules move every score in the same direction.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ if TYPE_CHECKING:
 BASES: dict[str, type[Method]] = {"lora": LowRank, "series": Series, "parallel": Parallel}
 _SINCE = {"since": "series and parallel bases"}
 UNIFORM_BELOW = 1.5
-"""Odds ratio of the likeliest to the least likely block under which a run sampled uniformly in effect."""
+"""Sampling counts as uniform if the odds ratio of the likeliest to the least likely block is below this."""
 TINY = 2.0**-53
-"""In place of a random number that is exactly 0."""
+"""Replaces a random number that is exactly 0, whose logarithm does not exist."""
 
 
 def sigmoid(x: float) -> float:
-    """1 / (1 + exp(-x)), without overflow."""
+    """Return 1 / (1 + exp(-x)), without overflow."""
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
 def log_sigmoid(x: float) -> float:
-    """Log sigmoid(x), without overflow or underflow."""
+    """Return log(sigmoid(x)), without overflow or underflow."""
     return -math.log1p(math.exp(-x)) if x >= 0 else x - math.log1p(math.exp(x))
 
 
 def draw_weighted(log_weights: list[float], count: int, rng: random.Random) -> frozenset[int]:
     """Draw `count` indices without replacement, one after another in proportion to their weights.
 
-    By exponential keys (Efraimidis & Spirakis 2006): the same law as removing each winner and drawing again. In logs:
-    a weight that underflows is still in the race.
+    By exponential keys (Efraimidis & Spirakis 2006): the same distribution as sequential draws without replacement.
     """
+    # In logarithms, so that a weight that would underflow can still be drawn.
     keys = [math.log(-math.log(rng.random() or TINY)) - w for w in log_weights]
     return frozenset(sorted(range(len(keys)), key=keys.__getitem__)[:count])
 
@@ -65,7 +65,7 @@ def rewards(losses: list[float]) -> list[float]:
 def updated(
     scores: list[float], suppressed: list[frozenset[int]], losses: list[float], *, mu: float, rule: str
 ) -> list[float]:
-    """Return the importance scores after one importance update. See the module's docstring for the two rules."""
+    """Return the importance scores after one importance update. The two rules: see the module's docstring."""
     out = list(scores)
     for reward, low in zip(rewards(losses), suppressed, strict=True):
         for i, score in enumerate(scores):
@@ -89,7 +89,7 @@ def _count(name: str, value: float, num_layers: int) -> int:
 
 @dataclass
 class Importance:
-    """Importance scores I, one a block; history: [step, I] at every importance update, to 6 decimals."""
+    """Importance scores I, one per block; history: [step, I] at every importance update, to 6 decimals."""
 
     scores: list[float]
     history: list[list[Any]] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Importance:
 
 @dataclass
 class IST(LowRank):
-    """See the module's docstring; `conf/method/ist.yaml` says where each default comes from."""
+    """See the module's docstring; sources of the defaults: `conf/method/ist.yaml`."""
 
     base: str = "lora"
     update: str = "paper"
@@ -132,11 +132,11 @@ class IST(LowRank):
         check_range("method.probe_batch_size", self.probe_batch_size, 1)
 
     def _over(self, base: str) -> Method:
-        """Return the method that inserts the adapters of a base, with our settings."""
+        """Return the method that inserts the adapters of a base, with the settings of this one."""
         return BASES[base](**{f.name: getattr(self, f.name) for f in fields(BASES[base]) if f.init})
 
     def _check_base(self) -> None:
-        """Raise UserError if a setting of an adapter is wrong, or is of another base and not at its default."""
+        """Raise UserError if an adapter setting is invalid, or belongs to another base and is not at its default."""
         taken = {base: {f.name for f in fields(self._over(base))} for base in BASES}
         for f in fields(self):
             owners = [base for base in BASES if f.name in taken[base]]
@@ -152,7 +152,7 @@ class IST(LowRank):
         return self._over(self.base).adapt(model, anatomy, state)
 
     def check(self, shape: Shape) -> None:
-        """Raise UserError unless the fractions give whole layers and enough distinct subsets exist."""
+        """Raise UserError unless the fractions give valid numbers of layers and enough distinct subsets exist."""
         self._over(self.base).check(shape)
         _count("method.num_updated", self.num_updated, shape.num_layers)
         low = _count("method.num_suppressed", self.num_suppressed, shape.num_layers)
@@ -163,15 +163,15 @@ class IST(LowRank):
             )
 
     def probe_source(self) -> tuple[str, int] | None:
-        """As configured; a policy that learns no scores asks for no losses."""
+        """Return the configured split and size, None for a policy that learns no scores."""
         return (self.probe_data, self.probe_batch_size) if self.policy == "ist" else None
 
     def begin(self, shape: Shape, findings: Sequence[dict[str, Any]]) -> Importance:
-        """All blocks are equal."""
+        """Return scores of 0: all blocks are equally important."""
         return Importance([0.0] * shape.num_layers)
 
     def plan(self, step: int, ctx: Context) -> Plan:
-        """Update the scores if it is time, then draw the blocks of this step."""
+        """Update the scores if an update is due, then draw the blocks of this step."""
         depth, state = ctx.shape.num_layers, ctx.state
         if self.policy == "ist" and step > 0 and step % self.update_every == 0:
             state.scores = self._updated_scores(step // self.update_every, ctx)
@@ -203,7 +203,7 @@ class IST(LowRank):
         )
 
     def findings(self, model: nn.Module, anatomy: Anatomy, state: Importance) -> dict[str, Any]:
-        """Scores I, the log odds ratio of the extremes, and whether the run left uniform sampling at all.
+        """Return the scores I, the log odds ratio of the extremes, and whether sampling was uniform in effect.
 
         `importance_history`: [step, I] at every importance update, to 6 decimals.
         """

@@ -1,7 +1,7 @@
 """LIFT: one block trains at a time, and backward stops there (ICLR 2024 submission u0INlprg3U).
 
-Embedding, norm, head and all other blocks are frozen, so no gradient is computed below the block whose turn it is. The
-abstract says no more than that; order and length of the turns are ours (`docs/methods/lift.md`).
+Embedding, norm, head and all other blocks are frozen, so no gradient is computed below the active block. The abstract
+gives no more detail; order and length of the turns are our choice (`docs/methods/lift.md`).
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ class Lift(Method):
             interval(self.switch_every, 100)
 
     def switch_policy(self) -> SwitchPolicy:
-        """No two turns share a parameter, so there is no Adam state to keep."""
+        """Return `reset`: successive turns share no parameter, so there is no Adam state to keep."""
         return SwitchPolicy(moments="reset", masters=self.masters)
 
     def steps_per_turn(self, shape: Shape) -> int:
-        """Return K. Rounded down where it is not given: every block gets its turn in a run of at least N steps."""
+        """Return the steps of one turn; by default rounded down, so that T >= N steps cover every block."""
         if self.switch_every is not None:
             return interval(self.switch_every, shape.num_steps)
         return max(1, shape.num_steps // shape.num_layers)
 
     def plan(self, step: int, ctx: Context) -> Plan:
-        """Return the block whose turn it is."""
+        """Return the active block of this step's turn."""
         turn = step // self.steps_per_turn(ctx.shape)
         layers = next_layers(num_layers=ctx.shape.num_layers, num_active=1, draw=turn, seed=ctx.seed, order=self.order)
         return Plan(layer_units(layers))

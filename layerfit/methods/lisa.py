@@ -2,8 +2,8 @@
 
 Every `switch_every` steps exactly `num_active` of the N blocks are drawn uniformly, without replacement; the others
 freeze. The authors ran each interval as a separate job, saving and loading the model between them (LMFlow #729):
-`moments=reset masters=drop`. `keep` carries the Adam state of whatever stays active over a switch. Version 1 of the
-paper drew each block by an independent coin of probability num_active / N: `sampling=bernoulli`.
+`moments=reset masters=drop`. `moments=keep` preserves the Adam state of parameters that stay active over a switch.
+Version 1 of the paper drew each block independently, with probability num_active / N: `sampling=bernoulli`.
 
 `sampling=ascending|descending|reshuffled` takes the blocks in turn instead: with `num_active=1 always=[] moments=reset
 masters=drop` that is BAdam (Luo et al., arXiv:2404.02827).
@@ -23,10 +23,10 @@ ORDERS = ("ascending", "descending", "reshuffled")
 
 
 def interval(text: str, num_steps: int) -> int:
-    """Return K in steps from `20` or from a fraction of the run, `T/25` (rounded, at least 1).
+    """Return an interval in steps, given as steps (`20`) or as a fraction of the run (`T/25`: rounded, at least 1).
 
     Raises:
-        UserError: if the text is neither, or K < 1.
+        UserError: if the text is neither, or the interval is below 1.
     """
     if match := re.fullmatch(r"T(?:/(\d+))?", text.strip()):
         divisor = int(match[1] or 1)
@@ -41,7 +41,7 @@ def interval(text: str, num_steps: int) -> int:
 def next_layers(*, num_layers: int, num_active: int, draw: int, seed: int, order: str) -> frozenset[int]:
     """Return the block indices of turn `draw`: `num_active` at a time, each block once in every pass.
 
-    reshuffled: every pass in an order of its own. The last turn of a pass takes what is left of it.
+    reshuffled: every pass in another random order. The last turn of a pass may have fewer blocks.
     """
     number, turn = divmod(draw, -(-num_layers // num_active))
     layers = list(range(num_layers))
@@ -64,7 +64,7 @@ def draw_layers(*, num_layers: int, num_active: int, draw: int, seed: int, sampl
 
 @dataclass
 class LISA(Method):
-    """See the module's docstring; `conf/method/lisa.yaml` says where each default comes from."""
+    """See the module's docstring; sources of the defaults: `conf/method/lisa.yaml`."""
 
     num_active: int = 2  # gamma
     switch_every: str = "T/25"  # K
@@ -96,11 +96,11 @@ class LISA(Method):
         interval(self.switch_every, shape.num_steps)
 
     def switch_policy(self) -> SwitchPolicy:
-        """As configured."""
+        """Return the configured treatment."""
         return SwitchPolicy(moments=self.moments, masters=self.masters)
 
     def plan(self, step: int, ctx: Context) -> Plan:
-        """Return the draw of this step's interval."""
+        """Return the blocks drawn for this step's interval."""
         draw = step // interval(self.switch_every, ctx.shape.num_steps)
         layers = draw_layers(
             num_layers=ctx.shape.num_layers,

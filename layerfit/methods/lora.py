@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class LowRank(Method):
-    """Low-rank adapters in the blocks: what LoRA shares with methods that are built over it. All else is frozen."""
+    """Low-rank adapters in the blocks; base of LoRA and of methods built on it. All else is frozen."""
 
     rank: int = 8
     alpha: float = 16.0
@@ -34,7 +34,7 @@ class LowRank(Method):
         check_range("method.dropout", self.dropout, 0, 1, high_open=True)
 
     def check(self, shape: Shape) -> None:
-        """Raise UserError if a target is no linear module of this model."""
+        """Raise UserError if a target is not a linear module of this model."""
         shape.check_targets(self.targets)
 
     def outside(self, anatomy: Anatomy) -> list[str]:
@@ -55,21 +55,21 @@ class LowRank(Method):
         )
 
     def plan(self, step: int, ctx: Context) -> Plan:
-        """All adapters, always."""
+        """Return a plan that trains all adapters."""
         return Plan(layer_units(range(ctx.shape.num_layers)))
 
 
 @dataclass
 class LoRA(LowRank):
-    """The method by itself; with `embeddings` the token embedding and the head get adapters too."""
+    """Plain LoRA; with `embeddings` the token embedding and the head get adapters too."""
 
     embeddings: bool = field(default=False, metadata={"since": "LoRA on embedding and head"})
     """As in the LISA paper's figure of weight norms. A tied pair is one matrix: its adapter sits at the embedding."""
 
     def outside(self, anatomy: Anatomy) -> list[str]:
-        """The embedding and the head, if asked for."""
+        """Return embedding and head if `embeddings` is set; a tied pair once."""
         return list(dict.fromkeys([anatomy.embedding, anatomy.head])) if self.embeddings else []
 
     def plan(self, step: int, ctx: Context) -> Plan:
-        """All adapters, always."""
+        """Return a plan that trains all adapters."""
         return Plan(layer_units(range(ctx.shape.num_layers)), (EMBEDDING, HEAD) if self.embeddings else ())

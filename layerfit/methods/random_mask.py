@@ -1,9 +1,9 @@
-"""Random masking: single weights, drawn by a coin each, train; all others keep their bits (arXiv:2405.02596).
+"""Random masking: train a random subset of single weights; all others stay bit-identical (arXiv:2405.02596).
 
-`share` of the entries of the blocks' linear modules is drawn once from `method.seed`. The drawn entries of a module
-become one small parameter, so gradients, clipping, moments, masters and ZeRO's shards exist for them alone; the module
-puts them into its frozen matrix when it runs (`layerfit.adapters.masked`). Embedding, norms, biases and head are
-frozen.
+Every entry of the blocks' linear modules is drawn once, with probability `share`, from `method.seed`. The drawn entries
+of a module form one small parameter, so gradients, clipping, moments, masters and ZeRO's shards exist for them alone;
+the forward pass writes them into a copy of the frozen matrix (`layerfit.adapters.masked`). Embedding, norms, biases and
+head are frozen.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class RandomMask(Method):
-    """See the module's docstring; `conf/method/random_mask.yaml` says where each default comes from."""
+    """See the module's docstring; sources of the defaults: `conf/method/random_mask.yaml`."""
 
     share: float = 0.01
-    """Chance of a weight to train."""
+    """Probability that a weight is drawn to train."""
     targets: list[str] = field(default_factory=list)
     """Linear modules by the last part of their name; empty = all of them."""
 
@@ -34,14 +34,14 @@ class RandomMask(Method):
         check_range("method.share", self.share, 0, 1, low_open=True)
 
     def check(self, shape: Shape) -> None:
-        """Raise UserError if a target is no linear module of this model."""
+        """Raise UserError if a target is not a linear module of this model."""
         shape.check_targets(self.targets)
 
     def adapt(self, model: nn.Module, anatomy: Anatomy, state: Any) -> nn.Module:
         """Freeze the model and make the drawn entries of its linear modules parameters.
 
         Raises:
-            UserError: if not a single weight is drawn.
+            UserError: if no weight is drawn.
         """
         from layerfit.adapters.masked import mask_modules
 
@@ -51,5 +51,5 @@ class RandomMask(Method):
         return model
 
     def plan(self, step: int, ctx: Context) -> Plan:
-        """All drawn entries, always."""
+        """Return a plan that trains all drawn entries."""
         return Plan(layer_units(range(ctx.shape.num_layers)))

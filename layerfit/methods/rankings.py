@@ -1,4 +1,4 @@
-"""What a method goes by that was found out before it: rankings, of runs that come first or of a file."""
+"""Rankings that a method needs before it starts: from required runs, or from a file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from layerfit.methods.base import Method
 
 BLOCK, MODULE = "block", "module"
-"""What a ranking scores."""
+"""The kinds of units that a ranking scores."""
 
 
 @dataclass(frozen=True)
 class Rankings:
-    """Where the rankings of a method come from, and what they must score. Exactly one of `run` and `path` is set.
+    """The source of a method's rankings and the units they must score. Exactly one of `run` and `path` is set.
 
     unit: BLOCK or MODULE. targets: kinds of linear modules that are scored, () = all.
     run: the method whose run must exist first (same model and training; data: `ranking_data`).
@@ -33,22 +33,22 @@ class Rankings:
 
     def __post_init__(self) -> None:
         check_one_of("unit", self.unit, (BLOCK, MODULE))
-        assert (self.run is None) != (self.path is None), "a run makes the rankings, or a file holds one"
+        assert (self.run is None) != (self.path is None), "set exactly one of run and path"
 
     def units(self, shape: Shape) -> list[str]:
         """Return the units that a ranking must score, in the model's order."""
         return shape.blocks() if self.unit == BLOCK else shape.modules(self.targets)
 
     def check_number(self, number: int, *, own: bool) -> None:
-        """Raise UserError if the number of required runs cannot be right; own: the first is on the run's own data."""
+        """Raise UserError if the number of required runs is wrong; own: the first uses the run's own data."""
         if number > 1:
-            raise UserError(f"this method goes by one ranking, and ranking_data names {number}; name one data set")
+            raise UserError(f"this method uses one ranking, and ranking_data names {number} data sets; name one")
 
     def read(self, findings: Sequence[dict[str, Any]], shape: Shape) -> list[dict[str, float]]:
         """Return the scores in the findings of the required runs or of the file, by unit.
 
         Raises:
-            UserError: if there are none, or they are of other units.
+            UserError: if there are none, or they score other units.
         """
         assert findings, "the required runs come first"
         try:
@@ -59,6 +59,6 @@ class Rankings:
 
 
 def ranking_file(method: Method) -> str | None:
-    """Return the path of the file of findings that a method goes by, None without one."""
+    """Return the path of the ranking file that a method reads, None without one."""
     found = method.rankings()
     return None if found is None else found.path

@@ -1,1 +1,1 @@
-"""Optimizers: AdamW with fp32 masters and skippable groups, and GaLore."""
+"""Optimizers: AdamW with fp32 masters and groups that can be inactive; AdaLoRA's and GaLore's variants of it."""

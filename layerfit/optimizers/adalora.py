@@ -1,9 +1,9 @@
-"""AdaLoRA's rank allocation, behind AdamW's step (arXiv:2303.10512, section 3.2 and Algorithm 1; the rules of PEFT).
+"""AdaLoRA's rank allocation, after each AdamW step (arXiv:2303.10512, section 3.2 and Algorithm 1; the rules of PEFT).
 
-An adapter is B diag(E) A with r triplets: a row of A [r, in], a value of E [r, 1], a column of B [out, r]. After an
-update, with the step's gradient still there, I = |w dL/dw| of every weight enters two running means, Ibar and
-Ubar = mean |I - Ibar|; a triplet scores Ibar Ubar of its value plus the mean of Ibar Ubar over its row and over its
-column (Eq. 8 to 11). The triplets of all modules compete: values beyond the budget are set to zero.
+An adapter is B diag(E) A with r triplets: a row of A [r, in], a value of E [r, 1], a column of B [out, r]. From the
+updated weight and the step's gradient, I = |w dL/dw| enters two running means, Ibar and Ubar = mean |I - Ibar|; the
+score of a triplet is Ibar Ubar of its value plus the means of Ibar Ubar over its row and over its column (Eq. 8 to 11).
+The triplets of all modules are ranked together: values beyond the budget are set to zero.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ RIGHT, VALUES, LEFT = "right", "values", "left"
 
 
 def budget(step: int, *, initial: int, target: int, warmup: int, end: int) -> int:
-    """Return how many triplets may stay after optimizer step `step`: all, then a cubic descent, then the target.
+    """Return the number of triplets kept after optimizer step `step`: all, then a cubic descent, then the target.
 
-    Eq. 12; rounded down. end: the step that takes the last choice.
+    Eq. 12; rounded down. end: the step of the last allocation.
     """
     if step <= warmup:
         return initial
@@ -31,14 +31,14 @@ def budget(step: int, *, initial: int, target: int, warmup: int, end: int) -> in
 
 
 class RankAdamW(AdamW):
-    """AdamW that chooses ranks. Groups with a `role` are the three sides of adapters, in the same order of modules.
+    """AdamW with rank allocation. Groups with a `role` hold A, E and B of the adapters, in the same order of modules.
 
-    State beyond AdamW's: `sensitivity` and `uncertainty` (fp32), and of values `kept`, the last choice.
-    Like the moments they are tensors of a parameter, so a checkpoint holds them.
+    State beyond AdamW's: `sensitivity` and `uncertainty` (Ibar, Ubar; fp32), and for E `kept`, the last allocation.
+    Like the moments they are tensors per parameter, so checkpoints include them.
     """
 
     def allocate(self, param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        """As AdamW, with the running means of a side."""
+        """As AdamW, plus the running means of adapter parameters."""
         state = super().allocate(param, group)
         if "role" in group and "sensitivity" not in state:
             for key in ("sensitivity", "uncertainty"):
@@ -49,7 +49,7 @@ class RankAdamW(AdamW):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every parameter, then the ranks."""
+        """Update every parameter, then allocate ranks."""
         super().step()
         sides = {group["role"]: group for group in self.param_groups if "role" in group}
         values = sides[VALUES]
@@ -67,12 +67,12 @@ class RankAdamW(AdamW):
                 self._zero(param)
 
     def _sense(self, group: dict[str, Any], param: Tensor) -> None:
-        """Take a weight, after its update, and its gradient, as clipped, into the running means."""
+        """Update the running means from the updated weight and its clipped gradient."""
         assert param.grad is not None
         state = self.state[param]
         target = state.get("master", param)
         grad = param.grad.float()
-        if target is not param:  # the update scaled a copy of the gradient, not the gradient
+        if target is not param:  # clipping scaled an fp32 copy of the gradient in the update, not the gradient itself
             grad = grad * self.gradient_scale
         now = (target.float() * grad).abs()
         beta1, beta2 = group["beta_sensitivity"], group["beta_uncertainty"]
@@ -83,7 +83,7 @@ class RankAdamW(AdamW):
         return self.state[param]["sensitivity"] * self.state[param]["uncertainty"]
 
     def _choose(self, sides: dict[str, dict[str, Any]], step: int, end: int) -> None:
-        """Keep the best triplets over all modules, as many as the budget allows; equals of the first lost go too."""
+        """Keep the best triplets of all modules, up to the budget; ties with the best dropped score are dropped too."""
         values = sides[VALUES]
         rows = [
             self._score(e).view(-1) + self._score(a).mean(dim=1) + self._score(b).mean(dim=0)

@@ -1,4 +1,4 @@
-"""AdamW with fp32 masters for bf16 weights, and groups that a step can leave out."""
+"""AdamW with fp32 masters for bf16 weights, and groups that can be inactive in a step."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 CHUNK = 1 << 26
-"""Elements updated at once where masters are kept: bounds the fp32 copy of the gradients (256 MiB)."""
+"""Elements updated at once with masters; bounds the fp32 copy of the gradients (256 MiB)."""
 
 
 class AdamW(torch.optim.Optimizer):
-    """AdamW (arXiv:1711.05101), torch's own kernel.
+    """AdamW (arXiv:1711.05101) by torch's fused kernel.
 
     `gradient_scale` multiplies every gradient, in the precision of the update: clipping a bf16 gradient in place would
-    round it once more. Group options beyond torch's: `active` (False = this step leaves the group out: no moment,
-    step count or decay moves) and `masters` (True = bf16 parameters are updated through an fp32 copy).
-    State, per parameter: `exp_avg`, `exp_avg_sq`, `step` and, where kept, `master`.
+    round it once more. Group options beyond torch's: `active` (False = the step skips the group: no change of weights,
+    moments or step count) and `masters` (True = bf16 parameters are updated through an fp32 copy).
+    State, per parameter: `exp_avg`, `exp_avg_sq`, `step` and, with masters, `master`.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class AdamW(torch.optim.Optimizer):
         self.gradient_scale = 1.0
 
     def allocate(self, param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        """Return the state of a parameter, made of zeros (and its master) if there is none."""
+        """Return the state of a parameter; if there is none, create zeros (and the master)."""
         state = self.state[param]
         if "step" not in state:
             if group["masters"] and param.dtype != torch.float32:
@@ -49,7 +49,7 @@ class AdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient, in the groups that are active."""
+        """Update every parameter with a gradient in the active groups."""
         for group in self.param_groups:
             if not group["active"]:
                 continue
@@ -67,7 +67,7 @@ class AdamW(torch.optim.Optimizer):
                 self._update(group, chunk)
 
     def gradient(self, param: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return a parameter's gradient as the update uses it; the parameter's own may be overwritten."""
+        """Return the scaled gradient in the dtype of the update; may overwrite `param.grad`."""
         assert param.grad is not None
         grad = param.grad.to(dtype)
         return grad if self.gradient_scale == 1.0 else grad.mul_(self.gradient_scale)
@@ -96,7 +96,7 @@ class AdamW(torch.optim.Optimizer):
 
 
 def write_back(params: list[Tensor], targets: list[Tensor]) -> None:
-    """Round masters into the weights they stand for."""
+    """Copy masters into their weights, rounding to the weights' dtype."""
     for param, target in zip(params, targets, strict=True):
         if target is not param:
             param.copy_(target)

@@ -1,8 +1,8 @@
 """GaLore's optimizer: Adam in a low-rank space of the gradient (arXiv:2403.03507, Algorithm 2).
 
 As in the released code, the smaller side of a matrix is projected (`std`), moments are not rotated when the basis is
-renewed, and weight decay acts at full rank after the update. Unlike it, the state is tensors only, so it loads with
-`torch.load(weights_only=True)`, and the basis may come from a randomised SVD.
+refreshed, and weight decay acts at full rank after the update. Here the state is tensors only, so it loads with
+`torch.load(weights_only=True)`, and the basis can come from a randomised SVD.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ def project(gradient: Tensor, q: Tensor) -> Tensor:
 
 
 def project_back(low: Tensor, q: Tensor, shape: torch.Size) -> Tensor:
-    """Return a low-rank update at full size: `shape` is [m, n]."""
+    """Return a low-rank update at full size, `shape` [m, n]."""
     return low @ q if shape[0] >= shape[1] else q @ low
 
 
 class GaLoreAdamW(AdamW):
-    """AdamW whose groups with a `rank` run in a low-rank space."""
+    """AdamW that updates groups with a `rank` in a low-rank space."""
 
     def allocate(self, param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        """As AdamW, with moments of the projected shape, and the basis."""
+        """As AdamW, but with moments of the projected shape, and the basis."""
         state = super().allocate(param, group)
         if "rank" not in group:
             return state
@@ -59,7 +59,7 @@ class GaLoreAdamW(AdamW):
         if "basis" not in state:
             for key in ("exp_avg", "exp_avg_sq"):
                 state[key] = state[key].new_zeros(low)
-            # Filled with the first step; made here, so that what is held does not depend on the steps taken.
+            # Computed in the first step; allocated here, so that memory does not depend on the steps taken.
             state["basis"] = state["exp_avg"].new_zeros((group["rank"], n) if m >= n else (m, group["rank"]))
         return state
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from layerfit.adapters.masked import COINS, draw_places, places_for
+from layerfit.adapters.masked import LARGEST_DRAWN, draw_indices, indices_for
 from layerfit.config import ROOT, compose, composer
 from layerfit.config.schema import RunConfig
 from layerfit.engines.base import Engine
@@ -307,13 +307,13 @@ def test_with_checkpointing_the_block_that_is_made_again_is_held_too():
 
 
 def test_of_large_matrices_random_masks_take_the_mean():
-    """Of small ones, as all nano models have, the coins themselves."""
+    """Small ones, as in all nano models, are really drawn."""
     with torch.device("meta"):
         small, large = nn.Linear(100, 50).weight, nn.Linear(3000, 1500).weight
-    drawn = draw_places("x", small.shape, share=0.1, seed=3)
-    assert torch.equal(places_for("x", small, share=0.1, seed=3), drawn)
-    assert large.numel() > COINS
-    assert len(places_for("x", large, share=0.1, seed=3)) == 450_000
+    drawn = draw_indices("x", small.shape, share=0.1, seed=3)
+    assert torch.equal(indices_for("x", small, share=0.1, seed=3), drawn)
+    assert large.numel() > LARGEST_DRAWN
+    assert len(indices_for("x", large, share=0.1, seed=3)) == 450_000
 
 
 def test_tokens_come_from_a_record_of_the_same_data_else_they_are_a_bound():

@@ -58,8 +58,8 @@ def test_frozen_sets_are_those_worked_out_by_hand(given, settings, expected):
 
 
 def test_ties_go_by_name():
-    assert choice.at_end(dict.fromkeys("cab", 1.0), 2, "least") == {"a", "b"}
-    assert choice.at_end(dict.fromkeys("cab", 1.0), 2, "most") == {"b", "c"}
+    assert choice.by_importance(dict.fromkeys("cab", 1.0), 2, "least") == {"a", "b"}
+    assert choice.by_importance(dict.fromkeys("cab", 1.0), 2, "most") == {"b", "c"}
 
 
 def test_a_draw_is_the_seeds_of_the_right_size_and_even_over_the_units():
@@ -130,9 +130,9 @@ MISTAKES = {
         "make them the same",
     ),
     "too many": ({"select": "random", "num_units": 5}, r"\[1, 4\]"),
-    "parts over adapters": ({"units": ["layers.0"], "always": ["norm"], "base": "lora"}, "adapters alone"),
+    "parts over adapters": ({"units": ["layers.0"], "always": ["norm"], "base": "lora"}, "only adapters train"),
     "adapters' keys without": ({"units": ["layers.0"], "rank": 3}, "go with method.base=lora"),
-    "nothing to adapt": ({"units": ["layers.0.up"], "base": "lora", "targets": ["q"]}, "nothing to adapt"),
+    "nothing to adapt": ({"units": ["layers.0.up"], "base": "lora", "targets": ["q"]}, "has no module among"),
 }
 
 
@@ -144,7 +144,7 @@ def test_what_cannot_be_chosen_is_said(case):
 
 
 def test_scores_of_other_units_are_refused():
-    with pytest.raises(UserError, match=r"scores 8 units \(layers.0.q, ...\), this model has 4"):
+    with pytest.raises(UserError, match=r"scores 8 units \(layers.0.q, ...\) that are not the 4 units"):
         chosen(ONE, select="most", num_units=1, ranking="file")
     with pytest.raises(UserError, match="holds no `scores`"):
         frozen({"losses": []})

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from layerfit.adapters.masked import MaskedLinear, draw_places
+from layerfit.adapters.masked import MaskedLinear, draw_indices
 from layerfit.errors import UserError
 from tests.helpers.contract import watch
 from tests.helpers.tiny import adapted, composed, context_for, engine_for, rows, share, tiny_llama
@@ -22,23 +22,23 @@ def train(*words: str, steps: int = STEPS):
     return [engine.step(share(rows(step), 0, 1, 2), LR) for step in range(steps)], engine
 
 
-def places_of(model: torch.nn.Module, density: float = 0.1) -> dict[str, torch.Tensor]:
-    """The drawn places of every linear module of a block, by parameter name."""
+def indices_of(model: torch.nn.Module, density: float = 0.1) -> dict[str, torch.Tensor]:
+    """The drawn indices of every linear module of a block, by parameter name."""
     named = [(n, p) for n, p in model.named_parameters() if "_proj" in n]
     units = {n: n.removeprefix("model.").removesuffix(".weight") for n, _ in named}
-    return {n: draw_places(units[n], p.shape, share=density, seed=0) for n, p in named}
+    return {n: draw_indices(units[n], p.shape, share=density, seed=0) for n, p in named}
 
 
 def reference() -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
     """Losses, gradient norms and final weights of a textbook loop over one vector of entries."""
     model = tiny_llama().requires_grad_(False)
-    plain, places = dict(model.named_parameters()), places_of(model)
-    vector = torch.nn.Parameter(torch.cat([plain[n].flatten()[p] for n, p in places.items()]))
+    plain, indices = dict(model.named_parameters()), indices_of(model)
+    vector = torch.nn.Parameter(torch.cat([plain[n].flatten()[p] for n, p in indices.items()]))
     optimizer = torch.optim.AdamW([vector], lr=LR, weight_decay=0.1)
 
     def put_in() -> dict[str, torch.Tensor]:
-        parts = vector.split([len(p) for p in places.values()])
-        flat = {n: plain[n].flatten().index_put((p,), v) for (n, p), v in zip(places.items(), parts, strict=True)}
+        parts = vector.split([len(p) for p in indices.values()])
+        flat = {n: plain[n].flatten().index_put((p,), v) for (n, p), v in zip(indices.items(), parts, strict=True)}
         return {n: f.view_as(plain[n]) for n, f in flat.items()}
 
     losses, norms = [], []
@@ -66,20 +66,20 @@ def test_it_is_adamw_over_the_drawn_entries(engine, expected):
     assert min(norms) > 0.05  # clipping binds
     assert [s.loss for s in stats] == pytest.approx(losses, abs=1e-5)
     assert [s.grad_norm for s in stats] == pytest.approx(norms, rel=1e-4)
-    for name, places in places_of(tiny_llama()).items():
+    for name, indices in indices_of(tiny_llama()).items():
         entries = built.read_weight(name.removesuffix("weight") + "entries").flatten()
-        torch.testing.assert_close(entries, weights[name].flatten()[places], atol=1e-4, rtol=0)
+        torch.testing.assert_close(entries, weights[name].flatten()[indices], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_other_weights_keep_their_bits(dtype):
     _, engine = train("engine=torch", f"training.dtype={dtype}")
     before = tiny_llama(torch.float32 if dtype == "fp32" else torch.bfloat16).state_dict()
-    after, places = engine.module.state_dict(), places_of(tiny_llama())
+    after, indices = engine.module.state_dict(), indices_of(tiny_llama())
     assert set(after) == set(before)
     for name, weight in before.items():
         moved = (after[name] != weight).flatten().nonzero().squeeze(1)
-        drawn = places.get(name, torch.tensor([], dtype=torch.long))
+        drawn = indices.get(name, torch.tensor([], dtype=torch.long))
         assert set(moved.tolist()) <= set(drawn.tolist()), name
         assert len(moved) >= (0.9 if dtype == "fp32" else 0.5) * len(drawn), name
 
@@ -103,23 +103,23 @@ def test_all_entries_are_all_matrices():
 
 
 def test_draws():
-    """Each entry by its own coin; a function of seed and name, whatever was drawn before."""
-    places = draw_places("layers.0.a", torch.Size((300, 400)), share=0.05, seed=0)
+    """Entries are drawn independently, by a function of seed and name, whatever was drawn before."""
+    indices = draw_indices("layers.0.a", torch.Size((300, 400)), share=0.05, seed=0)
     sigma = math.sqrt(0.05 * 0.95 * 120_000)
-    assert abs(len(places) - 6000) < 4 * sigma
-    rows_hit = torch.bincount(places // 400, minlength=300).double()
+    assert abs(len(indices) - 6000) < 4 * sigma
+    rows_hit = torch.bincount(indices // 400, minlength=300).double()
     assert float(rows_hit.var()) == pytest.approx(400 * 0.05 * 0.95, rel=0.35)  # 4 sigma: sqrt(2 / 299) = 0.08
-    assert torch.equal(places, draw_places("layers.0.a", torch.Size((300, 400)), share=0.05, seed=0))
+    assert torch.equal(indices, draw_indices("layers.0.a", torch.Size((300, 400)), share=0.05, seed=0))
     for name, seed in (("layers.0.b", 0), ("layers.0.a", 1)):
-        other = set(draw_places(name, torch.Size((300, 400)), share=0.05, seed=seed).tolist())
-        assert len(other & set(places.tolist())) < 300 + 4 * math.sqrt(300)
+        other = set(draw_indices(name, torch.Size((300, 400)), share=0.05, seed=seed).tolist())
+        assert len(other & set(indices.tolist())) < 300 + 4 * math.sqrt(300)
 
 
 def test_the_run_seed_draws_unless_the_method_has_its_own():
     def entries(*words: str) -> set[int]:
         run = composed("method=random_mask", "method.share=0.1", *words)
         model = adapted(run, tiny_llama())
-        return set(model.model.layers[0].self_attn.q_proj.places.tolist())
+        return set(model.model.layers[0].self_attn.q_proj.indices.tolist())
 
     assert entries("seed=1") == entries("seed=0", "method.seed=1") != entries("seed=0")
 
@@ -136,7 +136,7 @@ def test_what_autograd_keeps_is_the_frozen_matrix_and_not_the_filled_one():
 
 def test_state_is_held_for_the_entries_alone():
     _, engine = train("engine=torch", steps=1)
-    drawn = sum(map(len, places_of(tiny_llama()).values()))
+    drawn = sum(map(len, indices_of(tiny_llama()).values()))
     held = sum(s["exp_avg"].numel() for s in engine.optimizer.state.values())
     assert held == engine.num_trained() == drawn
 
