@@ -1,6 +1,6 @@
-"""The command line. `layerfit COMMAND ...` hands over to a command's module; without one, Hydra's words say a run.
+"""The command line. `layerfit COMMAND ...` calls that command's module; otherwise the arguments are Hydra overrides.
 
-A run: every cell composed before the first starts, mistakes in one line.
+All runs of a sweep are composed before the first one starts, and a mistake is reported in one line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ USAGE = "usage: layerfit [-m] model=... method=... dataset=... eval=... [key=val
 
 @dataclass(frozen=True)
 class Command:
-    """A command of its own. module: has `main(argv) -> int`; words: those that name the command there."""
+    """A subcommand. module: has `main(argv) -> int`. words: arguments put before the user's."""
 
     module: str
     shown: str
@@ -39,24 +39,26 @@ class Command:
 
 
 COMMANDS = {
-    "table": Command("layerfit.report.__main__", "T", "run what a table still needs, print and write it", ("table",)),
+    "table": Command(
+        "layerfit.report.__main__", "T", "run the missing cells of a table, print and write it", ("table",)
+    ),
     "todo": Command("layerfit.report.__main__", "T", "list the runs that a table still needs", ("todo",)),
     "cells": Command("layerfit.report.__main__", "T", "list all runs of a table, and their status", ("cells",)),
-    "render": Command("layerfit.report.__main__", "T", "write a table from its records alone", ("render",)),
-    "tune": Command("layerfit.report.__main__", "T", "run the tuning trials of a table and choose", ("tune",)),
-    "rerun": Command("layerfit.report.__main__", "[T]", "run tables from nothing elsewhere and compare", ("rerun",)),
+    "render": Command("layerfit.report.__main__", "T", "write a table from its records, running nothing", ("render",)),
+    "tune": Command("layerfit.report.__main__", "T", "run the tuning trials of a table, keep the best", ("tune",)),
+    "rerun": Command("layerfit.report.__main__", "[T]", "run tables from scratch elsewhere and compare", ("rerun",)),
     "runs": Command("layerfit.report.runs", "[key=value]", "list the records"),
     "report": Command("layerfit.page.__main__", "", "write every table, figure and run as one HTML file"),
-    "claims": Command("layerfit.claims.__main__", "", "test the sentences of the slides on the records"),
+    "claims": Command("layerfit.claims.__main__", "", "test the claims of the slides on the records"),
     "estimate": Command("layerfit.estimate.__main__", "T", "memory, FLOPs and hours of a table before it runs"),
     "prefetch": Command("layerfit.prefetch.__main__", "T|model=...", "fetch models and data into a folder"),
-    "judge": Command("layerfit.evaluation.judge.__main__", "rescore FILE", "scores again from raw judgments"),
+    "judge": Command("layerfit.evaluation.judge.__main__", "rescore FILE", "recompute scores from raw judgments"),
 }
 GROUPS = ("model", "method", "dataset", "eval", "engine", "optim", "tracker", "experiment", "hydra/launcher")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Do what the command line asks for; return the exit status: 0 ok, 1 a run failed or was refused, 2 a mistake."""
+    """Run the command line; return the exit status: 0 ok, 1 a run failed or was refused, 2 a mistake in the request."""
     try:
         own, words = split_folders(sys.argv[1:] if argv is None else argv)
         with _joined(own):
@@ -77,7 +79,7 @@ def _dispatch(words: list[str]) -> int:
         words = words[1:]
     elif re.fullmatch(r"\w+", first):
         names = ("run", *COMMANDS)
-        raise UserError(f"{first} is no command{did_you_mean(first, names)}; use one of: {', '.join(names)}")
+        raise UserError(f"unknown command {first}{did_you_mean(first, names)}; use one of: {', '.join(names)}")
     if "--version" in words:
         print(version())
         return 0
@@ -88,10 +90,10 @@ def _dispatch(words: list[str]) -> int:
 
 
 def split_folders(words: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the folders that a command line joins (--conf DIR, hydra.searchpath=[file://DIR]), and its other words.
+    """Return the folders that a command line adds (--conf DIR, hydra.searchpath=[file://DIR]), and its other words.
 
     Raises:
-        UserError: if a folder is missing, or is not one of files.
+        UserError: if --conf has no folder, or hydra.searchpath names something other than a local folder.
     """
     own: list[str] = []
     rest: list[str] = []
@@ -114,7 +116,7 @@ def split_folders(words: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def _joined(own: list[str]) -> AbstractContextManager[None]:
-    if not own:  # configuration takes half a second to import, which help does without
+    if not own:  # importing the configuration takes half a second; --help does without it
         return nullcontext()
     from layerfit import config
 
@@ -122,17 +124,17 @@ def _joined(own: list[str]) -> AbstractContextManager[None]:
 
 
 def version() -> str:
-    """Return the version and the commit, as far as it is known."""
+    """Return the version and, if known, the commit."""
     code = source()
     state = "" if code.dirty is False else ", changed since" if code.dirty else ", not known whether changed since"
     return f"layerfit {__version__} ({f'commit {code.commit[:10]}{state}' if code.commit else code.reason})"
 
 
 def help_text(width: int) -> str:
-    """Return how runs are said, the choices of every group, and the commands."""
+    """Return the usage of runs, the choices of every group, and the commands."""
     out = [
-        "usage: layerfit [run] [-m] [GROUP=CHOICE ...] [key=value ...]   one run; -m: a run for each of comma lists",
-        "       layerfit COMMAND ...                                     layerfit COMMAND --help says more",
+        "usage: layerfit [run] [-m] [GROUP=CHOICE ...] [key=value ...]   one run; -m: one for each listed value",
+        "       layerfit COMMAND ...                                     options: layerfit COMMAND --help",
         "",
     ]
     out += [_wrapped(f"{group:<16}", " ".join(choices(group)), width) for group in GROUPS]
@@ -140,8 +142,8 @@ def help_text(width: int) -> str:
     out += [f"{f'{name} {one.shown}':<24}{one.text}" for name, one in COMMANDS.items()]
     out += [
         "",
-        "Keys and values of a run: --cfg job (with --resolve). --conf DIR: a folder of yours, DIR/dataset/mine.yaml,",
-        "DIR/table/mine.yaml, joins. --version. --hydra-help: options of Hydra, which composes runs (https://hydra.cc).",
+        "Keys and values of a run: --cfg job (with --resolve). --conf DIR: also read DIR/dataset/mine.yaml,",
+        "DIR/table/mine.yaml, ... --version. --hydra-help: options of Hydra, which composes runs (https://hydra.cc).",
     ]
     return "\n".join(out)
 
@@ -151,7 +153,7 @@ def _wrapped(name: str, text: str, width: int) -> str:
 
 
 def choices(group: str) -> list[str]:
-    """Return the choices of a group; three or more that begin with another's name and `_` are one: `nano_*`."""
+    """Return the choices of a group; three or more that extend another's name by `_...` are shown as one: `nano_*`."""
     names = sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
     families = {name: [other for other in names if other.startswith(f"{name}_")] for name in names}
     large = {name: set(members) for name, members in families.items() if len(members) >= 3}
@@ -161,7 +163,7 @@ def choices(group: str) -> list[str]:
 
 
 def _hydra(argv: list[str]) -> int:
-    """Let Hydra answer: its own help, the composed configuration, completion."""
+    """Let Hydra handle its own flags: help, the composed configuration, shell completion."""
     import hydra
 
     from layerfit import config
@@ -182,7 +184,7 @@ def _run(argv: list[str]) -> int:
     from layerfit.distributed.place import find_place, writes
 
     multirun = any(arg in ("-m", "--multirun") for arg in argv)
-    # DeepSpeed's launcher adds --local_rank, which the environment says as well.
+    # DeepSpeed's launcher adds --local_rank; the rank is read from the environment (LOCAL_RANK) instead.
     overrides = [a for a in argv if a not in ("-m", "--multirun") and not a.startswith("--local_rank=")]
     if flags := [arg for arg in overrides if arg.startswith("-")]:
         raise UserError(f"unknown option {flags[0]}; {USAGE}")
@@ -193,7 +195,7 @@ def _run(argv: list[str]) -> int:
     from layerfit.launch import make_launcher
 
     ok = make_launcher(launcher, group="sweep" if multirun else "run")(runs)
-    if ok is None:  # submitted, and nobody waits
+    if ok is None:  # jobs were submitted with wait=false: no result yet
         return 0
     if writes(find_place()):
         for run in {config.run_id(run): run for run in runs}.values():
