@@ -1,6 +1,6 @@
-"""The command line. `layerfit COMMAND ...` hands over to a command's module; without one, Hydra's words say a run.
+"""The command line. `layerfit COMMAND ...` calls that command's module; otherwise the arguments are Hydra overrides.
 
-A run: every cell composed before the first starts, mistakes in one line.
+All runs of a sweep are composed before the first one starts, and a mistake is reported in one line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ USAGE = "usage: layerfit [-m] model=... method=... dataset=... eval=... [key=val
 
 @dataclass(frozen=True)
 class Command:
-    """A command of its own. module: has `main(argv) -> int`; words: those that name the command there."""
+    """A subcommand. module: has `main(argv) -> int`. words: arguments put before the user's."""
 
     module: str
     shown: str
@@ -58,7 +58,7 @@ OPTIONS = "--cfg job (all keys of a run)  --conf DIR (join DIR/dataset/mine.yaml
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Do what the command line asks for; return the exit status: 0 ok, 1 a run failed or was refused, 2 a mistake."""
+    """Run the command line; return the exit status: 0 ok, 1 a run failed or was refused, 2 a mistake in the request."""
     try:
         own, words = split_folders(sys.argv[1:] if argv is None else argv)
         with _joined(own):
@@ -84,7 +84,7 @@ def chosen(words: list[str]) -> Callable[[], int]:
         words = words[1:]
     elif re.fullmatch(r"\w+", first):
         names = ("run", *COMMANDS)
-        raise UserError(f"{first} is no command{did_you_mean(first, names)}; use one of: {', '.join(names)}")
+        raise UserError(f"unknown command {first}{did_you_mean(first, names)}; use one of: {', '.join(names)}")
     if "--version" in words:
         return partial(_show, version())
     if first == "--help" or any(word in ("-h", "--help") for word in words):
@@ -98,10 +98,10 @@ def _show(text: str) -> int:
 
 
 def split_folders(words: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the folders that a command line joins (--conf DIR, hydra.searchpath=[file://DIR]), and its other words.
+    """Return the folders that a command line adds (--conf DIR, hydra.searchpath=[file://DIR]), and its other words.
 
     Raises:
-        UserError: if a folder is missing, or is not one of files.
+        UserError: if --conf has no folder, or hydra.searchpath names something other than a local folder.
     """
     own: list[str] = []
     rest: list[str] = []
@@ -124,7 +124,7 @@ def split_folders(words: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def _joined(own: list[str]) -> AbstractContextManager[None]:
-    if not own:  # configuration takes half a second to import, which help does without
+    if not own:  # importing the configuration takes half a second; --help does without it
         return nullcontext()
     from layerfit import config
 
@@ -132,7 +132,7 @@ def _joined(own: list[str]) -> AbstractContextManager[None]:
 
 
 def version() -> str:
-    """Return the version and the commit, as far as it is known."""
+    """Return the version and, if known, the commit."""
     code = source()
     state = "" if code.dirty is False else ", changed since" if code.dirty else ", not known whether changed since"
     return f"layerfit {__version__} ({f'commit {code.commit[:10]}{state}' if code.commit else code.reason})"
@@ -158,7 +158,7 @@ def _wrapped(name: str, text: str, width: int) -> str:
 
 
 def choices(group: str) -> list[str]:
-    """Return the choices of a group; three or more that begin with another's name and `_` are one: `nano_*`."""
+    """Return the choices of a group; three or more that extend another's name by `_...` are shown as one: `nano_*`."""
     names = sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
     families = {name: [other for other in names if other.startswith(f"{name}_")] for name in names}
     large = {name: set(members) for name, members in families.items() if len(members) >= 3}
@@ -168,7 +168,7 @@ def choices(group: str) -> list[str]:
 
 
 def _hydra(argv: list[str]) -> int:
-    """Let Hydra answer: its own help, the composed configuration, completion."""
+    """Let Hydra handle its own flags: help, the composed configuration, shell completion."""
     import hydra
 
     from layerfit import config
@@ -189,7 +189,7 @@ def _run(argv: list[str]) -> int:
     from layerfit.distributed.place import find_place, writes
 
     multirun = any(arg in ("-m", "--multirun") for arg in argv)
-    # DeepSpeed's launcher adds --local_rank, which the environment says as well.
+    # DeepSpeed's launcher adds --local_rank; the rank is read from the environment (LOCAL_RANK) instead.
     overrides = [a for a in argv if a not in ("-m", "--multirun") and not a.startswith("--local_rank=")]
     if flags := [arg for arg in overrides if arg.startswith("-")]:
         raise UserError(f"unknown option {flags[0]}; {USAGE}")
@@ -200,7 +200,7 @@ def _run(argv: list[str]) -> int:
     from layerfit.launch import make_launcher
 
     ok = make_launcher(launcher, group="sweep" if multirun else "run")(runs)
-    if ok is None:  # submitted, and nobody waits
+    if ok is None:  # jobs were submitted with wait=false: no result yet
         return 0
     if writes(find_place()):
         for run in {config.run_id(run): run for run in runs}.values():

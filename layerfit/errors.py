@@ -1,4 +1,4 @@
-"""Mistakes that a user can fix: one exception, and one line that says how."""
+"""Mistakes that a user can fix: one exception, with a one-line message that names the fix."""
 
 import argparse
 from collections.abc import Iterable
@@ -6,11 +6,11 @@ from typing import NoReturn
 
 
 class UserError(ValueError):
-    """A mistake in what was asked for: shown as one line, exit status 2, no traceback."""
+    """A mistake in the request: shown as one line, exit status 2, no traceback."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes are one line too."""
+    """An argument parser whose errors are UserErrors, so one line too."""
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError, with the usage."""
@@ -18,9 +18,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def did_you_mean(word: str, choices: Iterable[str], before: str = "") -> str:
-    """Return ` (did you mean NAME?)` for the choice that is nearest to a misspelt word, "" if none is near.
+    """Return ` (did you mean NAME?)` with the choice closest to a misspelt word, "" if none is close.
 
-    before: stands in front of the name: `training.`.
+    before: prefix of the suggested name, such as `training.`.
     """
     from difflib import get_close_matches
 

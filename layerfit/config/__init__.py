@@ -1,4 +1,4 @@
-"""Configuration: the schema of a run, how one is composed and checked, and the id that names it."""
+"""Configuration: the schema of a run, how it is composed and checked, and its id."""
 
 from layerfit.config.checks import check, check_against_model
 from layerfit.config.composition import (

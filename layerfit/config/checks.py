@@ -1,4 +1,4 @@
-"""Whether the parts of a run fit together. Nothing is loaded for it."""
+"""Checks that the parts of a run fit together. No model or data is loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from layerfit.errors import UserError
 
 
 def check(run: RunConfig) -> None:
-    """Raise UserError if the parts of a run do not fit together. Nothing is loaded for it."""
+    """Raise UserError if the parts of a run do not fit together. No model or data is loaded."""
     engine, training, method = run.engine, run.training, run.method_name()
     if run.method.needs_matrices and engine.stage:
         raise UserError(
@@ -19,9 +19,11 @@ def check(run: RunConfig) -> None:
     if engine.name in run.method.unsupported_engines:
         raise UserError(f"method={method} cannot run on engine={engine.name}; see its card in docs/methods")
     if engine.stage is None and engine.ranks > 1:
-        raise UserError(f"engine=torch is the one-process reference, engine.ranks={engine.ranks}; use engine=zero0")
+        raise UserError(f"engine=torch runs in one process, but engine.ranks={engine.ranks}; use engine=zero0")
     if training.batch_size % engine.ranks:
-        raise UserError(f"training.batch_size={training.batch_size} does not divide among engine.ranks={engine.ranks}")
+        raise UserError(
+            f"training.batch_size={training.batch_size} is not a multiple of engine.ranks={engine.ranks}; change one"
+        )
     per_rank = training.batch_size // engine.ranks
     if training.micro_batch_size is not None and per_rank % training.micro_batch_size:
         raise UserError(
@@ -41,29 +43,31 @@ def check(run: RunConfig) -> None:
 
 
 def check_probes(run: RunConfig) -> None:
-    """Raise UserError if the method probes, and its batches do not reach all ranks or there are no rows for them."""
+    """Raise UserError if the method's probe batches have fewer sequences than ranks, or no rows to draw from."""
     if (probes := run.method.probe_source()) is None:
         return
     source, size = probes
     if size < run.engine.ranks:
-        raise UserError(f"a probe batch of {size} sequences is too small for {run.engine.ranks} ranks")
+        raise UserError(
+            f"a probe batch of {size} sequences is too small for {run.engine.ranks} ranks; raise method.*_batch_size"
+        )
     if source == "validation" and not (run.dataset.num_validation or run.dataset.validation_split):
         raise UserError(
-            f"method={run.method_name()} probes validation rows and dataset={run.dataset.name} holds none out; "
+            f"method={run.method_name()} probes validation rows, but dataset={run.dataset.name} holds none out; "
             "set dataset.num_validation, or probe train rows"
         )
 
 
 def check_required(run: RunConfig) -> None:
-    """Raise UserError if the runs that must exist before this one are not those it can use, or cannot be."""
+    """Raise UserError if the runs required before this one (rankings) are invalid or of the wrong number."""
     required = required_runs(run)
     if run.ranking_data and not required:
         raise UserError(
-            f"ranking_data.{next(iter(run.ranking_data))} says where rankings come from, and this "
-            f"method={run.method_name()} makes none before it (it needs none, or a file is given); leave it out"
+            f"ranking_data.{next(iter(run.ranking_data))} sets the data of ranking runs, but "
+            f"method={run.method_name()} has none here (it needs no ranking, or a file is given); leave it out"
         )
     if len({run_id(before) for before in required}) < len(required):
-        raise UserError(f"ranking_data: two of {', '.join(run.ranking_data)} are the same data; leave one out")
+        raise UserError(f"ranking_data: two of {', '.join(run.ranking_data)} have the same data; leave one out")
     if required and (source := run.method.rankings()) is not None:
         source.check_number(len(required), own=required[0].dataset == run.dataset)
     for before in required:
@@ -75,10 +79,10 @@ def check_required(run: RunConfig) -> None:
 
 
 def check_against_model(run: RunConfig, anatomy: Anatomy) -> None:
-    """Raise UserError if length or method do not fit the model, whose parts are known."""
+    """Raise UserError if the sequence length or the method does not fit the model's anatomy."""
     length, positions = run.training.max_length, anatomy.max_positions
     if positions is not None and length > positions:
         raise UserError(
-            f"training.max_length={length} is beyond model={run.model.name}, which has {positions} positions"
+            f"training.max_length={length} exceeds the {positions} positions of model={run.model.name}; lower it"
         )
     run.method.check(run.shape(anatomy))

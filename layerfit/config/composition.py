@@ -1,4 +1,4 @@
-"""Composing a run with Hydra. Past `typed` nobody sees a DictConfig."""
+"""Composing a run with Hydra. `typed` converts the DictConfig; the rest of layerfit sees data classes only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LAUNCHER, _LAUNCHER_KEY = "hydra/launcher", "hydra.launcher."
 
 
 def register() -> None:
-    """Give Hydra the schemas, and the user's folders. A method's dataclass is its schema."""
+    """Register the schemas and the user's folders with Hydra. A method's dataclass is its schema."""
     from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins
 
@@ -61,10 +61,10 @@ def register() -> None:
 
 
 def typed(cfg: DictConfig) -> RunConfig:
-    """Leave OmegaConf behind and check that the parts fit.
+    """Return the run as data classes, checked.
 
     Raises:
-        UserError: naming the first thing that is wrong.
+        UserError: naming the first mistake.
     """
     try:
         run = OmegaConf.to_object(cfg)
@@ -79,12 +79,12 @@ def typed(cfg: DictConfig) -> RunConfig:
 
 
 def dump(run: RunConfig) -> dict[str, Any]:
-    """Return a run as plain JSON, for the workers that execute it."""
+    """Return a run as JSON-serialisable data, for the workers that execute it."""
     return {"method_name": run.method_name(), **dataclasses.asdict(run), "method": _plain(run.method)}
 
 
 def _plain(method: Method) -> dict[str, Any]:
-    """Return a method's settings; a method among them says its name as well."""
+    """Return a method's settings; a nested method carries its name (`method_name`)."""
     out: dict[str, Any] = {}
     for f in dataclasses.fields(method):
         value = getattr(method, f.name)
@@ -93,7 +93,7 @@ def _plain(method: Method) -> dict[str, Any]:
 
 
 def _schema(name: str, data: dict[str, Any]) -> DictConfig:
-    """Return the schema of what `_plain` wrote, and take the names of methods out of it."""
+    """Return the schema for the output of `_plain`, removing the method names from `data`."""
     schema: DictConfig = OmegaConf.structured(METHODS[name])
     for key, value in data.items():
         if isinstance(value, dict) and "method_name" in value:
@@ -113,7 +113,7 @@ def load(data: dict[str, Any]) -> RunConfig:
 
 @contextmanager
 def composer() -> Iterator[None]:
-    """Open the folders of configuration for `compose`; opening once serves many compositions."""
+    """Initialise Hydra for `compose`; one initialisation serves many compositions."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -127,7 +127,7 @@ def compose(overrides: list[str] | tuple[str, ...]) -> RunConfig:
     """Compose one run inside `composer()`.
 
     Raises:
-        UserError: in one line, whatever is wrong with the overrides.
+        UserError: if an override is wrong, in one line.
     """
     from hydra import compose as hydra_compose
     from hydra.errors import HydraException
@@ -139,19 +139,19 @@ def compose(overrides: list[str] | tuple[str, ...]) -> RunConfig:
 
 
 def half_registered(overrides: Iterable[str]) -> str | None:
-    """Return which half of the method asked for is missing, its file or its line in METHODS; None if neither is."""
+    """Return a message if the method has only its file or only its entry in METHODS; None if it has both or neither."""
     name = next((word.partition("=")[2] for word in overrides if word.startswith("method=")), "")
-    file, schema, place = CONF / "method" / f"{name}.yaml", f"{name}_schema", "layerfit/methods/__init__.py"
+    file, schema, registry = CONF / "method" / f"{name}.yaml", f"{name}_schema", "layerfit/methods/__init__.py"
     if name in METHODS and not file.is_file():
         shown = f"conf/method/{file.name}"
-        return f"method={name} is registered and {shown} is missing; begin it with `defaults: [{schema}, _self_]`"
+        return f"method={name} is registered but {shown} is missing; begin it with `defaults: [{schema}, _self_]`"
     if name and name not in METHODS and file.is_file() and schema in file.read_text():
-        return f"conf/method/{file.name} takes {schema} and no method is called so; add it to METHODS in {place}"
+        return f"conf/method/{file.name} uses {schema} but no method has that name; add it to METHODS in {registry}"
     return None
 
 
 def split_launcher(overrides: list[str]) -> tuple[list[str], list[str]]:
-    """Return the overrides that say where runs are executed, and those that say what a run is."""
+    """Return the overrides of the launcher, and those of the run."""
     launcher = [o for o in overrides if o.lstrip("+~").startswith((_LAUNCHER, _LAUNCHER_KEY))]
     return launcher, [o for o in overrides if o not in launcher]
 
@@ -160,7 +160,7 @@ def compose_launcher(overrides: list[str]) -> LauncherConfig:
     """Compose a launcher from its overrides (`split_launcher`), inside `composer()`; without any it is `local`.
 
     Raises:
-        UserError: in one line, whatever is wrong with them.
+        UserError: if one of them is wrong, in one line.
     """
     from hydra import compose as hydra_compose
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -171,14 +171,14 @@ def compose_launcher(overrides: list[str]) -> LauncherConfig:
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
         if several := next((p for p in parsed if p.is_sweep_override()), None):
-            raise UserError(f"{several.input_line} lists several values: all runs of a sweep have one launcher")
+            raise UserError(f"{several.input_line} lists several values; give one: a sweep has one launcher")
         chosen = [str(p.value()) for p in parsed if p.key_or_group == _LAUNCHER] or [LOCAL]
         if wrong := [o for o in overrides if o.startswith("~") or o.lstrip("+").startswith(f"{_LAUNCHER_KEY}name=")]:
-            raise UserError(f"{wrong[0]} cannot be said; choose one: {_LAUNCHER}={', '.join(LAUNCHERS)}")
+            raise UserError(f"{wrong[0]} is not allowed; choose one: {_LAUNCHER}={', '.join(LAUNCHERS)}")
         check_one_of(_LAUNCHER, chosen[-1], LAUNCHERS)
         if chosen[-1] == LOCAL and (keys := [o for o in overrides if o.startswith(_LAUNCHER_KEY)]):
-            raise UserError(f"{keys[0]} goes with a launcher that makes jobs: add {_LAUNCHER}={SLURM}")
-        # A key of `extra` is new to it, which Hydra wants to see marked.
+            raise UserError(f"{keys[0]} needs a launcher that submits jobs; add {_LAUNCHER}={SLURM}")
+        # Keys of `extra` are not in the schema; Hydra adds them only with `++`.
         words = [f"++{o}" if o.startswith(f"{_LAUNCHER_KEY}extra") else o for o in overrides]
         made = hydra_compose("launcher_alone", overrides=words, return_hydra_config=True).hydra.launcher
         launcher = OmegaConf.to_object(made)
@@ -189,7 +189,7 @@ def compose_launcher(overrides: list[str]) -> LauncherConfig:
 
 
 def one_line(error: Exception) -> str:
-    """Return what Hydra or OmegaConf has to say, in one line: the cause first, the choices kept, the nearest named."""
+    """Return a Hydra or OmegaConf error as one line: outermost message first, with choices and the closest one."""
     causes: list[str] = []
     current: BaseException | None = error
     while current is not None:
@@ -205,7 +205,7 @@ def one_line(error: Exception) -> str:
 
 
 def _unknown_choice(error: BaseException) -> str | None:
-    """Return one line if a group has no such choice, None if the error is another."""
+    """Return one line if the error is an unknown choice of a group, else None."""
     from hydra.errors import MissingConfigException
 
     if not isinstance(error, MissingConfigException) or not error.missing_cfg_file or error.options is None:
@@ -216,21 +216,21 @@ def _unknown_choice(error: BaseException) -> str | None:
 
 
 def _unknown_key(error: BaseException) -> str | None:
-    """Return one line if a part of the configuration has no such key, None if the error is another."""
+    """Return one line if the error is an unknown key, else None."""
     parent, full = getattr(error, "parent_node", None), getattr(error, "full_key", None)
     if not isinstance(error, ConfigKeyError | ConfigAttributeError) or not isinstance(parent, DictConfig) or not full:
         return None
     above, _, key = str(full).rpartition(".")
     keys = [str(one) for one in parent if not str(one).startswith("_")]
     near = did_you_mean(key, keys, f"{above}." if above else "")
-    return f"{full} is no key{near}; {above or 'a run'} has: {', '.join(keys)}"
+    return f"unknown key {full}{near}; {above or 'a run'} has: {', '.join(keys)}"
 
 
 def expand(overrides: list[str], *, multirun: bool) -> list[list[str]]:
     """Return the override lists of a sweep, the last key varying fastest; one list without a sweep.
 
     Raises:
-        UserError: if the grammar is wrong, or values are listed without -m.
+        UserError: if an override cannot be parsed, or values are listed without -m.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException

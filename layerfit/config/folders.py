@@ -1,4 +1,4 @@
-"""The folders that configuration is read from: layerfit's own, and those that a user joins to it."""
+"""The folders of configuration files: layerfit's own, and those that a user adds (--conf)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _joined: ContextVar[tuple[Path, ...]] = ContextVar("joined", default=())
 
 
 def conf_folders() -> tuple[Path, ...]:
-    """Return where configuration is looked for: layerfit's own folder, then the user's."""
+    """Return the folders that are searched, in order: layerfit's own, then the user's."""
     return (CONF, *_joined.get())
 
 
 @contextmanager
 def joined(own: Iterable[str]) -> Iterator[None]:
-    """Have a user's folders read as well: `method/`, `dataset/`, `table/` and the other groups below each.
+    """Also search the user's folders, each with groups (`method/`, `dataset/`, `table/`, ...) as subfolders.
 
     Raises:
-        UserError: if one is no folder, or a file of it would stand for another of the same name.
+        UserError: if one is not a folder, or has a file of the same name as one of layerfit's.
     """
     paths = tuple(Path(one).expanduser().resolve() for one in own)
     for path in paths:
         if not path.is_dir():
-            raise UserError(f"--conf {path} is no folder; give one that holds groups: {path}/dataset/NAME.yaml")
+            raise UserError(f"--conf {path} is not a folder; give one that holds groups: {path}/dataset/NAME.yaml")
         _check_names(path)
     token = _joined.set((*_joined.get(), *(path for path in paths if path not in conf_folders())))
     try:
@@ -39,18 +39,18 @@ def joined(own: Iterable[str]) -> Iterator[None]:
 
 
 def _check_names(own: Path) -> None:
-    """Raise UserError if a file has the name of one of layerfit's and says something else: only one would be read."""
+    """Raise UserError if a file shares its name with one of layerfit's but differs: only one of them would be read."""
     for path in sorted(own.glob("*/**/*.yaml")):
         name = path.relative_to(own)
         known = CONF / name
         if name.parts[0] != "tuned" and known.is_file() and known.read_bytes() != path.read_bytes():
-            raise UserError(f"{path}: layerfit has {name.with_suffix('')} already, with other content; rename yours")
+            raise UserError(f"{path}: layerfit already has {name.with_suffix('')}, with other content; rename yours")
 
 
 def find(group: str, name: str, only: Path | None = None, *, own_first: bool = False) -> Path | None:
-    """Return the file that says a choice of a group, None if there is none.
+    """Return the file of a choice of a group, None if there is none.
 
-    only: look in this folder alone. own_first: the user's file stands for layerfit's of the same name.
+    only: search this folder alone. own_first: the user's file takes precedence over layerfit's of the same name.
     """
     order = conf_folders() if only is None else (only,)
     paths = (folder / group / f"{name}.yaml" for folder in (reversed(order) if own_first else order))
@@ -58,7 +58,7 @@ def find(group: str, name: str, only: Path | None = None, *, own_first: bool = F
 
 
 def place_for_tuned() -> Path:
-    """Return the folder whose `tuned/` takes what tuning chose: the user's if one is joined, else the checkout's.
+    """Return the folder whose `tuned/` receives tuned values: the user's if one is added, else the checkout's.
 
     Raises:
         UserError: if there is neither: an installed package is not written to.
@@ -66,5 +66,5 @@ def place_for_tuned() -> Path:
     if _joined.get():
         return _joined.get()[-1]
     if checkout() is None:
-        raise UserError("layerfit is installed without a checkout; name a folder for what tuning chooses: --conf DIR")
+        raise UserError("layerfit is installed without a checkout; name a folder for the tuned values: --conf DIR")
     return CONF

@@ -1,4 +1,4 @@
-"""What a run is: everything that decides its result, hashed; and which runs must exist before it."""
+"""A run's id: a hash of everything that determines its result; and the runs required before it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from layerfit.methods.base import Method
 
 
 def _content(value: str) -> str:
-    """Return the hash of a file or of a folder's files: a path counts by what it holds."""
+    """Return the hash of a file, or of a folder's files: paths enter the id by content, not by name."""
     path = Path(value)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     digest = hashlib.blake2s()
@@ -25,10 +25,11 @@ def _content(value: str) -> str:
 
 
 def identity_of(node: Any) -> Any:
-    """Reduce a config to the JSON that decides its result.
+    """Reduce a config to JSON of the fields that determine its result.
 
     A field with metadata `since` was added after records existed: it is left out while it has its default, so that
-    old records stay found. `ranking_data` counts by the runs that it makes necessary: not by names or order.
+    the ids of old records do not change. `ranking_data` enters as the ids of the runs it requires, not by name or
+    order.
     """
     if is_dataclass(node) and not isinstance(node, type):
         out: dict[str, Any] = {"kind": type(node).__name__} if isinstance(node, Method) else {}
@@ -49,21 +50,21 @@ def identity_of(node: Any) -> Any:
 
 
 def run_id(run: RunConfig) -> str:
-    """Return ten hex digits that name a run: same science, same id."""
+    """Return a run's id, ten hex digits: equal for all runs whose results should be equal."""
     text = json.dumps(identity_of(run), sort_keys=True)
     return hashlib.blake2s(text.encode(), digest_size=5).hexdigest()
 
 
 def least(*values: int | None) -> int:
-    """Return the least of some numbers; what is null is not known yet and bounds nothing."""
+    """Return the minimum of some numbers; null means not known yet and is ignored."""
     return min(value for value in values if value is not None)
 
 
 def required_runs(run: RunConfig) -> list[RunConfig]:
     """Return the runs that must exist before this one (rankings): one, or one for each of `ranking_data`, or none.
 
-    They have the run's model, training, optimizer and seeds, so that they are the runs that the same words with
-    another method (and dataset) name. The one on the run's own data comes first.
+    They share the run's model, training, optimizer and seeds, so the same command line with another method (and
+    dataset) gives the same ids. The one on the run's own data comes first.
     """
     source = run.method.rankings()
     if source is None or source.run is None:
@@ -75,7 +76,7 @@ def required_runs(run: RunConfig) -> list[RunConfig]:
 def _before(run: RunConfig, method: Method, data: DatasetConfig) -> RunConfig:
     """Return the run of another method on some data, without evaluation.
 
-    `training.max_length` follows the data in `conf/config.yaml`. So it does here, unless the run has another.
+    `training.max_length` defaults to the data's in `conf/config.yaml`; so it does here, unless the run sets its own.
     """
     bound, length = run.model.max_positions, run.training.max_length
     if length == least(run.dataset.max_length, bound):
@@ -85,7 +86,7 @@ def _before(run: RunConfig, method: Method, data: DatasetConfig) -> RunConfig:
         method=method,
         dataset=data,
         ranking_data={},
-        training=dataclasses.replace(run.training, max_length=length, norms=False),  # one serves, whoever looks
+        training=dataclasses.replace(run.training, max_length=length, norms=False),  # the same ranking with or without
         eval=EvalConfig(name="none", tasks=[]),
         save=SaveConfig(),
         label="",

@@ -7,46 +7,46 @@ from dataclasses import dataclass, field
 from layerfit.errors import check_one_of, check_range
 
 LABEL = {"identity": False}
-"""Field metadata: where or how a run happens, never what it computes."""
+"""Metadata of fields that do not change a run's result (where or how it runs): left out of its id."""
 
 
 @dataclass
 class JudgeConfig:
-    """Benchmarks whose answers a judge rates (arXiv:2306.05685): the questions, how they are answered, who judges."""
+    """Benchmarks whose answers a judge rates (arXiv:2306.05685): questions, decoding of the answers, and the judge."""
 
     benchmarks: dict[str, str | None] = field(default_factory=dict)
     """mt_bench, vicuna_bench: each a folder of `data`, with the hash of its questions, references and prompts, checked
     on load; null = any, and no table takes the scores. Empty: nothing is judged."""
     data: str | None = field(default=None, metadata=LABEL)
     """A folder in FastChat's layout: judge_prompts.jsonl and <benchmark>/question.jsonl; null = the mirror's
-    `datasets/lm-sys/FastChat`. It counts by its hashes, not by its place."""
+    `datasets/lm-sys/FastChat`. Its hashes enter a run's id, not its path."""
     template: str = "chat"
-    """chat (the model's own) | alpaca | vicuna | plain: how a question is put to the model."""
+    """chat (the model's own) | alpaca | vicuna | plain: the prompt format of a question."""
     decoding: str = "fastchat"
     """fastchat: its temperature for each category, fixed seeds | greedy."""
     max_new_tokens: int = 1024
-    """Longest answer; FastChat's default."""
+    """Tokens of an answer, at most; FastChat's default."""
     model: str | None = None
-    """The judge's id, as the server at `base_url` knows it."""
+    """The judge's model id at the server `base_url`."""
     base_url: str | None = field(default=None, metadata=LABEL)
-    """An OpenAI-compatible address, up to and with `/v1`."""
+    """Address of an OpenAI-compatible server, including `/v1`."""
     model_path: str | None = field(default=None, metadata={"identity": "content"})
-    """A judge through transformers, instead of `base_url`: a folder, or a hub id."""
+    """A judge run with transformers, instead of `base_url`: a folder, or a hub id."""
     revision: str | None = None
     """Of a hub id in `model_path`."""
     dtype: str = "bf16"
     """Of a judge at `model_path`."""
     judgments: int = 1
-    """Judgments of every turn; the median counts."""
+    """Judgments per turn; their median is the turn's rating."""
     max_judgment_tokens: int = 2048
     key_variable: str | None = field(default="OPENAI_API_KEY", metadata=LABEL)
-    """Environment variable with the key; null = the server wants none."""
+    """Environment variable that holds the API key; null = the server needs none."""
     timeout_s: float = field(default=120.0, metadata=LABEL)
-    """Of one whole request."""
+    """Time limit of one whole request."""
     max_attempts: int = field(default=8, metadata=LABEL)
-    """Requests for one judgment before the run ends."""
+    """Requests for one judgment before the run fails."""
     parallel: int = field(default=4, metadata=LABEL)
-    """Requests at once."""
+    """Concurrent requests."""
 
     def __post_init__(self) -> None:
         for name in self.benchmarks:

@@ -17,15 +17,15 @@ _PARTS = ("num_layers", "blocks", "embedding", "norm", "head", "linear", "max_po
 
 @dataclass
 class ModelConfig:
-    """A causal language model: where it comes from and what its parts are called.
+    """A causal language model: its source and the names of its modules.
 
-    Parts that are null are read from the model's `config.json` (`model=hf`, `anatomy`). They follow from the model, so
-    they are no part of a run's identity, and are not kept here.
+    Null values are read from the model's `config.json` (`model=hf`, `anatomy`). They follow from the model, so the
+    values read are not stored here and do not enter a run's id.
     """
 
     name: str = MISSING
     id: str | None = MISSING
-    """Hub id; `layerfit/nano` and its siblings are embedded. null: only `path` says where it is."""
+    """Hub id; `layerfit/nano` and its siblings are embedded. null: the model is at `path`."""
     revision: str | None = None
     path: str | None = field(default=None, metadata={"identity": "content"})
     """A local folder, instead of the hub."""
@@ -34,19 +34,19 @@ class ModelConfig:
     blocks: str | None = "model.layers"
     embedding: str | None = "model.embed_tokens"
     beside_embedding: list[str] = field(default_factory=list, metadata={"since": "bloom and opt"})
-    """Other modules of the embedding part: a norm of it, learned positions."""
+    """Other modules of the embedding part: its norm, learned positions."""
     norm: str | None = "model.norm"
     head: str | None = "lm_head"
     """Equal to `embedding` where the two are tied."""
     linear: list[str] | None = field(default_factory=list)
     """Linear modules of a block, relative to it."""
     norms: list[str] | None = field(default_factory=lambda: list(ARCHITECTURES["llama"]["norms"]), metadata=LABEL)
-    """Norm modules beside the final one: of a block, relative to it, or one of `beside_embedding`; null = not known."""
+    """Norm modules other than the final one: relative to a block, or one of `beside_embedding`; null = not known."""
     max_positions: int | None = MISSING
     smallest_side: int | None = field(default=None, metadata=LABEL)
-    """Rows or columns, whichever is fewer, of the smallest linear module: the largest rank of a projection."""
+    """The smaller dimension of the smallest linear module: the largest possible rank of a projection."""
     sizes: dict[str, Any] = field(default_factory=dict, metadata=LABEL)
-    """What its `config.json` says of its sizes, for estimates on a machine that has no copy of it."""
+    """The size fields of its `config.json`, for estimates on a machine without a copy of the model."""
 
     def __post_init__(self) -> None:
         check_one_of("model.weights", self.weights, ("pretrained", "random"))
@@ -58,7 +58,7 @@ class ModelConfig:
         return [name for name in _PARTS if getattr(self, name) is None and name not in (found or {})]
 
     def anatomy(self, found: Mapping[str, Any] | None = None) -> Anatomy:
-        """Return where the parts are: as given, and those that are null as found (`layerfit.anatomy.read_parts`)."""
+        """Return the module paths: as given, or where null as found (by `layerfit.anatomy.read_parts`)."""
         assert not self.open_parts(found), f"not found: {self.open_parts(found)}"
         read = found or {}
         names = (*_PARTS, "beside_embedding", "norms", "smallest_side")

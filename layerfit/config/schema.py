@@ -18,7 +18,7 @@ from layerfit.methods.base import Method
 
 @dataclass
 class DatasetConfig:
-    """Fine-tuning data: rows, how they become prompt and response, and what is held out."""
+    """Fine-tuning data: its rows, their conversion to prompt and response, and the validation rows."""
 
     name: str = MISSING
     id: str = MISSING
@@ -29,22 +29,22 @@ class DatasetConfig:
     split: str = "train"
     revision: str | None = None
     num_rows: int | None = None
-    """Rows of the published data; a copy with another number is recorded as not the real one."""
+    """Rows of the published data; a copy with another number is recorded as incomplete."""
     fingerprint: str | None = None
-    """Hash of the rows; null = not pinned, `num_rows` alone speaks."""
+    """Hash of the rows; null = not pinned, only `num_rows` is checked."""
     form: str = MISSING
-    """prompt | alpaca | messages | text (rows are documents) | lines (rows are lines of one text): how a row is read.
+    """Format of a row: prompt | alpaca | messages | text (rows are documents) | lines (rows are lines of one text).
     auto: by the columns of the first row."""
     template: str = MISSING
-    """plain | alpaca | llm_adapters | chat (the model's own): how a prompt is written. auto: plain for prompt, text and
+    """Format of a prompt: plain | alpaca | llm_adapters | chat (the model's own). auto: plain for prompt, text and
     lines, else alpaca."""
     num_validation: int = 0
-    """Rows held out for the validation loss, the last of the seeded shuffle; ignored if `validation_split` is set."""
+    """Rows held out for the validation loss, the last of a seeded shuffle; ignored if `validation_split` is set."""
     validation_split: str | None = None
     max_length: int = field(default=512, metadata=LABEL)
-    """What `training.max_length` is unless it is set: tokens of an example."""
+    """Default of `training.max_length`: tokens of an example."""
     seed: int | None = None
-    """Seed of the order; follows the run's seed unless set."""
+    """Seed of the row order and the held-out rows; null = the run's seed."""
 
     def __post_init__(self) -> None:
         if self.form != MISSING:
@@ -55,15 +55,15 @@ class DatasetConfig:
         self.path = None if self.path is None else str(Path(self.path).expanduser())
         if self.id == "local" and self.path is None:
             raise UserError(
-                f"dataset={self.name} reads a file of yours (.jsonl, .jsonl.gz, .json, .parquet) or a folder: "
-                "dataset.path=..."
+                f"dataset={self.name} needs dataset.path=..., a file (.jsonl, .jsonl.gz, .json, .parquet) or a folder "
+                "of them"
             )
         if self.form == "lines" and self.num_validation:
             raise UserError("dataset.form=lines is one text: hold out with dataset.validation_split, num_validation=0")
 
     @property
     def resolved_seed(self) -> int:
-        """The seed, which a run has set (`RunConfig`): no order is made of a seed that nobody gave."""
+        """The seed, after `RunConfig` has filled it in."""
         assert self.seed is not None, "this data set belongs to no run: its seed is not resolved"
         return self.seed
 
@@ -75,47 +75,47 @@ class TaskConfig:
     name: str = MISSING
     num_fewshot: int = 0
     dataset: str | None = None
-    """Hub id of its data, for the check that it is there before anything starts."""
+    """Hub id of its data, to check that it is available before a run starts."""
     datasets: list[str] = field(default_factory=list, metadata=LABEL)
     """Hub ids of a group's data, for the same check."""
     protocol: str = field(default="lm_eval", metadata={"since": "0.2"})
-    """Who asks: lm_eval (log-likelihood), generative, perplexity (layerfit/evaluation/protocols.py)."""
+    """lm_eval (log-likelihood) | generative | perplexity (layerfit/evaluation/protocols.py)."""
 
     def __post_init__(self) -> None:
         check_range("num_fewshot of a task", self.num_fewshot, 0)
 
     def hub_ids(self) -> list[str]:
-        """Return the hub ids of its data, as far as they are said."""
+        """Return the hub ids of its data, as far as they are given."""
         return [*([] if self.dataset is None else [self.dataset]), *self.datasets]
 
 
 @dataclass
 class EvalConfig:
-    """What a trained model is asked."""
+    """The evaluation of a trained model."""
 
     name: str = MISSING
     tasks: list[TaskConfig] = field(default_factory=list)
     include: str | None = None
-    """Folder of task files of our own, relative to the package."""
+    """Folder of layerfit's own task files, relative to the package."""
     limit: int | None = None
-    """Items per task; such a run is marked and no table takes it without --draft."""
+    """Items per task; a run with a limit is marked, and tables take it only with --draft."""
     batch_size: int = field(default=64, metadata=LABEL)
     judge: JudgeConfig = field(default_factory=JudgeConfig, metadata={"since": "judged benchmarks"})
     model_class: str = field(default="shared", metadata=LABEL)
-    """shared: what requests have in common is computed once. stock: lm-eval's own class. The same numbers."""
+    """shared: common prefixes of requests are computed once. stock: lm-eval's own class. The scores are the same."""
 
     def __post_init__(self) -> None:
         if self.limit is not None:
             check_range("eval.limit", self.limit, 1)
         check_range("eval.batch_size", self.batch_size, 1)
         if not self.judge.benchmarks and self.judge != JudgeConfig():
-            raise UserError(f"eval={self.name} is not judged; eval.judge.* goes with eval=mt_bench or vicuna_bench")
+            raise UserError(f"eval={self.name} has no judge; use eval.judge.* with eval=mt_bench or vicuna_bench")
         check_one_of("eval.model_class", self.model_class, ("shared", "stock"))
 
 
 @dataclass
 class EngineConfig:
-    """What makes a plan true."""
+    """The engine that executes a method's plan: plain torch or DeepSpeed."""
 
     name: str = MISSING
     stage: int | None = None
@@ -140,11 +140,11 @@ class OptimConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip: float = 1.0
-    """Largest gradient norm; 0 = no clipping."""
+    """Maximum gradient norm; 0 = no clipping."""
     warmup_ratio: float = 0.0
     schedule: str = "cosine"
     precision: str = "mixed"
-    """mixed: fp32 masters and moments of what is active. pure_bf16: none, the LISA paper's byte count."""
+    """mixed: fp32 masters and moments of active weights. pure_bf16: no fp32 copies (the LISA paper's byte count)."""
 
     def __post_init__(self) -> None:
         check_one_of("optim.name", self.name, ("adamw",))
@@ -161,14 +161,14 @@ class OptimConfig:
 
 @dataclass
 class TrainingConfig:
-    """How long, on how much at once, and on which tokens."""
+    """Length of training, batch size, and the tokens of the loss."""
 
     max_steps: int | None = None
     epochs: float | None = None
     batch_size: int = MISSING
     """Sequences per optimizer step, over all ranks."""
     micro_batch_size: int | None = field(default=None, metadata=LABEL)
-    """Sequences per forward pass and rank; null = as many as a rank gets."""
+    """Sequences per forward pass and rank; null = all of a rank's share of the batch."""
     max_length: int = MISSING
     packing: bool = False
     loss_on_prompt: bool = False
@@ -179,9 +179,9 @@ class TrainingConfig:
     eval_every: int = field(default=0, metadata=LABEL)
     """Steps between validation losses; 0 = never."""
     norms: bool = field(default=False, metadata={"since": "weight norms"})
-    """Find out the norms of weights, adapters and updates, by block (layerfit/run/norms.py)."""
+    """Record the norms of weights, adapters and updates, by block (layerfit/run/norms.py)."""
     time_phases: bool = field(default=False, metadata=LABEL)
-    """Measure forward, backward and update apart; a GPU is waited for between them."""
+    """Time forward, backward and update separately; a GPU is synchronised between them."""
 
     def __post_init__(self) -> None:
         check_one_of("training.dtype", self.dtype, ("fp32", "bf16"))
@@ -201,7 +201,7 @@ class TrainingConfig:
 
 @dataclass
 class TrackerConfig:
-    """Where a run can be watched. A JSON-lines file is always written."""
+    """The experiment tracker. A JSON-lines file is always written."""
 
     name: str = "jsonl"
     project: str = "layerfit"
@@ -216,7 +216,7 @@ class TrackerConfig:
 
 @dataclass
 class HubConfig:
-    """Where models and data are looked for before the network."""
+    """The sources of models and data that are tried before the network."""
 
     mirror: str | None = None
     offline: bool = False
@@ -224,7 +224,7 @@ class HubConfig:
 
 @dataclass
 class PathsConfig:
-    """Where things are written; relative to the working directory."""
+    """Output folders, relative to the working directory."""
 
     outputs: str = "outputs"
     results: str = "results"
@@ -232,7 +232,7 @@ class PathsConfig:
 
 @dataclass
 class SaveConfig:
-    """What is kept of a trained model, in `outputs/<run_id>/`."""
+    """Whether a trained model's weights are saved, in `outputs/<run_id>/`."""
 
     weights: str = "none"
 
@@ -244,13 +244,13 @@ _Seeded = TypeVar("_Seeded", Method, DatasetConfig)
 
 
 def _seeded(part: _Seeded, seed: int) -> _Seeded:
-    """Return a part of a run with its own seed, or a copy with that of the run."""
+    """Return a part of a run that has a seed, or a copy with the run's seed."""
     return part if part.seed is not None else replace(part, seed=seed)
 
 
 @dataclass
 class RunConfig:
-    """One run: everything that decides its result, and where it happens."""
+    """One run: everything that determines its result, and where it is executed."""
 
     model: ModelConfig = MISSING
     method: Method = MISSING
@@ -268,17 +268,17 @@ class RunConfig:
     ranking_data: dict[str, DatasetConfig] = field(
         default_factory=dict, metadata={"identity": "runs", "since": "rankings from other data"}
     )
-    """Data whose rankings a method goes by, under any name: `+dataset@ranking_data.NAME=CHOICE`; none = its own."""
+    """Data on which a method's rankings are made: `+dataset@ranking_data.NAME=CHOICE` (any NAME); empty = its own."""
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, 0)
-        if not self.method.trains:  # nothing is drawn and nothing is ordered: one run for every seed
+        if not self.method.trains:  # nothing is random without training: one run for all seeds
             self.seed = 0
             self.method, self.dataset = replace(self.method, seed=0), replace(self.dataset, seed=0)
         self.method, self.dataset = _seeded(self.method, self.seed), _seeded(self.dataset, self.seed)
         own = self.dataset.resolved_seed
         self.ranking_data = {name: _seeded(data, own) for name, data in self.ranking_data.items()}
-        if list(self.ranking_data.values()) == [self.dataset]:  # its own, said aloud
+        if list(self.ranking_data.values()) == [self.dataset]:  # the default, given explicitly: same id
             self.ranking_data = {}
 
     def method_name(self) -> str:
@@ -286,5 +286,5 @@ class RunConfig:
         return name_of(self.method)
 
     def shape(self, anatomy: Anatomy) -> Shape:
-        """Return what the method checks itself against; for epochs, with one step (its length is not known yet)."""
+        """Return the shape for the method's checks; with one step if epochs are set (their length is not known yet)."""
         return anatomy.shape(self.training.max_steps or 1)

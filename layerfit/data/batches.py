@@ -23,8 +23,8 @@ class Batch:
     """A micro-batch. B rows, T tokens each, padded on the right.
 
     input_ids: [B, T] int64. labels: [B, T] int64, the token at t if it is a target, else -100 (the loss shifts).
-    attention_mask: [B, 1, T, T] bool, block-diagonal and causal, for packed rows, True = may look. None for padded
-        rows: causal attention never looks to the right, so no token sees padding, and its causal kernel can be used.
+    attention_mask: [B, 1, T, T] bool, block-diagonal and causal, for packed rows, True = attends. None for padded
+        rows: with causal attention no token attends to padding on the right, and the fast causal kernel can be used.
     position_ids: [B, T] int64, from 0 in every example.
     is_token: [B, T] bool, False at padding.
     """
@@ -37,7 +37,7 @@ class Batch:
 
     @property
     def num_targets(self) -> int:
-        """Number of targets that count after the shift; the first token of an example never does."""
+        """Number of targets after the shift; the first token of a row is never one."""
         return int((self.labels[:, 1:] != IGNORE).sum())
 
     @property
@@ -63,8 +63,8 @@ def collate(rows: list[list[Example]], pad_id: int, *, packed: bool) -> Batch:
 
     Args:
         rows: the examples of each row; one a row unless `packed`.
-        pad_id: token that fills up; it is never a target.
-        packed: whether rows hold several examples, which the attention mask then keeps apart.
+        pad_id: padding token; it is never a target.
+        packed: whether rows hold several examples, which the attention mask then separates.
     """
     import torch
 
@@ -88,9 +88,9 @@ def collate(rows: list[list[Example]], pad_id: int, *, packed: bool) -> Batch:
 
 
 def block_diagonal(segment: Tensor) -> Tensor:
-    """Return the [B, 1, T, T] mask in which a token sees itself and what is before it in its own segment [B, T].
+    """Return the [B, 1, T, T] mask in which a token attends to itself and earlier tokens of its own segment [B, T].
 
-    Padding is a segment too: a row that sees nothing would be NaN.
+    Padding is a segment too: the softmax of a token that attends to nothing would be NaN.
     """
     same = segment[:, :, None] == segment[:, None, :]
     return same.tril()[:, None]
@@ -106,15 +106,15 @@ def _permutation(seed: int, epoch: int, num_rows: int) -> tuple[int, ...]:
 def order(step: int, batch_size: int, num_rows: int, seed: int) -> list[int]:
     """Return the rows of optimizer step `step` (0-based), over all ranks: a new permutation every epoch.
 
-    A pure function: a resumed run, or one on another number of ranks, sees the same rows. A step may end one epoch
-    and begin the next.
+    A pure function: a resumed run, or one on another number of ranks, sees the same rows. A step may span the end of
+    one epoch and the start of the next.
     """
-    places = range(step * batch_size, (step + 1) * batch_size)
-    return [_permutation(seed, place // num_rows, num_rows)[place % num_rows] for place in places]
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    return [_permutation(seed, position // num_rows, num_rows)[position % num_rows] for position in positions]
 
 
 def probe_indices(number: int, size: int, num_rows: int, seed: int) -> list[int]:
-    """Return the rows of probe batch `number`: different rows, drawn anew for every number, a pure function.
+    """Return the rows of probe batch `number`: distinct rows, drawn anew for every number (a pure function).
 
     Raises:
         UserError: if there are fewer than `size` rows.
@@ -125,5 +125,5 @@ def probe_indices(number: int, size: int, num_rows: int, seed: int) -> list[int]
 
 
 def steps_for_epochs(epochs: float, num_rows: int, batch_size: int) -> int:
-    """Return the optimizer steps of so many epochs, rounded up; at least 1."""
+    """Return the number of optimizer steps in some epochs, rounded up; at least 1."""
     return max(1, math.ceil(round(epochs * num_rows / batch_size, 9)))

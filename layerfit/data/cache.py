@@ -1,9 +1,9 @@
-"""Tokens kept on disk, so that the runs of a sweep, and the ranks of a run, tokenise a data set once.
+"""A cache of tokens on disk, so that the runs of a sweep, and the ranks of a run, tokenise a data set once.
 
-A file's name is the hash of everything that decides its content: text, form, template, tokenizer, length, loss mask,
-and the source of the code that tokenises. So a file never grows stale, every seed and rank shares it, and deleting the
-folder costs time only. It is written under a temporary name and renamed: any number of runs may read and write at
-once. One that cannot be read is made again.
+A file's name is the hash of everything that determines its content: text, form, template, tokenizer, length, loss
+mask, and the source of the tokenising code. So a file is never stale, every seed and rank shares it, and deleting the
+folder costs only time. It is written under a temporary name and renamed, so any number of runs may read and write at
+once. A file that cannot be read is made again.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MIN_CHARACTERS = 500_000
-"""Less text than this is tokenised anew, in about a third of a second.
+"""Shorter text is not cached: tokenising it takes about a third of a second.
 
-Measured with Mistral's tokenizer on one core: 18 million characters (Alpaca) 10 s, with kept tokens 1.2 s, most of it
-to read and hash the rows; LIMA 1.2 and 0.06 s; the embedded data 0.05 s anew.
+Measured with Mistral's tokenizer on one core: 18 million characters (Alpaca) 10 s, from the cache 1.2 s, most of it
+to read and hash the rows; LIMA 1.2 and 0.06 s; the embedded data 0.05 s without the cache.
 """
 _CODE = ("templates.py", "chat.py", "tokenise.py", "cache.py")
 _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 def key(tokenizer: PreTrainedTokenizerBase, **settings: Any) -> str:
-    """Return the name of the tokens of some text: `settings` holds the text's fingerprint and how it is tokenised."""
+    """Return the name of a cache file. settings: the text's fingerprint, form, template, length and loss mask."""
     import tokenizers
 
     digest = hashlib.blake2s(digest_size=16)
@@ -48,7 +48,7 @@ def key(tokenizer: PreTrainedTokenizerBase, **settings: Any) -> str:
 
 
 def pack(rows: list[Tokenised]) -> bytes:
-    """Return rows as the content of a file: all tokens in one array, cut by lengths; a dropped row has length 0."""
+    """Return rows as the content of a file: all tokens in one array, split by lengths; a dropped row has length 0."""
     examples = [row for row in rows if isinstance(row, Example)]
     empty = np.zeros(0, np.int32)
     file = io.BytesIO()
@@ -67,14 +67,14 @@ def unpack(content: bytes, num_rows: int) -> list[Tokenised]:
     """Return the rows of a file.
 
     Raises:
-        ValueError, KeyError, zipfile.BadZipFile: if it is broken (the archive checks its own sums).
+        ValueError, KeyError, zipfile.BadZipFile: if it is damaged (the archive has checksums).
     """
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         ids, is_target, lengths, truncated, reasons = (
             file[name] for name in ("ids", "is_target", "lengths", "truncated", "reasons")
         )
     if len(lengths) != num_rows or lengths.sum() != len(ids) or len(is_target) != len(ids):
-        raise ValueError("a cached file does not hold what its name says")
+        raise ValueError("its arrays do not fit together or the number of rows")
     labels = np.where(is_target, ids, IGNORE).astype(np.int32)
     ends = np.cumsum(lengths)
     rows: list[Tokenised] = []
@@ -84,18 +84,18 @@ def unpack(content: bytes, num_rows: int) -> list[Tokenised]:
 
 
 def cached(path: Path, num_rows: int, make: Callable[[], list[Tokenised]]) -> list[Tokenised]:
-    """Return the rows kept at `path`, or make and keep them.
+    """Return the rows cached at `path`, or make and cache them.
 
-    Where nothing can be written the run goes on, and its log says so.
+    If they cannot be written, the run continues and its log reports it.
     """
     if path.exists():
         try:
             return unpack(path.read_bytes(), num_rows)
         except _BROKEN as error:
-            print(f"tokens at {path} cannot be read ({error}); they are made again", flush=True)
+            print(f"cached tokens at {path} cannot be read ({error}); tokenising again", flush=True)
     rows = make()
     try:
         write_atomically(path, pack(rows))
     except OSError as error:
-        print(f"tokens are not kept: {error}", flush=True)
+        print(f"tokens cannot be cached: {error}", flush=True)
     return rows

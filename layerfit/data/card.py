@@ -1,4 +1,4 @@
-"""What the data of a run was: for its record, and in words for its log."""
+"""The data card of a run: statistics of its data, for its record and its log."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 _QUANTILES = (0, 0.5, 0.9, 1)
 WARN_UNKNOWN, MOST_UNKNOWN = 0.01, 0.5
-"""Share of unknown tokens that a log warns of, and the largest that is trained on."""
+"""Share of unknown tokens above which the log warns, and above which training is refused."""
 
 
 def fingerprint(read: list[list[Turn]]) -> str:
-    """Return the hash of the rows' text in file order: of what is read from them, whatever file holds them."""
+    """Return the hash of the rows' text in file order: independent of the file format."""
     digest = hashlib.blake2s(digest_size=8)
     for row in read:
         texts = [[t.request, t.context, t.answer, *([t.system] if t.system else [])] for t in row]
@@ -41,10 +41,10 @@ def complete(dataset: DatasetConfig, num_rows: int, found: str) -> bool | None:
 
 
 def unknown_share(train: list[Example], tokenizer: PreTrainedTokenizerBase) -> float:
-    """Return the share of the tokens that stand for text the tokenizer has no token for.
+    """Return the share of unknown tokens.
 
-    A tokenizer that knows every byte has no unknown token, or names the one that begins or ends a text as such: then
-    there is none to count. That it pads with its unknown token does not matter: examples are not padded.
+    A byte-level tokenizer has no unknown token, or sets it to the bos or eos token: then the share is 0. Padding with
+    the unknown token does not matter: examples are not padded.
     """
     unknown = tokenizer.unk_token_id
     if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
@@ -54,12 +54,12 @@ def unknown_share(train: list[Example], tokenizer: PreTrainedTokenizerBase) -> f
 
 
 def check_known(card: DataCard, dataset: str, model: str) -> None:
-    """Raise UserError if most of what would be trained on are unknown tokens: there is nothing to learn from them."""
+    """Raise UserError if most training tokens are unknown: there is nothing to learn from them."""
     share = card.unknown_token_share or 0.0
     if share > MOST_UNKNOWN:
         raise UserError(
             f"{share:.0%} of the tokens of dataset={dataset} are unknown to the tokenizer of model={model}, more than "
-            f"{MOST_UNKNOWN:.0%}; use a model whose tokenizer has its words, or data that the model has words for"
+            f"{MOST_UNKNOWN:.0%}; use a model whose tokenizer covers this data, or data that its tokenizer covers"
         )
 
 
@@ -72,7 +72,7 @@ def make_card(
     dropped: dict[str, int],
     unknown_token_share: float,
 ) -> DataCard:
-    """Return the card of the training examples. `how`: form and template, as taken; `found`: the rows' fingerprint."""
+    """Return the card of the training examples. how: form and template (resolved); found: the rows' fingerprint."""
     lengths = np.array([len(example) for example in train])
     quantiles = np.quantile(lengths, _QUANTILES, method="higher")
     return DataCard(
@@ -92,7 +92,7 @@ def make_card(
 
 
 def describe(card: DataCard, dataset: DatasetConfig, origin: str) -> str:
-    """Return a card as lines for a run's log."""
+    """Return a card as lines of text, for a run's log."""
     dropped = "".join(f", {number:,} {reason}" for reason, number in card.dropped.items())
     pinned = (dataset.fingerprint and f"hash {dataset.fingerprint}") or f"{dataset.num_rows or 0:,} rows"
     published = {True: "the published data", False: f"NOT the published data ({pinned})", None: "nothing is pinned"}

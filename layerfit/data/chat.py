@@ -1,4 +1,4 @@
-"""Exchanges in the model's own chat template, which a tokenizer carries."""
+"""Exchanges in the model's own chat template, from its tokenizer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FIX = "set dataset.template=alpaca"
 
 
 def check_chat(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise UserError if the tokenizer carries no chat template."""
+    """Raise UserError if the tokenizer has no chat template."""
     if not tokenizer.chat_template:
         raise UserError(f"dataset.template=chat but the model's tokenizer has no chat template (a base model?); {_FIX}")
 
@@ -33,13 +33,13 @@ def _render(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, 
 
 
 def chat_exchanges(read: list[Turn], tokenizer: PreTrainedTokenizerBase) -> list[Exchange]:
-    """Write the turns of a row as the model's chat template does; turns without an answer are left out.
+    """Return the turns of a row in the model's chat template; turns without an answer are left out.
 
-    The texts of the exchanges, joined, are the template's text of the whole conversation. A response begins where the
-    template would let the model begin, and ends with what the template closes it with: these tokens are targets.
+    The exchanges, joined, are the template's text of the whole conversation. A response begins after the template's
+    generation prompt and includes its closing tokens: these are targets too.
 
     Raises:
-        UserError: if the template refuses the conversation, or rewrites earlier turns when a later one comes.
+        UserError: if the template refuses the conversation, or changes earlier turns when a later one is added.
     """
     messages: list[dict[str, str]] = []
     out: list[Exchange] = []
@@ -53,7 +53,7 @@ def chat_exchanges(read: list[Turn], tokenizer: PreTrainedTokenizerBase) -> list
         messages.append({"role": "assistant", "content": turn.answer})
         whole = _render(messages, tokenizer, asks=False)
         if not prompt.startswith(done) or not whole.startswith(prompt):
-            raise UserError(f"the model's chat template rewrites earlier turns, so no token is surely a target; {_FIX}")
+            raise UserError(f"the model's chat template changes earlier turns, so targets are ambiguous; {_FIX}")
         out.append(Exchange(prompt[len(done) :], whole[len(prompt) :], verbatim=True))
         done = whole
     return out

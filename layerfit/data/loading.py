@@ -1,4 +1,4 @@
-"""The way in: a dataset's configuration to examples, held-out examples, and a card that says what they are."""
+"""The entry point: from a dataset's configuration to training examples, held-out examples and a data card."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ HELD_OUT = "held out"
 
 @dataclass(frozen=True)
 class FineTuningData:
-    """What a run trains on and what it is validated on.
+    """Training and validation data of a run.
 
-    rows: examples of each training row, by index; one each unless packed.
-    sources: where the data was found (`hub.origin`), by hub id.
-    about: the card in words.
+    rows: indices of the examples in each training row; one each unless packed.
+    sources: origin of the data (`hub.origin`), by hub id.
+    about: the card as text.
     """
 
     train: list[Example]
@@ -67,7 +67,7 @@ class FineTuningData:
 
 @dataclass(frozen=True)
 class Split:
-    """A split as it is read. how: form and template, as taken; num_rows: in the files; read: their turns."""
+    """A split as read. how: form and template (resolved); num_rows: in the files; read: the turns of each row."""
 
     how: tuple[str, str]
     num_rows: int
@@ -94,7 +94,7 @@ def read_split(dataset: DatasetConfig, split: str, hub: HubConfig) -> Split:
     """Return a split as turns, in file order.
 
     Raises:
-        UserError: if it is missing or empty, or naming the first row that does not have what its form needs.
+        UserError: if it is missing or empty, or a row lacks a field of its form (the first one is named).
     """
     rows: list[RawRow] = read_rows(dataset, split, hub)
     form, template = resolve(dataset.form, dataset.template, rows[0])
@@ -112,13 +112,15 @@ def num_held_out(dataset: DatasetConfig, source: Split) -> int:
     """Return how many rows of the training split are held out.
 
     Raises:
-        UserError: if no row would be left, or no row has an answer.
+        UserError: if no row would be left to train on, or no row has an answer.
     """
     number = 0 if dataset.validation_split is not None else dataset.num_validation
     if number >= len(source.read):
-        raise UserError(f"dataset.num_validation={number} leaves nothing of {len(source.read)} rows; lower it")
+        raise UserError(f"dataset.num_validation={number} leaves none of {len(source.read)} rows to train on; lower it")
     if not any(turn.answer.strip() for row in source.read for turn in row):
-        raise UserError(f"dataset={dataset.name}: none of {source.num_rows} rows has anything to learn: all are empty")
+        raise UserError(
+            f"dataset={dataset.name}: all responses of its {source.num_rows} rows are empty; check the file"
+        )
     return number
 
 
@@ -132,7 +134,7 @@ def _write(read: list[list[Turn]], template: str, tokenizer: PreTrainedTokenizer
 def _tokens(
     source: Split, training: TrainingConfig, tokenizer: PreTrainedTokenizerBase, cache: Path | None
 ) -> list[Tokenised]:
-    """Return a split in tokens, row by row; whole documents of running text. What is held out is chosen afterwards."""
+    """Return a split in tokens, row by row (documents uncut), held-out rows included: seeds share a cache."""
     form, template = source.how
     length = None if form in RUNNING else training.max_length
     masked = not training.loss_on_prompt and form not in RUNNING
@@ -160,7 +162,7 @@ def _sets(
     tokenizer: PreTrainedTokenizerBase,
     cache: Path | None,
 ) -> tuple[Split, list[Example], list[Example], dict[str, int]]:
-    """Return the training split, its examples, the held-out examples, and the rows dropped, by reason."""
+    """Return the training split, its examples, the held-out examples, and the number of dropped rows by reason."""
     source = read_split(dataset, dataset.split, hub)
     number = num_held_out(dataset, source)
     tokens = _tokens(source, training, tokenizer, cache)
@@ -187,14 +189,14 @@ def load_data(
         training: of the run: length, packing and loss mask.
         hub: of the run.
         tokenizer: the model's.
-        cache: a folder that keeps tokens of large data sets for later runs; None = nothing is kept.
+        cache: a folder for the tokens of large data sets, shared by later runs; None = no cache.
 
     Raises:
         UserError: if the data cannot be found or read, or no example is left.
     """
     source, train, validation, dropped = _sets(dataset, training, hub, tokenizer, cache)
     if not train:
-        raise UserError(f"dataset={dataset.name}: none of {source.num_rows} rows has anything to learn ({dropped})")
+        raise UserError(f"dataset={dataset.name}: none of its {source.num_rows} rows can be trained on ({dropped})")
     packed = training.packing
     lengths = [len(example) for example in train]
     unknown = unknown_share(train, tokenizer)

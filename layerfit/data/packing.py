@@ -1,4 +1,4 @@
-"""Packing: several whole examples in one row, none of which sees another."""
+"""Packing: several whole examples in one row, without attention between them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def first_fit(lengths: list[int], capacity: int) -> list[tuple[int, ...]]:
-    """Return rows of indices: every item goes, in order, into the first row that still has room.
+    """Return rows of indices: each item, in order, goes into the first row that still has room (first fit).
 
     Args:
         lengths: tokens of each item, none above `capacity`.

@@ -1,4 +1,4 @@
-"""`datasets.load_dataset` redirected to local data: what lm-eval and others ask for by hub id is read here."""
+"""`datasets.load_dataset` redirected to local data, for lm-eval and others that load by hub id."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from layerfit.models.hub import dataset_source
 
 @contextmanager
 def local_datasets(hub: HubConfig) -> Iterator[None]:
-    """Make `datasets.load_dataset` honour embedded data, the mirror and `hub.offline`, for every caller inside.
+    """Make `datasets.load_dataset` use embedded data, the mirror and `hub.offline` inside the context.
 
-    Local folders are read into memory as they are: no builder, no cache. What is asked in another way than by
-    subset and split (streaming, slices, data files) goes to `datasets` with the local folder in place of the id.
+    Local folders are read into memory directly: no builder, no cache. Calls with other arguments than subset and
+    split (streaming, slices, data files) go to `datasets` with the local folder in place of the id.
     """
     import datasets
 

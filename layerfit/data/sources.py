@@ -1,9 +1,9 @@
-"""Rows of a dataset: read from a local folder as they are, or from the hub through `datasets`.
+"""Rows of a dataset: read from the files of a local folder, or from the hub through `datasets`.
 
-A folder is a dataset repository: splits by its README's `configs`, else by file names (`train-00000-of-00001.parquet`,
-`train.jsonl`, `train.jsonl.gz`), in the folder itself, in `data/`, or in one named after the subset; or there by
-folders named after the splits (`<subset>/train/0000.parquet`, the hub's Parquet versions). Files that name no split are
-`train`, as on the hub.
+A folder has the layout of a dataset repository: splits by its README's `configs`, else by file names
+(`train-00000-of-00001.parquet`, `train.jsonl`, `train.jsonl.gz`) in the folder itself, in `data/`, or in one named
+after the subset, else by subfolders named after the splits (`<subset>/train/0000.parquet`, the hub's Parquet versions).
+Files whose names contain no split are `train`, as on the hub.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from layerfit.config.schema import DatasetConfig, HubConfig
 
 RawRow = dict[str, Any]
-"""A row as its file has it, by column; not yet checked against a form."""
+"""A row as in its file, by column; not yet checked against a form."""
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json")
 _ABOUT = ("dataset_infos.json", "dataset_dict.json", "state.json")
-"""Files beside the data that say what it is."""
+"""Metadata files beside the data."""
 _PIECE = re.compile(r"-\d+-of-\d+(-[0-9a-f]{16})?$")
 _SPLIT = re.compile(r"(^|[-._ ])(train(ing)?|test(ing)?|val(id|idation)?|dev|eval(uation)?)(?![a-z])", re.IGNORECASE)
 
 
 class Part(NamedTuple):
-    """What a task reads. repo: None if it does not say. subset, split: None = whatever there is."""
+    """The data that a task reads. repo: None = not known. subset, split: None = any."""
 
     task: str
     repo: str | None
@@ -46,14 +46,14 @@ class Part(NamedTuple):
 
 
 def is_data(name: str) -> bool:
-    """Return whether a file (by its path in a repository) holds rows."""
+    """Return whether a file (given by its path in a repository) is a data file."""
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") for part in path.parts)
     return path.name.endswith(SUFFIXES) and path.name not in _ABOUT and not hidden
 
 
 def _stem(path: Path) -> str:
-    """Return a data file's name without its ending, of which `.gz` is a part."""
+    """Return a data file's name without its extension (`.jsonl.gz` counts as one)."""
     return path.name.removesuffix(".gz").rpartition(".")[0]
 
 
@@ -69,17 +69,19 @@ def data_files(source: Path, subset: str | None = None) -> dict[str, list[Path]]
     """Return the data files of every split of a dataset's folder (or of a single file, as the split `train`).
 
     Raises:
-        UserError: if the folder has no data files, no such subset, or a file twice: plain and compressed.
+        UserError: if the folder has no data files, no such subset, or a file both plain and compressed.
     """
     if source.is_file():
         return {"train": [source]}
     configs = [c for c in card(source)[0].get("configs", []) if "data_files" in c]
     splits = _by_card(source, configs, subset) if configs else _by_name(source, subset)
     if not splits:
-        raise UserError(f"no {', '.join(SUFFIXES)} files for subset={subset} in {source}; is the copy whole?")
+        raise UserError(f"no {', '.join(SUFFIXES)} files for subset={subset} in {source}; is the copy complete?")
     for paths in splits.values():
         if twice := [path for path in paths if path.with_name(f"{path.name}.gz") in paths]:
-            raise UserError(f"{twice[0]} lies beside {twice[0].name}.gz: its rows would count twice; delete one")
+            raise UserError(
+                f"{twice[0]} and {twice[0].name}.gz hold the same rows, which would count twice; delete one"
+            )
     return splits
 
 
@@ -117,12 +119,12 @@ def _files(folder: Path) -> list[Path]:
 
 
 def read_file(path: Path) -> list[RawRow]:
-    """Return the rows of one file: Parquet, JSON Lines (also if it is called `.json`), or a JSON list.
+    """Return the rows of one file: Parquet, JSON Lines (even if named `.json`), or a JSON list.
 
-    A text file whose name ends with `.gz` is read through gzip.
+    A text file whose name ends with `.gz` is decompressed.
 
     Raises:
-        UserError: naming the file that does not hold rows.
+        UserError: if the file does not hold rows, naming it.
     """
     if path.suffix == ".parquet":
         return _parquet(path).read().to_pylist()
@@ -133,24 +135,24 @@ def read_file(path: Path) -> list[RawRow]:
 
 
 def _has_lines(path: Path) -> bool:
-    """Return whether a file's name says that it holds JSON Lines."""
+    """Return whether a file is JSON Lines by its name."""
     return path.name.endswith((".jsonl", ".jsonl.gz"))
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[str]]:
-    """Open a text file, by way of gzip if its name ends with `.gz`.
+    """Open a text file, through gzip if its name ends with `.gz`.
 
     Raises:
-        UserError: while it is read, if it is no gzip, was cut off, or is no text.
+        UserError: during reading, if it is not gzip, is truncated, or is not UTF-8.
     """
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             yield file
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not a whole gzip file: {error}; copy it again") from error
+        raise UserError(f"{path} is not a complete gzip file: {error}; copy it again") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8: {error}") from error
+        raise UserError(f"{path} is not UTF-8 text: {error}; convert it") from error
 
 
 def _rows(path: Path, text: str | list[str]) -> list[RawRow]:
@@ -200,7 +202,9 @@ def read_rows(dataset: DatasetConfig, split: str, hub: HubConfig) -> list[RawRow
     else:
         splits = data_files(source, dataset.subset)
         if split not in splits:
-            raise UserError(f"no split {split!r} of dataset={dataset.name} in {source}; there is {', '.join(splits)}")
+            raise UserError(
+                f"no split {split!r} of dataset={dataset.name} in {source}; use one of: {', '.join(splits)}"
+            )
         rows = [row for path in splits[split] for row in read_file(path)]
     if not rows:
         raise UserError(f"dataset={dataset.name}: split {split!r} of {source} has no rows")
@@ -212,7 +216,11 @@ def _from_hub(repo: str, dataset: DatasetConfig, split: str) -> list[RawRow]:
 
     try:
         return load_dataset(repo, dataset.subset, split=split, revision=dataset.revision).to_list()
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: it is made by a script, which is not run
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # RuntimeError: it has a loading script, which `datasets` refuses
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"dataset={dataset.name}: {repo} from the hub: {said}; or put a copy in hub.mirror") from error
 

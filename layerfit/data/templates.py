@@ -1,7 +1,7 @@
-"""From a row to exchanges: what the model is given, and what it should answer.
+"""From a row to exchanges: prompts and responses.
 
-A *form* says how a row is read, a *template* how a prompt is written. Neither knows a tokenizer: the model's own chat
-template is in `layerfit.data.chat`.
+A *form* is the format of a row, a *template* the format of a prompt. Neither needs a tokenizer; the model's own chat
+template, which does, is in `layerfit.data.chat`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ ALPACA_WITH_INPUT = (
     "Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
 )
-"""The two prompts of Stanford Alpaca (github.com/tatsu-lab/stanford_alpaca, train.py); the answer follows at once."""
+"""The two prompts of Stanford Alpaca (github.com/tatsu-lab/stanford_alpaca, train.py); the answer follows directly."""
 ALPACA_NEXT = "### Instruction:\n{instruction}\n\n### Response:"
 ALPACA_NEXT_WITH_INPUT = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
-"""A later turn: the header is not said again (as in FastChat's `alpaca` conversation)."""
+"""A later turn: the header is not repeated (as in FastChat's `alpaca` conversation)."""
 
 _INDENT = "\n" + 16 * " "
 LLM_ADAPTERS = (
@@ -42,17 +42,17 @@ LLM_ADAPTERS_WITH_INPUT = (
 )
 """The two training prompts of LLM-Adapters (github.com/AGI-Edgerunners/LLM-Adapters, finetune.py; DoRA has the same).
 
-The Python source's indentation is in the text, and the header ends with two spaces, or one where there is an input.
-What a model is asked at evaluation differs (one space, an empty line before the response); IST's copy has empty lines
-here too.
+The text contains the indentation of the Python source, and the header ends with two spaces, or one if there is an
+input. The evaluation prompt differs (one space, an empty line before the response); IST's copy has empty lines here
+too.
 """
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One request and its answer, as the row has them. Text rows have an answer only.
+    """One request and its answer, as in the row. Text rows have an answer only.
 
-    context: Alpaca's input. system: what a system message said before the request.
+    context: Alpaca's input. system: text of the system messages before the request.
     """
 
     request: str
@@ -62,15 +62,15 @@ class Turn:
 
     @property
     def asked(self) -> str:
-        """What is asked, the system text before it: for templates that have no place of its own for it."""
+        """System text and request in one, for templates without a system field."""
         return "\n\n".join(part for part in (self.system, self.request) if part)
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One prompt and its response, as the model sees them: the text is `prompt + response`.
+    """One prompt and its response; the model's input is `prompt + response`.
 
-    verbatim: of all exchanges of a row or none: the text holds its own special tokens, the tokenizer adds none.
+    verbatim: the text contains its special tokens, the tokenizer adds none. The same for all exchanges of a row.
     """
 
     prompt: str
@@ -99,24 +99,24 @@ def _text(row: RawRow) -> list[Turn]:
 
 
 def _message(number: int, message: Any) -> tuple[str, str]:
-    """Return role and content of a message; bare strings are user and assistant by turns, as in LIMA."""
+    """Return role and content of a message; plain strings alternate between user and assistant, as in LIMA."""
     if isinstance(message, str):
         return ("user", "assistant")[number % 2], message
     role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
     if not isinstance(role, str) or not isinstance(content, str):
         found = repr(message)[:80]
-        raise UserError(f"dataset.form=messages: message {number} needs the texts 'role' and 'content', it is {found}")
+        raise UserError(f"dataset.form=messages: message {number} needs strings 'role' and 'content'; it is {found}")
     return role, content
 
 
 def _messages(row: RawRow) -> list[Turn]:
-    """Read `messages` (role, content) or LIMA's `conversations` (user and assistant by turns).
+    """Read `messages` (role, content) or LIMA's `conversations` (user and assistant alternating).
 
     A last request without an answer is left out.
     """
     messages = row.get("messages") if row.get("messages") is not None else row.get("conversations")
     if not isinstance(messages, list):
-        raise UserError(f"dataset.form=messages needs a list 'messages' or 'conversations', the row has {sorted(row)}")
+        raise UserError(f"dataset.form=messages needs a list 'messages' or 'conversations'; the row has {sorted(row)}")
     turns: list[Turn] = []
     waiting: dict[str, list[str]] = {"user": [], "system": []}
     for number, message in enumerate(messages):
@@ -139,7 +139,8 @@ FORMS: dict[str, Callable[[RawRow], list[Turn]]] = {
     "text": _text,
     "lines": _text,
 }
-"""How a row is read. Rows of `text` are documents, rows of `lines` the lines of one; both are joined and cut."""
+"""Readers of a row, by form. Rows of `text` are documents, rows of `lines` are lines of one document; both are joined
+and cut into pieces."""
 RUNNING = ("text", "lines")
 """Forms without requests: a stream of tokens, cut into pieces."""
 AUTO = "auto"
@@ -155,20 +156,20 @@ def detect_form(row: RawRow) -> str:
     """Return the form of a row by its columns, for `dataset.form=auto`.
 
     Raises:
-        UserError: if they are of no known form.
+        UserError: if no form has these columns.
     """
     for form, choices in _COLUMNS.items():
         if any(columns <= set(row) for columns in choices):
             return form
     known = "; ".join(f"{form}: {' or '.join('+'.join(sorted(c)) for c in cs)}" for form, cs in _COLUMNS.items())
-    raise UserError(f"dataset.form=auto does not know rows with the columns {sorted(row)}; known are {known}")
+    raise UserError(f"dataset.form=auto recognises no form in the columns {sorted(row)}; forms are {known}")
 
 
 def resolve(form: str, template: str, row: RawRow) -> tuple[str, str]:
-    """Return form and template with `auto` decided: the form by a row, the template by the form.
+    """Return form and template with `auto` resolved: the form by a row, the template by the form.
 
     Raises:
-        UserError: if the form is not to be told, or has no requests for the template to write.
+        UserError: if the form is not recognised, or is running text, which has no prompts for a template.
     """
     form = detect_form(row) if form == AUTO else form
     plain = form in (*RUNNING, "prompt")
@@ -179,7 +180,7 @@ def resolve(form: str, template: str, row: RawRow) -> tuple[str, str]:
 
 
 def _plain(turn: Turn) -> Exchange:
-    """Request, context and answer as they are, one space before the answer (as lm-eval writes its options)."""
+    """Return request, context and answer unchanged, with one space before the answer (as lm-eval's options)."""
     prompt = "\n".join(part for part in (turn.asked, turn.context) if part)
     space = "" if not prompt or prompt[-1].isspace() or turn.answer[:1].isspace() else " "
     return Exchange(prompt, space + turn.answer if turn.answer else "")
@@ -214,19 +215,19 @@ LATER = TEMPLATES | {"alpaca": _alpaca_next}
 
 
 def turns(row: RawRow, form: str) -> list[Turn]:
-    """Read a row. Text rows give one turn without a request.
+    """Return the turns of a row. Text rows give one turn without a request.
 
     Raises:
-        UserError: if the row lacks what its form needs.
+        UserError: if the row lacks a field of its form.
     """
     return FORMS[form](row)
 
 
 def write_turn(turn: Turn, template: str, number: int) -> Exchange:
-    """Write turn `number` (0 = the first) of a row with a template."""
+    """Return turn `number` (0 = the first) of a row in a template."""
     return (LATER if number else TEMPLATES)[template](turn)
 
 
 def exchanges(read: list[Turn], template: str) -> list[Exchange]:
-    """Write the turns of a row with a template."""
+    """Return the turns of a row in a template."""
     return [write_turn(turn, template, number) for number, turn in enumerate(read)]

@@ -1,9 +1,9 @@
 """From exchanges to tokens and labels.
 
-An exchange is tokenised as one text, so that training sees the tokens that evaluation scores (lm-eval does the same).
-Where a token would hold characters of both prompt and response, the two are tokenised apart: the prompt's tokens are
-those that the prompt has alone. The end-of-text token closes every response and is a target; only a chat template
-closes its responses itself, and its conversations are tokenised as one text each.
+An exchange is tokenised as one text, so that training uses the tokens that evaluation scores (lm-eval does the same).
+Where a token would span prompt and response, the two are tokenised separately, so the prompt has the tokens that it
+has at inference. The end-of-text token closes every response and is a target; chat templates close their responses
+themselves, and their conversations are tokenised as one text each.
 
 Rows of running text have no requests: their tokens are one stream, cut into pieces of equal length.
 """
@@ -34,8 +34,8 @@ Ids = np.ndarray
 class Example:
     """One row in tokens.
 
-    ids: [n] int32. labels: [n] int32, the token itself where it is a target, else -100. The first is never a target:
-    nothing predicts it. truncated: whether tokens were cut.
+    ids: [n] int32. labels: [n] int32, the token itself where it is a target, else -100. The first token is never a
+    target: nothing predicts it. truncated: whether tokens were cut.
     """
 
     ids: Ids
@@ -47,17 +47,17 @@ class Example:
 
     @property
     def num_targets(self) -> int:
-        """Number of tokens that count in a loss."""
+        """Number of tokens in the loss."""
         return int((self.labels != IGNORE).sum())
 
 
 Tokenised = Example | str
-"""A row in tokens, or the reason why it was dropped."""
+"""A row in tokens, or the reason for dropping it."""
 
 
 def _first_response_token(encoding: Encoding, prompt: str, text: str) -> int:
-    """Return the index of the first token that holds a character of `text` past `prompt`, the length if none does."""
-    for position in range(len(prompt), len(text)):  # more than one turn only where a tokenizer trims spaces
+    """Return the index of the first token with a character of `text` past `prompt`, or the number of tokens."""
+    for position in range(len(prompt), len(text)):  # more than one iteration only if a tokenizer trims spaces
         token = encoding.char_to_token(position)
         if token is not None:
             return token
@@ -75,7 +75,7 @@ def _encode(rows: list[list[Exchange]], tokenizer: PreTrainedTokenizerBase, *, s
 
 @dataclass(frozen=True)
 class _Part:
-    """One exchange in tokens: `first` is its first response token, `opened` whether a special token opens it."""
+    """One exchange in tokens. first: index of the first response token. opened: whether it begins with a bos token."""
 
     ids: list[int]
     first: int
@@ -83,10 +83,8 @@ class _Part:
 
 
 def _apart(exchange: Exchange, tokenizer: PreTrainedTokenizerBase, *, special: bool) -> tuple[list[int], int]:
-    """Tokenise prompt and response each alone, for a response whose first characters merge with the prompt's last.
-
-    The response is read behind a line break, which is then dropped: alone, sentencepiece would put a space before it.
-    """
+    """Tokenise prompt and response separately, for a response whose first characters merge with the prompt's last."""
+    # A line break goes before the response and is dropped again: at the start of a text sentencepiece adds a space.
     prompt = list(tokenizer(exchange.prompt, add_special_tokens=special, verbose=False).input_ids)
     answer = tokenizer("\n" + exchange.response, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     rest = [token for token, (_, end) in zip(answer.input_ids, answer.offset_mapping, strict=True) if end > 1]
@@ -103,15 +101,15 @@ def _part(exchange: Exchange, encoding: Encoding, tokenizer: PreTrainedTokenizer
     if span is not None and span[0] < len(exchange.prompt):
         ids, first = _apart(exchange, tokenizer, special=special)
     elif special and ids and ids[-1] == tokenizer.eos_token_id and mask[-1]:
-        ids.pop()  # this tokenizer closes every text itself
+        ids.pop()  # this tokenizer adds eos itself; it is appended below
     return _Part([*ids, tokenizer.eos_token_id], min(first, len(ids)), opened)
 
 
 def _conversation(row: list[Exchange], encoding: Encoding, tokenizer: PreTrainedTokenizerBase) -> list[_Part]:
-    """Return the exchanges of a row that was tokenised as one text: a token belongs to where its first character is."""
+    """Return the exchanges of a row tokenised as one text; a token belongs to the part with its first character."""
     ids, starts = list(encoding.ids), np.array([start for start, _ in encoding.offsets])
-    places = np.cumsum([0, *(len(text) for x in row for text in (x.prompt, x.response))])
-    edges = np.searchsorted(starts, places)
+    borders = np.cumsum([0, *(len(text) for x in row for text in (x.prompt, x.response))])  # in characters
+    edges = np.searchsorted(starts, borders)  # in tokens
     edges[-1] = len(ids)
     opened = ids[:1] == [tokenizer.bos_token_id]
     return [
@@ -121,9 +119,9 @@ def _conversation(row: list[Exchange], encoding: Encoding, tokenizer: PreTrained
 
 
 def cut(num_prompt: int, num_rest: int, max_length: int) -> tuple[int, int]:
-    """Return how many prompt and response tokens stay: the prompt loses first, one of its tokens stays.
+    """Return the number of prompt and response tokens kept: the prompt is cut first, down to one token.
 
-    That one predicts the first response token.
+    That token predicts the first response token.
     """
     kept_prompt = min(num_prompt, max(1, max_length - num_rest))
     return kept_prompt, min(num_rest, max_length - kept_prompt)
@@ -132,7 +130,7 @@ def cut(num_prompt: int, num_rest: int, max_length: int) -> tuple[int, int]:
 def _assemble(parts: list[_Part], max_length: int | None, *, loss_on_prompt: bool) -> Example | None:
     """Join an example's exchanges and cut them to `max_length`; None if no target is left.
 
-    The prompt is cut from its left (a special token that opens it stays), then the rest from its right.
+    The first prompt is cut on the left (a leading bos token stays), then the rest on the right.
     """
     ids = np.concatenate([np.asarray(part.ids, np.int32) for part in parts])
     response = np.concatenate([np.arange(len(part.ids)) >= part.first for part in parts])
@@ -154,10 +152,10 @@ def _assemble(parts: list[_Part], max_length: int | None, *, loss_on_prompt: boo
 def tokenise_rows(
     rows: list[list[Exchange]], tokenizer: PreTrainedTokenizerBase, max_length: int | None, *, loss_on_prompt: bool
 ) -> list[Tokenised]:
-    """Return every row of exchanges in tokens, in order, or why it is dropped.
+    """Return every row of exchanges in tokens, in order, or the reason for dropping it.
 
-    Truncation (to `max_length`; None: there is none) never leaves an example without a target. Special tokens (bos)
-    come once, at the start of a row.
+    Truncation (to `max_length`; None = no truncation) never leaves an example without a target. Special tokens (bos)
+    are added once, at the start of a row.
     """
     rows_kept = [[x for x in row if x.response.strip()] for row in rows]
     apart = [row for row in rows_kept if row and not row[0].verbatim]
@@ -179,7 +177,7 @@ def tokenise_rows(
 
 
 def sift(rows: Iterable[Tokenised]) -> tuple[list[Example], dict[str, int]]:
-    """Return the examples, and how many rows were dropped, by reason."""
+    """Return the examples, and the number of dropped rows by reason."""
     examples, dropped = [], Counter[str]()
     for row in rows:
         if isinstance(row, str):
@@ -192,15 +190,15 @@ def sift(rows: Iterable[Tokenised]) -> tuple[list[Example], dict[str, int]]:
 def tokenise(
     rows: list[list[Exchange]], tokenizer: PreTrainedTokenizerBase, max_length: int, *, loss_on_prompt: bool
 ) -> tuple[list[Example], dict[str, int]]:
-    """Return the examples of rows of exchanges, in order, and how many rows were dropped, by reason."""
+    """Return the examples of rows of exchanges, in order, and the number of dropped rows by reason."""
     return sift(tokenise_rows(rows, tokenizer, max_length, loss_on_prompt=loss_on_prompt))
 
 
 def pieces(documents: list[Example], max_length: int) -> list[Example]:
     """Return running text as examples: the documents' tokens in one stream, cut every `max_length` tokens.
 
-    Every token is a target but the first of each piece, which nothing predicts. The last piece may be short; a single
-    token left over at the very end is lost.
+    Every token is a target except the first of each piece, which nothing predicts. The last piece may be shorter; a
+    single token left at the end is dropped.
     """
     if not documents:
         return []

@@ -1,1 +1,1 @@
-"""What a trained model is asked, and who asks: `protocols.evaluate` is the one door."""
+"""Evaluation of a trained model; the entry point is `protocols.evaluate`."""

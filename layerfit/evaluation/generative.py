@@ -1,7 +1,7 @@
-"""Asks by generation: beam search of four, deterministic, and the first match of a pattern (`generative_tasks`).
+"""Evaluation by generation: deterministic search with four beams, answers by pattern match (`generative_tasks`).
 
-Deviations from the published code, all towards what it meant: padding is masked (LLM-Adapters issue 61), nothing is
-sampled and nothing is inherited from the checkpoint's generation settings, whatever they are.
+Deviations from the published code, all towards its intention: padding is masked (LLM-Adapters issue 61), nothing is
+sampled, and nothing is inherited from the checkpoint's generation settings.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ truncated: share of prompts that lost tokens on the left because the model has t
 
 @dataclass(frozen=True)
 class Generation:
-    """What the model wrote after a prompt, special tokens left out."""
+    """The model's continuation of a prompt, without special tokens. truncated: the prompt was cut."""
 
     text: str
     truncated: bool
@@ -44,15 +44,15 @@ def evaluate(
     hub: HubConfig,
     device: torch.device | str,
 ) -> tuple[list[Score], Items]:
-    """Ask the model the generative tasks of an evaluation.
+    """Run the generative tasks of an evaluation.
 
-    The model is moved to `device`; its training mode, generation settings and the random state are left as they were.
+    The model is moved to `device`; its training mode, generation settings and the random state are restored.
 
     Returns:
         Scores of every task and group, and by score key the outcome of every item (a group's mean has none).
 
     Raises:
-        UserError: if a task is unknown, or its data missing or not what it reads.
+        UserError: if a task is unknown, or its data is missing or lacks a column.
     """
     scores: list[Score] = []
     items: Items = {}
@@ -73,7 +73,7 @@ def evaluate(
 
 
 def outcomes(name: str, items: list[Item], replies: list[Generation]) -> dict[str, list[float]]:
-    """Return, by metric, one number an item."""
+    """Return, by metric, one number per item."""
     reading = TASKS[name].reading
     found = [reading.find(reply.text) for reply in replies]
     return {
@@ -95,12 +95,12 @@ def _score(name: str, metric: str, outcome: list[float], items: list[Item], avai
         version=VERSION,
         higher_is_better=METRICS[metric],
         docs=hash_of([f"{item.instruction}\n{item.answer}" for item in items]),
-        data_complete=available == TASKS[name].num_items,  # no shots: only what is asked matters
+        data_complete=available == TASKS[name].num_items,  # no shots: only the test items matter
     )
 
 
 def _mean_score(group: str, metric: str, scores: list[Score]) -> Score:
-    """Return the unweighted mean over a group's tasks; its error is that of a mean of independent means."""
+    """Return the unweighted mean over a group's tasks; its standard error takes the tasks as independent."""
     parts = [score for name in GROUPS[group] for score in scores if score.task == name and score.metric == metric]
     errors = [score.stderr for score in parts]
     known = [error for error in errors if error is not None]
@@ -120,7 +120,7 @@ def _mean_score(group: str, metric: str, scores: list[Score]) -> Score:
 
 
 def settings(tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
-    """Return the protocol's generation settings, every value that could change an answer written out."""
+    """Return the protocol's generation settings, with every value that could change an answer explicit."""
     from transformers import GenerationConfig
 
     return GenerationConfig(
@@ -142,7 +142,7 @@ def settings(tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> Generat
 
 @contextmanager
 def generation_settings(model: nn.Module, chosen: GenerationConfig) -> Iterator[None]:
-    """Make `chosen` the model's own settings: transformers 5 fills what a call leaves open from the checkpoint's."""
+    """Replace the model's own settings by `chosen`: transformers 5 fills unset values of a call from the model's."""
     owners = [module for module in model.modules() if "generation_config" in vars(module)]
     saved = [vars(module)["generation_config"] for module in owners]
     for module in owners:
@@ -155,7 +155,7 @@ def generation_settings(model: nn.Module, chosen: GenerationConfig) -> Iterator[
 
 
 def max_positions(model: nn.Module) -> int | None:
-    """Return how many positions a model has, None if it has no limit (BLOOM's are relative)."""
+    """Return a model's number of positions, None if it has no limit (BLOOM's are relative)."""
     names = ("max_position_embeddings", "n_positions")
     found = [getattr(model.config, name, None) for name in names]
     return next((number for number in found if isinstance(number, int)), None)
@@ -169,9 +169,9 @@ def generate(
     batch_size: int,
     device: torch.device | str,
 ) -> list[Generation]:
-    """Return what the model writes after each prompt, in their order.
+    """Return the model's continuation of each prompt, in order.
 
-    Prompts of like length share a batch, padded on the left under a mask: the batch size decides no answer.
+    Prompts of similar length share a batch, padded on the left and masked, so the batch size does not change answers.
     """
     import torch
 
@@ -197,7 +197,7 @@ def generate(
 
 
 def _write(model: Any, prompts: list[list[int]], chosen: GenerationConfig, device: torch.device | str) -> torch.Tensor:
-    """Return the new tokens (prompts, at most max_new_tokens), padded on the right."""
+    """Return the new tokens, [prompts, at most max_new_tokens], padded on the right."""
     import torch
 
     width = max(map(len, prompts))

@@ -1,9 +1,9 @@
-r"""The generative protocol of LLM-Adapters (arXiv:2304.01933): what is asked, and how an answer is read.
+r"""The generative protocol of LLM-Adapters (arXiv:2304.01933): instructions, and the parsing of answers.
 
 The commonsense and arithmetic numbers of LLM-Adapters, DoRA and IST are the share of generated texts whose first (for
-numbers: last) match of a pattern is the answer. lm-eval's tasks of the same names ask for log-likelihoods of other
-prompts; the two never share a name. The instructions are built from the hub's data sets and equal the published
-`dataset/<task>/test.json` byte for byte. Nothing heavy is imported here.
+numbers: last) match of a pattern is the answer. lm-eval's tasks of the same names compare log-likelihoods under other
+prompts, so these have names of their own (`_generative`). The instructions are built from the hub's data sets and equal
+the published `dataset/<task>/test.json` byte for byte. This module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from layerfit.models.hub import dataset_source
 INDENT = " " * 16
 HEADER = "Below is an instruction that describes a task. Write a response that appropriately completes the request. "
 PROMPT = f"{HEADER}\n\n{INDENT}### Instruction:\n{INDENT}{{instruction}}\n\n{INDENT}### Response:\n{INDENT}"
-"""The evaluation prompt of LLM-Adapters: the space after the header and the 16 before each line are the published ones,
-an accident of a Python literal that the published numbers contain."""
+"""The evaluation prompt of LLM-Adapters. The space after the header and the 16 before each line are an accident of a
+Python literal, but the published numbers were made with them."""
 RESPONSE = "### Response:"
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question and its right answer, as the pattern would read it."""
+    """One question and its right answer, in the form that the pattern matches."""
 
     instruction: str
     answer: str
 
     def prompt(self) -> str:
-        """Return what the model is given."""
+        """Return the model's prompt."""
         return PROMPT.replace("{instruction}", self.instruction)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How an answer is read off a text: the first or last match of a pattern."""
+    """Parsing of an answer: the first or last match of a pattern."""
 
     pattern: str
     last: bool = False
@@ -49,14 +49,14 @@ class Reading:
     def find(self, text: str) -> str | None:
         """Return the answer in a generated text, None if there is none.
 
-        A model that goes on to write another `### Response:` is read up to it, as the published code does.
+        The text is cut at another `### Response:`, as in the published code.
         """
         text = text.split(RESPONSE)[0]
         found = re.findall(self.pattern, text.replace(",", "") if self.number else text)
         return found[-1 if self.last else 0] if found else None
 
     def right(self, found: str | None, answer: str) -> bool:
-        """Return whether what was found is the answer; numbers within 0.001, as published."""
+        """Return whether a match is the right answer; numbers within 0.001, as published."""
         if found is None:
             return False
         return abs(float(found) - float(answer)) <= 1e-3 if self.number else found == answer
@@ -99,7 +99,7 @@ def _question(question: str, choices: list[str], right: int) -> Item:
 
 
 def social_iqa(row: RawRow) -> Item:
-    """Context and question in one; labels count from 1."""
+    """Context and question joined; labels count from 1."""
     choices = [row["answerA"], row["answerB"], row["answerC"]]
     return _question(f"{row['context']} {row['question']}", choices, int(row["label"]))
 
@@ -112,24 +112,24 @@ def multiple_choice(row: RawRow) -> Item:
 
 
 def hellaswag(row: RawRow) -> Item:
-    """The context as the data has it, brackets and all."""
+    """The context unchanged, including bracketed tags."""
     ask = f"Please choose the correct ending to complete the given sentence: {row['activity_label']}: {row['ctx']}"
     choices = f"{_listed('Ending', row['endings'])}\n\n{_formats('ending', 4)}"
     return Item(f"{ask}\n\n{choices}", f"ending{int(row['label']) + 1}")
 
 
 def winogrande(row: RawRow) -> Item:
-    """The format on the line of the options, as published."""
+    """The answer format on the line of the options, as published."""
     ask = f"Please choose the correct answer to fill in the blank to complete the given sentence: {row['sentence']}"
     choices = f"{_listed('Option', [row['option1'], row['option2']])} {_formats('option', 2)}"
     return Item(f"{ask}\n\n{choices}", f"option{int(row['answer'])}")
 
 
 def _number(text: str) -> str:
-    """Return the number that a worked answer ends in (GSM8K writes it after `####`)."""
+    """Return the final number of a worked answer (in GSM8K after `####`)."""
     found = NUMBER.find(text.rpartition("####")[2])
     if found is None:
-        raise UserError(f"no number in the answer {text!r}; is the data whole?")
+        raise UserError(f"no number in the answer {text!r}; is the data complete?")
     return found
 
 
@@ -139,7 +139,7 @@ def gsm8k(row: RawRow) -> Item:
 
 
 def mawps(row: RawRow) -> Item:
-    """A question and its number; also the published file's own rows (instruction, answer)."""
+    """The question and its number; accepts the published file's own rows too (instruction, answer)."""
     return Item(row["instruction"] if "instruction" in row else row["question"], _number(str(row["answer"])))
 
 
@@ -150,16 +150,16 @@ def svamp(row: RawRow) -> Item:
 
 
 def aqua(row: RawRow) -> Item:
-    """Options in the spelling of zero-shot-CoT (arXiv:2205.11916), which the published file has: ` (A) 21 (B) 22`."""
+    """Options in the format of zero-shot-CoT (arXiv:2205.11916), as in the published file: ` (A) 21 (B) 22`."""
     options = "".join(f"({option}" for option in row["options"]).replace("(", " (").replace(")", ") ")
     return Item(f"{row['question'].strip()} Answer Choices:{options}", row["correct"])
 
 
 @dataclass(frozen=True)
 class GenerativeTask:
-    """Where the items of a task are, how they are asked and how answers are read.
+    """A task: the source of its items, their prompts, and the parsing of answers.
 
-    num_items: in the published test set. max_new_tokens: 32 for commonsense, 256 for arithmetic, as published.
+    num_items: of the published test set. max_new_tokens: 32 for commonsense, 256 for arithmetic, as published.
     """
 
     dataset: str
@@ -188,7 +188,7 @@ _COMMONSENSE = {
 _ARITHMETIC = {
     "gsm8k_generative": GenerativeTask("openai/gsm8k", "main", ("test",), gsm8k, NUMBER, 1319, 256),
     "aqua_generative": GenerativeTask("deepmind/aqua_rat", "raw", ("test",), aqua, LETTER, 254, 256),
-    # The published 238 items are no split of the hub: its 355 are marked as not the published set in the record.
+    # The published 238 items are not a split on the hub; its 355 are recorded as not the published set.
     "mawps_generative": GenerativeTask("garrethlee/MAWPS", None, ("test",), mawps, NUMBER, 238, 256),
     "svamp_generative": GenerativeTask("ChilleD/SVAMP", None, ("train", "test"), svamp, NUMBER, 1000, 256),
 }
@@ -197,14 +197,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "commonsense_generative": tuple(_COMMONSENSE),
     "arithmetic_generative": tuple(_ARITHMETIC),
 }
-"""A group asks its tasks and adds their unweighted mean, the papers' `Avg.`."""
+"""A group runs its tasks and adds their unweighted mean, the papers' `Avg.`."""
 
 
 def expand(config: EvalConfig) -> list[str]:
-    """Return the tasks of an evaluation, groups taken apart.
+    """Return the tasks of an evaluation, with groups expanded.
 
     Raises:
-        UserError: if a name is unknown, asked for twice, or given shots.
+        UserError: if a name is unknown, listed twice, or has shots.
     """
     names: list[str] = []
     for task in config.tasks:
@@ -212,10 +212,10 @@ def expand(config: EvalConfig) -> list[str]:
             known = ", ".join([*GROUPS, *TASKS])
             raise UserError(f"eval={config.name} has no generative task {task.name!r}; use one of: {known}")
         if task.num_fewshot:
-            raise UserError(f"generative task {task.name} has no shots, {task.num_fewshot} were asked; set it to 0")
+            raise UserError(f"generative task {task.name} has num_fewshot={task.num_fewshot} but takes no shots; set 0")
         names += GROUPS.get(task.name, (task.name,))
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"eval={config.name} asks for {twice[0]} twice; leave out the task or its group")
+        raise UserError(f"eval={config.name} lists {twice[0]} twice; leave out the task or its group")
     return names
 
 
@@ -223,21 +223,21 @@ def read_item(name: str, row: RawRow) -> Item:
     """Return a row as an item.
 
     Raises:
-        UserError: if the row is not what the task reads.
+        UserError: if the row lacks a column of the task, or has a wrong value.
     """
     try:
         return TASKS[name].item(row)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         why = f"no column {error}" if isinstance(error, KeyError) else str(error)
         has = ", ".join(sorted(row))
-        raise UserError(f"{name} cannot read a row of {TASKS[name].dataset}: {why}; it has {has}") from error
+        raise UserError(f"{name} cannot read a row of {TASKS[name].dataset}: {why}; its columns are {has}") from error
 
 
 def load_items(name: str, hub: HubConfig) -> list[Item]:
     """Return every item of a task, in the data's order.
 
     Raises:
-        UserError: if the data is missing or not what the task reads.
+        UserError: if the data is missing or lacks a column.
     """
     task = TASKS[name]
     data = DatasetConfig(name=name, id=task.dataset, subset=task.subset)
@@ -245,7 +245,7 @@ def load_items(name: str, hub: HubConfig) -> list[Item]:
 
 
 def data(config: EvalConfig) -> list[Part]:
-    """Return what the tasks read."""
+    """Return the data that the tasks read."""
     expand(config)
     asked = [(task.name, TASKS[name]) for task in config.tasks for name in GROUPS.get(task.name, (task.name,))]
     return [Part(name, task.dataset, task.subset, split) for name, task in asked for split in task.splits]
@@ -255,7 +255,7 @@ def check(config: EvalConfig, hub: HubConfig) -> None:
     """Check the tasks, and the first row of their data where it is local.
 
     Raises:
-        UserError: naming the first that is unknown, missing, or not what its task reads.
+        UserError: if a task is unknown, or its data is missing or lacks a column, naming the first.
     """
     for name in expand(config):
         task = TASKS[name]

@@ -1,8 +1,8 @@
 """Perplexity of a text in overlapping windows: every token is predicted once, from at least `window - stride` others.
 
-The definition of transformers' guide "Perplexity of fixed-length models" (rows joined by blank lines, stride 512), and
-per token of the model's own vocabulary, as the literature on OPT and LLaMA reports WikiText-2. The IST paper shows
-OPT-1.3B on WikiText but not how it measured. lm-eval's `wikitext` differs (pages, detokenised, per word).
+Defined as in transformers' guide "Perplexity of fixed-length models" (rows joined by blank lines, stride 512), per
+token of the model's own vocabulary, as the literature on OPT and LLaMA reports WikiText-2. The IST paper reports
+OPT-1.3B on WikiText without its definition. lm-eval's `wikitext` differs (pages, detokenised, per word).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WINDOW = 2048
-"""Positions of a window, fewer where the model has fewer: OPT's and LLaMA's own length, so that models compare."""
+"""Positions of a window, or the model's if fewer: the context length of OPT and LLaMA, so that models compare."""
 STRIDE = 512
 
 
@@ -62,7 +62,7 @@ def chunks(num_tokens: int, window: int, stride: int) -> list[Chunk]:
 
 
 def _batches(found: list[Chunk], size: int) -> Iterator[list[Chunk]]:
-    """Yield neighbours of equal shape, at most `size` together: no padding, nothing to mask."""
+    """Yield batches of at most `size` neighbours of equal shape: no padding and no mask are needed."""
     batch: list[Chunk] = []
     for chunk in found:
         same = batch and (chunk.end - chunk.begin, chunk.end - chunk.first) == (
@@ -80,7 +80,7 @@ def _batches(found: list[Chunk], size: int) -> Iterator[list[Chunk]]:
 def negative_log_likelihood(
     model: nn.Module, ids: list[int], found: list[Chunk], batch_size: int, device: torch.device | str
 ) -> float:
-    """Return the sum over the chunks' tokens, in nats; sums are kept in double precision."""
+    """Return the sum over the chunks' tokens, in nats, accumulated in double precision."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -105,7 +105,7 @@ def _text(name: str, hub: HubConfig) -> tuple[str, int]:
 
 
 def data(config: EvalConfig) -> list[Part]:
-    """Return what the texts are read from."""
+    """Return the data that the texts are read from."""
     texts = {task.name: TEXTS[task.name] for task in config.tasks if task.name in TEXTS}
     return [Part(name, text.dataset, text.subset, text.split) for name, text in texts.items()]
 
@@ -114,13 +114,13 @@ def check(config: EvalConfig, hub: HubConfig) -> None:
     """Check the names, and the split where the data is local.
 
     Raises:
-        UserError: naming what is unknown or missing.
+        UserError: if a text or its split is unknown or missing, naming it.
     """
     for task in config.tasks:
         if task.name not in TEXTS:
             raise UserError(f"eval={config.name} has no text {task.name!r}; use one of: {', '.join(TEXTS)}")
         if task.num_fewshot:
-            raise UserError(f"{task.name} has no shots, {task.num_fewshot} were asked; set num_fewshot to 0")
+            raise UserError(f"{task.name} has num_fewshot={task.num_fewshot} but takes no shots; set 0")
         text = TEXTS[task.name]
         source = dataset_source(text.dataset, hub)
         if isinstance(source, Path) and text.split not in data_files(source, text.subset):
@@ -137,7 +137,8 @@ def evaluate(
     """Measure the perplexity of every text of an evaluation; `eval.limit` counts chunks of `STRIDE` tokens.
 
     Returns:
-        `token_perplexity` and `bits_per_byte` (which compares vocabularies) of every text; no items, neither is a mean.
+        `token_perplexity` and `bits_per_byte` (comparable across vocabularies) of every text; no items, as neither is a
+        mean over items.
 
     Raises:
         UserError: if a text is unknown or missing.

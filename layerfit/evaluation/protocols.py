@@ -1,7 +1,7 @@
-"""The one door to every evaluation: tasks are handed to the protocol that asks them, results come back in one form.
+"""The entry point of evaluation: each task is passed to its protocol, and all return scores in one form.
 
-A protocol is a few functions, named here and imported when they are needed: `check` must stay light (it runs before
-anything is loaded), `evaluate` may import what it likes. A new one is a line of `PROTOCOLS`.
+A protocol is a few functions, named here and imported when needed: `check` must import nothing heavy (it runs before
+anything is loaded), `evaluate` may. A new protocol is an entry of `PROTOCOLS`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Functions as `module:name`, all given the evaluation with the tasks of this protocol alone.
+    """Functions as `module:name`; each gets the evaluation with the tasks of this protocol only.
 
-    check: (EvalConfig, HubConfig) -> None; raises UserError for what can be known to fail. No torch.
+    check: (EvalConfig, HubConfig) -> None; raises UserError for errors that can be found early. No torch.
     evaluate: (model, tokenizer, EvalConfig, HubConfig, device) -> (scores, items), as `harness.evaluate`.
-    data: (EvalConfig) -> parts of data sets that are read; None: those that `TaskConfig.hub_ids` names.
+    data: (EvalConfig) -> parts of data sets that are read; None: those of `TaskConfig.hub_ids`.
     """
 
     check: str
@@ -61,14 +61,14 @@ def _function(name: str) -> Any:
 
 
 def _by_protocol(config: EvalConfig) -> dict[str, EvalConfig]:
-    """Return the evaluation cut by protocol, in the order of `PROTOCOLS`.
+    """Return the evaluation split by protocol, in the order of `PROTOCOLS`.
 
     Raises:
-        UserError: if a task names a protocol that is not known, or is asked for twice.
+        UserError: if a task's protocol is unknown, or a task is listed twice.
     """
     names = [task.name for task in config.tasks]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"eval={config.name} asks for {twice[0]} twice; a task has one protocol and number of shots")
+        raise UserError(f"eval={config.name} lists {twice[0]} twice; give it one protocol and number of shots")
     for task in config.tasks:
         check_one_of(f"protocol of task {task.name}", task.protocol, tuple(PROTOCOLS))
     parts = {name: [task for task in config.tasks if task.protocol == name] for name in PROTOCOLS}
@@ -79,14 +79,14 @@ def check_protocols(config: EvalConfig, hub: HubConfig) -> None:
     """Check an evaluation before anything is loaded.
 
     Raises:
-        UserError: naming the first task that is unknown, or whose data is known not to be what it reads.
+        UserError: if a task is unknown, or its local data does not fit it, naming the first.
     """
     for name, part in _by_protocol(config).items():
         _function(PROTOCOLS[name].check)(part, hub)
 
 
 def data_parts(config: EvalConfig) -> list[Part]:
-    """Return the parts of data sets that an evaluation reads; what a task names and no part covers, as a whole.
+    """Return the parts of data sets that an evaluation reads; a task's hub ids that no part covers are whole parts.
 
     Raises:
         UserError: if a task is unknown.
@@ -108,10 +108,10 @@ def evaluate(
     hub: HubConfig,
     device: torch.device | str,
 ) -> tuple[list[Score], Items]:
-    """Ask the model every task of an evaluation, each by its protocol.
+    """Run every task of an evaluation, each by its protocol.
 
     Returns:
-        Scores sorted by key, and by score key the outcome of every item (metrics that are no mean have none).
+        Scores sorted by key, and by score key the outcome of every item (only of metrics that are means over items).
 
     Raises:
         UserError: if a task is unknown or its data is missing.

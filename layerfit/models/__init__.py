@@ -1,1 +1,1 @@
-"""Models: where their files are, what differs between architectures, what a mirror holds of them."""
+"""Models: their files, differences between architectures, and receipts of a mirror's contents."""

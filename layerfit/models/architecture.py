@@ -1,7 +1,7 @@
-"""What differs between architectures, once transformers has made a module of one.
+"""Differences between architectures in transformers.
 
-Loss and batches are the same for all: a forward that takes `position_ids`, `logits_to_keep` and the boolean mask of
-packed rows. What has no dropout, SDPA or positions of its own is brought to that here, or refused by name.
+Loss and batches are the same for all models: no dropout, and a forward that takes `position_ids`, `logits_to_keep` and
+the boolean mask of packed rows. Models that differ are adapted here, or refused with the reason.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from layerfit.config.schema import ModelConfig
 
 _FROM_MASK = "build_alibi_tensor"
-"""BLOOM has no positions: a bias by the distance of tokens. Its method, replaced by one that reads packed rows too."""
+"""BLOOM's method that makes its position bias (ALiBi) from the mask; replaced by one that handles packed rows too."""
 
 
 def model_config(folder: Path) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def model_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(f"{folder} has no config.json; give a model's folder as `save_pretrained` writes it")
+        raise UserError(f"{folder} has no config.json; give a folder written by `save_pretrained`")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -42,12 +42,12 @@ def model_config(folder: Path) -> dict[str, Any]:
 
 
 def read_anatomy(model: ModelConfig, source: str | Path) -> Anatomy:
-    """Return where a model's parts are: as `conf/model` says, and what it leaves null as `config.json` says.
+    """Return a model's module paths: from `conf/model`, and where those are null, from `config.json`.
 
-    The network is asked if only it has the file.
+    The file is fetched from the hub if there is no local copy.
 
     Raises:
-        UserError: if some stay open, naming them.
+        UserError: if some remain unknown, naming them.
     """
     if not model.open_parts():
         return model.anatomy()
@@ -55,19 +55,19 @@ def read_anatomy(model: ModelConfig, source: str | Path) -> Anatomy:
     found = read_parts(config)
     if missing := model.open_parts(found):
         kind, known = config.get("model_type"), ", ".join(sorted(ARCHITECTURES))
-        why = "does not say all" if kind in ARCHITECTURES else f"is of an architecture not known here (known: {known})"
+        why = "lacks values" if kind in ARCHITECTURES else f"is of an unknown architecture (known: {known})"
         fields = ", ".join(f"model.{name}" for name in missing)
         raise UserError(f"{source}: its config.json, model_type={kind}, {why}; set {fields}")
     return model.anatomy(found)
 
 
 def revision(model: ModelConfig, source: str | Path) -> str:
-    """Return the revision to ask for; a folder has none."""
+    """Return the revision to request from the hub; for a folder the default, which is ignored."""
     return model.revision or "main" if isinstance(source, str) else "main"
 
 
 def transformers_config(model: ModelConfig, source: str | Path) -> Any:
-    """Return the configuration that transformers reads from a folder, or from a hub id by the network.
+    """Return the configuration that transformers reads from a folder, or from the hub.
 
     Raises:
         UserError: if there is none.
@@ -81,13 +81,10 @@ def transformers_config(model: ModelConfig, source: str | Path) -> Any:
 
 
 def prepare(model: ModelConfig, config: Any) -> str:
-    """Return the attention kernel for a transformers configuration, and set its dropout to zero.
-
-    Zero, also where it was published with some (OPT: 0.1): dropout costs activation memory, and makes a loss depend on
-    micro-batches and ranks, for which no two methods could be compared.
+    """Return the attention implementation for a transformers configuration, and set its dropout to zero.
 
     Raises:
-        UserError: if its causal language model does not take what a batch gives it.
+        UserError: if there is no causal language model for it, or its forward lacks an argument that training passes.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -98,9 +95,11 @@ def prepare(model: ModelConfig, config: Any) -> str:
     wanted = ["logits_to_keep"] + ([] if config.model_type == "bloom" else ["position_ids"])
     if missing := [name for name in wanted if name not in takes]:
         raise UserError(
-            f"model={model.name}: {kind.__name__} takes no {' and no '.join(missing)}, which training gives it; "
+            f"model={model.name}: {kind.__name__} takes no {' and no '.join(missing)}, which training passes; "
             "this architecture needs an adaptation in layerfit/models/architecture.py"
         )
+    # Also models published with dropout (OPT: 0.1): it costs activation memory, and makes the loss depend on
+    # micro-batches and ranks, so that methods could not be compared.
     for name, value in vars(config).items():
         if "drop" in name and isinstance(value, float | int) and not isinstance(value, bool):
             setattr(config, name, 0.0)
@@ -108,14 +107,16 @@ def prepare(model: ModelConfig, config: Any) -> str:
 
 
 def check_loading(model: ModelConfig, loading: dict[str, Any]) -> None:
-    """Raise UserError if weights are missing: transformers would fill them at random without an error."""
+    """Raise UserError if weights are missing: transformers only warns and initialises them at random."""
     wrong = sorted({str(name) for key in ("missing_keys", "mismatched_keys") for name in loading.get(key, ())})
     if wrong:
-        raise UserError(f"model={model.name}: the checkpoint lacks {len(wrong)} weights, {wrong[0]} first")
+        raise UserError(
+            f"model={model.name}: the checkpoint lacks {len(wrong)} weights, the first {wrong[0]}; copy it again"
+        )
 
 
 def check_shape(model: ModelConfig, anatomy: Anatomy, module: nn.Module) -> None:
-    """Raise UserError unless the module has the parts that `anatomy` names, and no weight outside them."""
+    """Raise UserError unless the module has the parts of `anatomy`, and no weight outside them."""
     from torch import nn
 
     def part(key: str, path: str) -> nn.Module:
@@ -124,7 +125,7 @@ def check_shape(model: ModelConfig, anatomy: Anatomy, module: nn.Module) -> None
         except AttributeError:
             found = None
         if not isinstance(found, nn.Module):  # OPT-350M has a final norm that is None
-            raise UserError(f"model.{key}={path} is no module of {type(module).__name__}; see conf/model")
+            raise UserError(f"model.{key}={path} is not a module of {type(module).__name__}; see conf/model")
         return found
 
     blocks = part("blocks", anatomy.blocks)
@@ -144,7 +145,7 @@ def check_shape(model: ModelConfig, anatomy: Anatomy, module: nn.Module) -> None
     for name, _ in module.named_parameters():
         if anatomy.unit(name) is None and not anatomy.parts(name):
             raise UserError(
-                f"model={model.name}: {name} is in no part, so nothing would ever train it; "
+                f"model={model.name}: {name} is in no part, so no method could train it; "
                 "add its module to model.beside_embedding"
             )
     _check_tie(model, anatomy, module)
@@ -154,7 +155,7 @@ def check_shape(model: ModelConfig, anatomy: Anatomy, module: nn.Module) -> None
 
 
 def _check_tie(model: ModelConfig, anatomy: Anatomy, module: nn.Module) -> None:
-    """Raise UserError if the head is the embedding's matrix and `conf/model` does not say so."""
+    """Raise UserError if the head is tied to the embedding but not so in `conf/model`."""
     embedding, head = anatomy.embedding, anatomy.head
     tied = getattr(module.get_submodule(head), "weight", None) is getattr(
         module.get_submodule(embedding), "weight", False
@@ -166,10 +167,10 @@ def _check_tie(model: ModelConfig, anatomy: Anatomy, module: nn.Module) -> None:
 
 
 def accept_packed_rows(module: Any) -> None:
-    """Make a model without SDPA right for the [B, 1, T, T] boolean mask of packed rows.
+    """Make a model without SDPA handle the [B, 1, T, T] boolean mask of packed rows.
 
-    Eager attention adds the mask to its scores, and True would be 1. BLOOM, besides, makes its distance bias from a
-    [B, T] mask.
+    Eager attention adds the mask to its scores, so True would add 1. BLOOM also makes its ALiBi bias from a [B, T]
+    mask.
     """
     if module.config._attn_implementation != "eager":
         return
@@ -180,7 +181,7 @@ def accept_packed_rows(module: Any) -> None:
 
 
 def _additive_mask(decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-    """Return a forward's arguments with 0 for True and the lowest number for False."""
+    """Return a forward's arguments with an additive mask: 0 for True, the dtype's minimum for False."""
     import torch
 
     mask = kwargs.get("attention_mask")
@@ -194,23 +195,22 @@ def _additive_mask(decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 def _alibi(original: Callable[..., Tensor], mask: Tensor, num_heads: int, dtype: Any) -> Tensor:
     """Return BLOOM's bias, [B * heads, 1, T]: slope of the head (Press et al., arXiv:2108.12409) times position.
 
-    For packed rows the position is counted from the start of the example: how many tokens a token sees, less one. The
-    softmax would forgive another origin, rounding to bf16 would not.
+    For packed rows the position counts from the start of the example: the number of tokens it attends to, less one.
     """
     import torch
 
     if mask.dim() == 2:
         return original(mask, num_heads, dtype)
+    # The softmax is invariant to the origin of positions, but large ones would lose precision in bf16.
     positions = (mask == 0).sum(-1) - 1  # [B, 1, T]
     slopes = original(torch.ones(1, 2, device=mask.device), num_heads, torch.float32)[:, 0, 1]  # the bias at position 1
     return (slopes[None, :, None] * positions).flatten(0, 1)[:, None].to(dtype)
 
 
 def checkpoint_activations(model: Any) -> None:
-    """Let a model compute its blocks again in backward instead of keeping what they made.
-
-    transformers makes the embedding's output require gradients, so frozen blocks below the lowest active one would be
-    recomputed and back-propagated; and re-entrant checkpointing would silently drop gradients.
-    """
+    """Recompute a model's blocks in backward instead of storing their activations."""
+    # Re-entrant checkpointing silently drops gradients of blocks whose input needs none.
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # transformers makes the embedding's output require gradients: frozen blocks below the lowest active one would be
+    # recomputed and back-propagated through.
     model.disable_input_require_grads()

@@ -1,7 +1,7 @@
-"""Where models and data are: a local path, the embedded world, `hub.mirror`, and last the Hugging Face hub.
+"""Finding models and data: a local path, the embedded world, `hub.mirror`, and last the Hugging Face hub.
 
-A mirror is a folder with `models/<org>/<name>` and `datasets/<org>/<name>`. With `hub.offline` no socket is opened:
-what is in none of the places raises. Nothing heavy is imported with this module.
+A mirror is a folder with `models/<org>/<name>` and `datasets/<org>/<name>`. With `hub.offline` no socket is opened, and
+a repository without a local copy is an error. This module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def _roots(hub: HubConfig) -> list[Path]:
-    """Return the folders that are looked at before the hub, in order."""
+    """Return the folders that are searched before the hub, in order."""
     if hub.mirror is None:
         return [EMBEDDED]
     mirror = Path(hub.mirror).expanduser()
@@ -38,7 +38,7 @@ def _roots(hub: HubConfig) -> list[Path]:
 
 
 def hub_cache() -> Path:
-    """Return the Hugging Face cache of repositories, by the same variables as the Hugging Face libraries."""
+    """Return the Hugging Face cache folder, from the same environment variables as the Hugging Face libraries."""
     home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("HF_HOME", f"{home}/huggingface")
     return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
@@ -56,7 +56,7 @@ def cached_snapshot(kind: str, repo: str, revision: str | None) -> Path | None:
 def local_copy(kind: str, repo: str, hub: HubConfig) -> Path | None:
     """Return the embedded or mirrored folder of a repository, None if there is none. `kind`: MODELS or DATASETS.
 
-    An embedded model is ready to be loaded: its weights are unpacked.
+    The weights of an embedded model are unpacked.
     """
     found = next((folder for root in _roots(hub) if (folder := root / kind / repo).is_dir()), None)
     return packed.unpack(found) if found is not None and found.is_relative_to(EMBEDDED) else found
@@ -76,13 +76,13 @@ def _source(kind: str, repo: str, revision: str | None, hub: HubConfig) -> str |
 
 
 def model_source(model: ModelConfig, hub: HubConfig) -> str | Path:
-    """Return the folder of a model, or its hub id when only the network has it.
+    """Return the folder of a model, or its hub id if there is no local copy.
 
     Raises:
-        UserError: if `model.path` is not a folder, or the model is nowhere and `hub.offline` is set.
+        UserError: if `model.path` is not a folder, or there is no local copy and `hub.offline` is set.
     """
     if model.path is None:
-        assert model.id is not None  # the schema sees to it
+        assert model.id is not None  # checked by ModelConfig
         return _source(MODELS, model.id, model.revision, hub)
     if not (folder := Path(model.path).expanduser()).is_dir():
         raise UserError(f"model.path={model.path} is not a folder; give a folder with config.json, or model.path=null")
@@ -90,16 +90,16 @@ def model_source(model: ModelConfig, hub: HubConfig) -> str | Path:
 
 
 def dataset_source(repo: str, hub: HubConfig, path: str | None = None, revision: str | None = None) -> str | Path:
-    """Return the folder (or, for a local `path`, the file) of a dataset, or its hub id when only the network has it.
+    """Return the folder (or, for a local `path`, the file) of a dataset, or its hub id if there is no local copy.
 
     Raises:
-        UserError: if `path` does not exist, or the dataset is nowhere and `hub.offline` is set.
+        UserError: if `path` does not exist, or there is no local copy and `hub.offline` is set.
     """
     if path is None:
         return _source(DATASETS, repo, revision, hub)
     if not (local := Path(path).expanduser()).exists():
         raise UserError(
-            f"dataset.path={path} does not exist, seen from the working directory; "
+            f"dataset.path={path} does not exist (relative to the working directory); "
             "give a .jsonl, .jsonl.gz, .json or .parquet file, or a folder"
         )
     return local
@@ -108,7 +108,7 @@ def dataset_source(repo: str, hub: HubConfig, path: str | None = None, revision:
 def origin(kind: str, repo: str, hub: HubConfig, path: str | None = None, revision: str | None = None) -> str:
     """Return where a source was found, for a record: `embedded`, `mirror`, `path`, or `hub@<commit>` (if cached).
 
-    A mirror's commit is known where `layerfit.prefetch` filled it: `mirror@<commit>`. No path of this machine is in it.
+    A mirror filled by `layerfit.prefetch` gives `mirror@<commit>`. It never contains a path of this machine.
     """
     if path is not None:
         return "path"
@@ -122,10 +122,10 @@ def origin(kind: str, repo: str, hub: HubConfig, path: str | None = None, revisi
 
 
 def prepare_environment(hub: HubConfig) -> None:
-    """Set what the Hugging Face libraries read when they are imported. Call it before they are.
+    """Set the environment variables that the Hugging Face libraries read on import. Call it before importing them.
 
     Raises:
-        RuntimeError: if `hub.offline` is set and they are already imported and online: it would have no effect.
+        RuntimeError: if `hub.offline` is set but they are already imported and online: it would have no effect.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if not hub.offline:
@@ -139,7 +139,7 @@ def prepare_environment(hub: HubConfig) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the weight files of a model's folder: of the first kind that it holds, as transformers chooses."""
+    """Return the weight files of a model's folder, in the format that transformers prefers."""
     return next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
 
 
@@ -151,11 +151,11 @@ def has_weights(folder: Path) -> bool:
 def load_tokenizer(model: ModelConfig, hub: HubConfig) -> PreTrainedTokenizerBase:
     """Return the model's tokenizer, padding on the right.
 
-    A missing pad token becomes the unknown token, else the end of text: lm-eval's rule, so that both agree. Padding
-    never counts in a loss here, so the choice decides nothing.
+    A missing pad token becomes the unknown token, else eos: lm-eval's rule, so that both agree. Padding is never in a
+    loss, so the choice does not affect training.
 
     Raises:
-        UserError: if there is none, it is not a fast one, or it has no end-of-text token.
+        UserError: if there is none, it is not a fast tokenizer, or it has no eos token.
     """
     from transformers import AutoTokenizer
 
@@ -179,11 +179,11 @@ _TORCH = {"fp32": "float32", "bf16": "bfloat16"}
 def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = "cpu", seed: int = 0) -> nn.Module:
     """Return the causal language model in `dtype` (`fp32` or `bf16`) on `device`, checked against its configuration.
 
-    With `model.weights=random` its real shapes are filled from `seed` in place: never in fp32 or on the CPU first.
-    The numbers drawn depend on the device. The global random state is left as it was.
+    With `model.weights=random` the full-size weights are initialised from `seed` in `dtype` on `device`, without a copy
+    in fp32 or on the CPU. The values depend on the device. The global random state is restored.
 
     Raises:
-        UserError: if it cannot be found or read, lacks weights, or is not shaped as `conf/model` says.
+        UserError: if it cannot be found or read, lacks weights, or does not match `conf/model`.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -219,7 +219,7 @@ def empty_model(model: ModelConfig, anatomy: Anatomy, config: Any, dtype: str) -
     """Return the model of a transformers configuration on torch's meta device: shapes and dtypes, no memory.
 
     Raises:
-        UserError: if it cannot be trained here, or is not shaped as `conf/model` says.
+        UserError: if its architecture is not supported, or it does not match `conf/model`.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -231,10 +231,10 @@ def empty_model(model: ModelConfig, anatomy: Anatomy, config: Any, dtype: str) -
 
 
 def _checked(model: ModelConfig, anatomy: Anatomy, module: Any) -> nn.Module:
-    """Return a module as training takes it.
+    """Return a module checked and prepared for training.
 
     Raises:
-        UserError: if it is not shaped as `conf/model` says.
+        UserError: if it does not match `conf/model`.
     """
     architecture.check_shape(model, anatomy, module)
     architecture.accept_packed_rows(module)

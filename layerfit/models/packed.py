@@ -1,7 +1,7 @@
-"""Weights that are shipped compressed, and unpacked at first use beside the file, where every loader looks for them.
+"""Weights shipped compressed, and unpacked at first use into the same folder, where loaders look for them.
 
-transformers reads no compressed weights. xz keeps every bit, and takes a third off 16-bit numbers whose bytes it is
-told to tell apart (gzip: a fifth).
+transformers reads no compressed weights. xz is lossless and saves a third of 16-bit numbers when it models high and low
+bytes separately (gzip: a fifth).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WEIGHTS, PACKED = "model.safetensors", "model.safetensors.xz"
 
 def pack(folder: Path, bytes_a_number: int) -> Path:
     """Write a model's compressed weights beside the plain ones; return their file. `bytes_a_number`: 2 or 4."""
-    bits = {2: 1, 4: 2}[bytes_a_number]  # of a byte's place in its number, which its coding then depends on
+    bits = {2: 1, 4: 2}[bytes_a_number]  # lp, pb: low bits of a byte's offset that its coding depends on
     how = {"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 4 - bits, "lp": bits, "pb": bits}
     write_atomically(folder / PACKED, lzma.compress((folder / WEIGHTS).read_bytes(), filters=[how]))
     _same_time(folder)
@@ -27,11 +27,10 @@ def pack(folder: Path, bytes_a_number: int) -> Path:
 
 
 def unpack(folder: Path) -> Path:
-    """Return a model's folder with plain weights, written now if it ships compressed ones and they are not there yet.
+    """Return a model's folder with plain weights, unpacking compressed ones if that has not been done.
 
-    The plain file bears the compressed one's time, so that another version is seen and unpacked again. Processes that
-    do it at once write the same file, each whole. Where the folder cannot be written to, its copy in the user's cache
-    is returned.
+    The plain file gets the compressed one's modification time, so that a new version is detected. Concurrent processes
+    each write the same whole file atomically. If the folder is read-only, a copy in the user's cache is returned.
 
     Raises:
         UserError: if the compressed file is damaged, or neither folder can be written to.
@@ -55,11 +54,11 @@ def unpack(folder: Path) -> Path:
             return target
         except OSError as error:
             reason = error
-    raise UserError(f"{packed} can be unpacked neither beside itself nor in {own}: {reason}; set XDG_CACHE_HOME")
+    raise UserError(f"{packed} can be unpacked neither in its folder nor in {own}: {reason}; set XDG_CACHE_HOME")
 
 
 def cache() -> Path:
-    """Return where weights are unpacked that cannot be unpacked in place."""
+    """Return the folder for weights that cannot be unpacked in place."""
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "layerfit" / "models"
 
 
@@ -69,6 +68,6 @@ def _is_unpacked(folder: Path, packed: Path) -> bool:
 
 
 def _same_time(folder: Path) -> None:
-    """Give the plain weights the time of the compressed ones."""
+    """Set the plain weights' modification time to that of the compressed ones."""
     time = (folder / PACKED).stat().st_mtime_ns
     os.utime(folder / WEIGHTS, ns=(time, time))

@@ -1,4 +1,4 @@
-"""What `layerfit.prefetch` leaves in every folder of a mirror: which commit of what, and every file's size and hash."""
+"""The receipt that `layerfit.prefetch` writes to each folder of a mirror: repository, commit, file sizes and hashes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHUNK = 2**22
 
 @dataclass(frozen=True)
 class File:
-    """A file of a repository: its path there, bytes, and the hub's hash: sha256, or of small files git's sha1."""
+    """A file of a repository: path, bytes, and the hub's hash: sha256 of LFS files, git's sha1 of others."""
 
     path: str
     size: int
@@ -27,11 +27,11 @@ class File:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a folder of a mirror holds.
+    """Contents of a folder of a mirror.
 
-    revision: as asked, None = whatever was newest. commit: what that was. branch: where the files are, if not in the
-    repository's own tree. weights: of a model, fetched too. subsets: of a dataset, None = everything.
-    complete: all files are there, with the hub's hashes.
+    revision: as requested, None = the newest. commit: its commit. branch: branch of the files, if not the repository's
+    default. weights: whether a model's weights are included. subsets: of a dataset, None = all.
+    complete: all files have been fetched and match the hub's hashes.
     """
 
     kind: str
@@ -46,10 +46,10 @@ class Receipt:
 
 
 def read(folder: Path) -> Receipt | None:
-    """Return a folder's receipt, None if it has none: it was filled by hand.
+    """Return a folder's receipt, None if it has none (the folder was filled by hand).
 
     Raises:
-        UserError: if the file is not one.
+        UserError: if the file is not a receipt.
     """
     path = folder / NAME
     if not path.is_file():
@@ -60,16 +60,16 @@ def read(folder: Path) -> Receipt | None:
         subsets = data.pop("subsets")
         return Receipt(**data, files=files, subsets=None if subsets is None else tuple(subsets))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is not what layerfit.prefetch writes ({error}); delete it and fetch again") from error
+        raise UserError(f"{path} is not a receipt of layerfit.prefetch ({error}); delete it, fetch again") from error
 
 
 def write(folder: Path, receipt: Receipt) -> None:
-    """Write a folder's receipt, so that nobody ever reads half of it."""
+    """Write a folder's receipt atomically."""
     write_atomically(folder / NAME, (json.dumps(asdict(receipt), indent=1) + "\n").encode())
 
 
 def digest(path: Path, like: str) -> str:
-    """Return the hash of a file, of the kind that `like` is: sha256, or git's sha1 of a blob."""
+    """Return the hash of a file, of the same kind as `like`: sha256, or git's sha1 of a blob."""
     size = path.stat().st_size
     hasher = hashlib.sha256() if len(like) == _SHA256 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     with path.open("rb") as file:
@@ -79,19 +79,19 @@ def digest(path: Path, like: str) -> str:
 
 
 def damage(folder: Path, file: File, *, hashes: bool) -> str | None:
-    """Return what is wrong with a file, None if nothing is. Its content is read only with `hashes`."""
+    """Return the fault of a file, None if it has none. Its content is read only with `hashes`."""
     path = folder / file.path
     if not path.is_file():
         return "is missing"
     if (size := path.stat().st_size) != file.size:
         return f"has {size} bytes, not {file.size}"
     if hashes and digest(path, file.hash) != file.hash:
-        return "is damaged: its content is not what the hub has"
+        return "is damaged: its content differs from the hub's"
     return None
 
 
 def damaged(folder: Path, receipt: Receipt, *, hashes: bool) -> Iterator[tuple[File, str]]:
-    """Yield every file that is not as the receipt says, and what is wrong with it."""
+    """Yield every file that does not match the receipt, and its fault."""
     for file in receipt.files:
         if (why := damage(folder, file, hashes=hashes)) is not None:
             yield file, why

@@ -1,4 +1,4 @@
-"""`python -m layerfit.prefetch [T] [key=value ...] --mirror DIR`. Status 0: all is there, 1: not all, 2: a mistake."""
+"""`python -m layerfit.prefetch [T] [key=value ...] --mirror DIR`. Status 0: complete, 1: incomplete, 2: a mistake."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def parser() -> argparse.ArgumentParser:
     text = "Fetch every model, tokenizer, data set and evaluation set that a table or a run needs into a mirror."
     out = Parser(prog="layerfit prefetch", description=text)
     out.add_argument("words", nargs="*", metavar="T | group=choice", help="a table, or a run's groups and keys")
-    out.add_argument("--mirror", metavar="DIR", help="the folder to fill, as hub.mirror=DIR takes it")
-    out.add_argument("--check", action="store_true", help="only say what is missing for a run without network")
-    out.add_argument("--dry-run", action="store_true", help="only list what would be fetched, with sizes")
+    out.add_argument("--mirror", metavar="DIR", help="the folder to fill, for hub.mirror=DIR")
+    out.add_argument("--check", action="store_true", help="only list what is missing for a run without network")
+    out.add_argument("--dry-run", action="store_true", help="only list the files to fetch, with sizes")
     out.add_argument("--hash", action="store_true", help="read every fetched file and compare it with the hub's hash")
     return out
 
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"prefetch: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("prefetch: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print("prefetch: interrupted; the same command continues from here", file=sys.stderr)
         return 130
 
 
@@ -58,7 +58,7 @@ def _main(options: argparse.Namespace) -> int:
     if options.check:
         return _report(runs, mirror, f"{again}{_HASH if options.hash else ''}", hashes=options.hash)
     if any(run.hub.offline for run in runs):
-        raise UserError("hub.offline=true fetches nothing; leave it out here, it is for the runs (or add --check)")
+        raise UserError("hub.offline=true forbids fetching; set it for the runs only (or add --check here)")
     for run in runs:
         _check_paths(run)
     prepare_environment(HubConfig())
@@ -72,12 +72,12 @@ def _main(options: argparse.Namespace) -> int:
 
 
 def runs_of(words: list[str]) -> list[RunConfig]:
-    """Return the runs of a table, one seed each (no data depends on it) and its tuning, or of a composed run.
+    """Return the runs of a table and its tuning, one seed each (data does not depend on it), or the composed runs.
 
-    What they require is before them: a ranking may come from other data.
+    Each follows the runs that it requires: a ranking may be made on other data.
 
     Raises:
-        UserError: if they do not compose.
+        UserError: if they cannot be composed.
     """
     tables, overrides = [word for word in words if "=" not in word], [word for word in words if "=" in word]
     if len(tables) > 1 or not words:
@@ -88,7 +88,7 @@ def runs_of(words: list[str]) -> list[RunConfig]:
         return _with_required(config.compose(cell) for cell in expand(overrides, multirun=True))
     table, out = spec.load(tables[0]), []
     for base in ((), table.tuning.base if table.tuning else ()):
-        for row in table.rows:  # without tuned values: they are to be found first, and change no data
+        for row in table.rows:  # without tuned values: they may not exist yet, and change no data
             merged = cells.merge(table.base, row.overrides, base, overrides)
             try:
                 out += [run for _, run in cells.expand(merged, table.seeds[:1], table.results)]
@@ -102,7 +102,7 @@ def _with_required(runs: Iterable[RunConfig]) -> list[RunConfig]:
 
 
 def _check_paths(run: RunConfig) -> None:
-    """Raise UserError if the user's own files are not there: nothing is fetched for a run that has a mistake."""
+    """Raise UserError if the user's own files are missing, before anything is fetched."""
     if run.model.path is not None:
         model_source(run.model, run.hub)
     if run.dataset.path is not None:
@@ -115,7 +115,7 @@ def _mirror(asked: str | None, runs: list[RunConfig]) -> Path:
         raise UserError("name the folder to fill: --mirror DIR (make: MIRROR=DIR)")
     path = Path(named).expanduser()
     if path.exists() and not path.is_dir():
-        raise UserError(f"--mirror {named} is a file, not a folder; give a folder, it is made if it is not there")
+        raise UserError(f"--mirror {named} is a file, not a folder; give a folder (it is created if missing)")
     return path
 
 
@@ -129,10 +129,10 @@ def _again(words: list[str], mirror: Path) -> str:
 
 
 def _plans(wanted: list[Need], mirror: Path, *, hashes: bool) -> tuple[list[FetchPlan], bool]:
-    """Return what is to be done, printed with sizes, and whether something cannot be."""
+    """Return the plans, after printing them with sizes, and whether any could not be made."""
     plans: list[FetchPlan] = []
     failed: list[str] = []
-    print(f"into {mirror}:" if wanted else "nothing of the hub is needed")
+    print(f"into {mirror}:" if wanted else "nothing from the hub is needed")
     for need in wanted:
         try:
             plan = fetch.make_plan(need, mirror, hashes=hashes)
@@ -165,7 +165,7 @@ def _what(need: Need) -> str:
 
 
 def show(num_bytes: int) -> str:
-    """Return a size for people."""
+    """Return a size in a readable unit."""
     size, units = float(num_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
     while size >= 1024 and len(units) > 1:
         size, units = size / 1024, units[1:]
@@ -173,20 +173,18 @@ def show(num_bytes: int) -> str:
 
 
 def _check_space(plans: list[FetchPlan], mirror: Path) -> None:
-    """Raise UserError if the mirror's disk cannot hold what is to be fetched."""
+    """Raise UserError if the mirror's disk is read-only or has too little space."""
     needed = sum(plan.num_bytes for plan in plans)
     place = next(path for path in (mirror.absolute(), *mirror.absolute().parents) if path.exists())
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"--mirror {mirror}: no permission to write in {place}; give another folder")
     free = shutil.disk_usage(place).free
     if needed > free:
-        raise UserError(
-            f"--mirror {mirror}: {show(needed)} are to be fetched, {show(free)} are free; give another disk"
-        )
+        raise UserError(f"--mirror {mirror}: {show(needed)} to fetch, but only {show(free)} are free; use another disk")
 
 
 def _carry_out(plans: list[FetchPlan]) -> bool:
-    """Fetch repository by repository; return whether all could be."""
+    """Fetch one repository after another; return whether all succeeded."""
     from tqdm import tqdm
 
     ok = True

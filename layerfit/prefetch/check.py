@@ -1,8 +1,8 @@
-"""Would these runs succeed without network? Everything that is missing, a line each; no socket is opened.
+"""Lists everything that runs without network would lack, one line each; no socket is opened.
 
-What `layerfit.launch.preflight` says of a run's model, data and tasks with `hub.offline=true` is among it, so that
-nothing missing here means that preflight passes (this machine's devices, disks and keys aside). It also looks where
-preflight does not: every subset and split that a task reads, every shard of the weights, every file that was fetched.
+The list includes the errors of `layerfit.launch.preflight` for a run's model, data and tasks with `hub.offline=true`:
+if it is empty, preflight passes (this machine's devices, disks and keys aside). It covers more than preflight: every
+subset and split that a task reads, every shard of the weights, every fetched file.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from layerfit.prefetch.needs import Need, needs, parts_of, unknown
 
 
 def offline(run: RunConfig, mirror: Path) -> RunConfig:
-    """Return the run as it would be on a machine without network."""
+    """Return the run with the mirror and `hub.offline`, as on a machine without network."""
     hub = HubConfig(mirror=str(mirror) if mirror.is_dir() else None, offline=True)
     return dataclasses.replace(run, hub=hub)
 
 
 def missing(runs: Iterable[RunConfig], mirror: Path, again: str, *, hashes: bool = False) -> list[str]:
-    """Return what is missing or wrong, each once, with what to do.
+    """Return the faults of all runs, each once, with its fix.
 
-    again: the command that fetches it. hashes: read every fetched file, to compare its content with the hub's hash.
+    again: the command that fetches it. hashes: also compare every fetched file's content with the hub's hash.
     """
     there = [offline(run, mirror) for run in runs]
     lacking = {
@@ -44,8 +44,7 @@ def missing(runs: Iterable[RunConfig], mirror: Path, again: str, *, hashes: bool
     }
     lines = dict.fromkeys(line for listed in lacking.values() for line in listed)
     lines |= dict.fromkeys(
-        f"task {task} reads data that it names by no hub id, which hub.mirror cannot serve; leave it out, or run it "
-        "with network"
+        f"task {task} reads data without a hub id, which a mirror cannot provide; leave it out, or run it with network"
         for task in unknown(there)
     )
     wrong = {key for key, listed in lacking.items() if listed}
@@ -59,7 +58,7 @@ def missing(runs: Iterable[RunConfig], mirror: Path, again: str, *, hashes: bool
 
 
 def lacks(need: Need, mirror: Path, *, hashes: bool = False) -> list[str]:
-    """Return what is missing of one repository, wherever a run without network would look for it."""
+    """Return the faults of one repository in the folder from which a run without network would read it."""
     hub = HubConfig(mirror=str(mirror) if mirror.is_dir() else None, offline=True)
     folder = local_copy(need.kind, need.repo, hub) or cached_snapshot(need.kind, need.repo, need.revision)
     if folder is None:
@@ -76,7 +75,7 @@ def _by_receipt(need: Need, folder: Path, found: receipt.Receipt, *, hashes: boo
     if need.revision not in (None, found.revision, found.commit):
         return [f"{folder} holds {found.revision or found.commit} and {need.name} is pinned at {need.revision}"]
     out = [f"{folder / file.path} {why}" for file, why in receipt.damaged(folder, found, hashes=hashes)]
-    return out or ([] if found.complete else [f"{folder} was not fetched to its end"])
+    return out or ([] if found.complete else [f"{folder} was not completely fetched"])
 
 
 def _of_model(need: Need, folder: Path) -> list[str]:
@@ -91,13 +90,13 @@ def _of_model(need: Need, folder: Path) -> list[str]:
 
 
 def _shards(folder: Path) -> list[str]:
-    """Return the files that an index of weights names, of the kind that is there; [] without an index."""
+    """Return the files listed in the index of sharded weights; [] without an index."""
     for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if (folder / name).is_file():
             try:
                 return sorted(set(json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values()))
             except (ValueError, KeyError, AttributeError) as error:
-                raise UserError(f"{folder / name} is no index of weights") from error
+                raise UserError(f"{folder / name} is not an index of weights; fetch it again") from error
     return []
 
 
@@ -118,10 +117,7 @@ def _of_dataset(need: Need, folder: Path) -> list[str]:
 
 
 def _of_run(run: RunConfig, wrong: set[tuple[str, str]], mirror: Path) -> list[str]:
-    """Return what preflight says of a run, each part of it by itself; not of what is known to be missing.
-
-    wrong: repositories of which something is missing.
-    """
+    """Return the errors of preflight for a run, part by part, skipping repositories with known faults (`wrong`)."""
     model_here = (MODELS, run.model.id) not in wrong or run.model.path is not None
     data_here = (DATASETS, run.dataset.id) not in wrong or run.dataset.path is not None
     checks: list[Callable[[], object]] = []
@@ -175,7 +171,7 @@ def _judge_checks(run: RunConfig, mirror: Path, *, model_here: bool, judge_here:
 
 
 def _check_bench(run: RunConfig, name: str, mirror: Path) -> None:
-    """Raise UserError with the files to copy, if a judged benchmark's are missing: they are not on the hub."""
+    """Raise UserError if a judged benchmark's files are missing, naming those to copy: they are not on the hub."""
     config = run.eval.judge
     try:
         load_bench(config, name, run.hub)

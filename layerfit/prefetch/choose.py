@@ -1,4 +1,4 @@
-"""Which files of a repository a run reads: pure functions of their names."""
+"""Choice of the files of a repository that a run reads: pure functions of their names."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _WEIGHTS = (
     (r"pytorch_model\.bin", None),
     (r"pytorch_model-\d+-of-\d+\.bin", "pytorch_model.bin.index.json"),
 )
-"""Kinds of weights in the order in which transformers looks for them, each with its index."""
+"""Formats of weights in the order of transformers' search, each with its index."""
 _CARD = "README.md"
 
 
 def model_files(names: Iterable[str], *, weights: bool) -> list[str]:
-    """Return a model's configuration, tokenizer and, with `weights`, the weights of the one kind that would be loaded.
+    """Return a model's configuration, tokenizer and, with `weights`, the weights in the format that would be loaded.
 
-    Copies in other formats (GGUF, ONNX, Flax, `original/`, a second kind or precision) are left out. There are no
-    weights in the list if transformers would load none.
+    Copies in other formats (GGUF, ONNX, Flax, `original/`, another precision) are left out. The list has no weights if
+    transformers would load none.
     """
     names = sorted(names)
     out = [name for name in names if name in _MODEL_FILES]
@@ -60,8 +60,8 @@ def dataset_files(
 
     Args:
         names: all files of the repository.
-        configs: of its card: where each subset's files are. Without, a subset is a folder, as for `data_files`.
-        subsets: what is read; None = everything, and if there is nothing at all the missing subset is called `default`.
+        configs: from its card, the files of each subset. Without them a subset is a folder, as for `data_files`.
+        subsets: those read; None = all, and if there are no data files at all, `default` is returned as missing.
     """
     names = sorted(names)
     data, card = [name for name in names if is_data(name)], [name for name in names if name == _CARD]
@@ -79,7 +79,7 @@ def dataset_files(
 
 
 def _patterns(files: Any) -> list[str]:
-    """Return the patterns of a card's `data_files`: a text, a list of them, or of splits with theirs."""
+    """Return the patterns of a card's `data_files`: a string, a list of strings, or splits with a `path` each."""
     if isinstance(files, str):
         return [files]
     if isinstance(files, dict):

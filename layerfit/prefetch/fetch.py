@@ -1,4 +1,4 @@
-"""What has to be fetched for a need, and fetching it: the mirror's folder, its receipt, and what is there already."""
+"""Plans for fetching a repository into a mirror's folder, given its receipt and files, and their execution."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from layerfit.prefetch.needs import Need
 from layerfit.prefetch.remote import Listing, Trouble
 
 PARQUET = "refs/convert/parquet"
-"""The hub's branch with Parquet versions of data sets that are made by a script, or are in other formats."""
+"""The hub's branch with Parquet versions of data sets that have a loading script or other formats."""
 
 
 @dataclass(frozen=True)
 class FetchPlan:
-    """What is to be done for a need. note: how it stands, for the listing. target: None = nothing is fetched.
+    """The fetch of one need. note: its state, for the listing. target: the new receipt; None = nothing to fetch.
 
-    stale: files of an older receipt that the new one does not have.
+    stale: files of the old receipt that the new one lacks.
     """
 
     need: Need
@@ -36,16 +36,16 @@ class FetchPlan:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes to fetch, what an interrupted fetch has kept of them included."""
+        """Bytes to fetch, including those kept from an interrupted fetch."""
         return sum(file.size for file in self.fetch)
 
 
 def make_plan(need: Need, mirror: Path, *, hashes: bool = False) -> FetchPlan:
-    """Look at the mirror and, only if that does not say it, at the hub.
+    """Return the plan of a need; the hub is contacted only if the mirror's receipt does not cover it.
 
     Raises:
-        Trouble: if the hub does not give the list, or the folder holds other files that were put there by hand.
-        UserError: if the folder's receipt is none.
+        Trouble: if the hub's file list cannot be read, or the folder holds other files that were put there by hand.
+        UserError: if the folder's receipt cannot be read.
     """
     folder = mirror / need.kind / need.repo
     old = receipt.read(folder)
@@ -66,13 +66,13 @@ def make_plan(need: Need, mirror: Path, *, hashes: bool = False) -> FetchPlan:
 
 
 def _at(found: Receipt) -> str:
-    """Return which commit of what it is."""
+    """Return commit and branch of a receipt, for the listing."""
     where = f" of {found.branch}" if found.branch else ""
     return f"{found.commit[:10]}{where}{'' if found.revision else ' (no revision is pinned)'}"
 
 
 def _covers(old: Receipt, need: Need) -> bool:
-    """Return whether a receipt speaks of all that is needed. An unpinned need takes whatever is there."""
+    """Return whether a receipt covers a need. An unpinned need accepts any commit."""
     if need.revision not in (None, old.revision, old.commit):
         return False
     if need.kind == MODELS:
@@ -82,7 +82,7 @@ def _covers(old: Receipt, need: Need) -> bool:
 
 
 def _target(need: Need, old: Receipt | None) -> Receipt:
-    """Return the receipt that a folder shall have: what it had at the same commit, and what is needed."""
+    """Return a folder's new receipt: its old contents, if at the same commit, and those needed."""
     same = old is not None and need.revision in (None, old.revision, old.commit)
     asked = old.commit if same and old is not None else need.revision
     listing = remote.list_repo(need.kind, need.repo, asked)
@@ -139,22 +139,22 @@ def _receipt(
 
 
 def _refuse_others(need: Need, folder: Path, target: Receipt) -> None:
-    """Raise Trouble if a folder without receipt holds files of these names that are not the hub's: they stay."""
+    """Raise Trouble if a folder without receipt holds other files of these names: they are never overwritten."""
     for file in target.files:
         if (folder / file.path).exists() and receipt.damage(folder, file, hashes=True) is not None:
             raise Trouble(
-                f"{folder / file.path} was put there by hand and is not what the hub has at {target.commit[:10]}; move "
-                f"{folder} away to have {need.name} fetched, or copy what is missing there by hand"
+                f"{folder / file.path} was put there by hand and differs from the hub's at {target.commit[:10]}; move "
+                f"{folder} away to have {need.name} fetched, or copy the missing files there by hand"
             )
 
 
 def carry_out(plan: FetchPlan, progress: Callable[[int], object]) -> None:
-    """Fetch what a plan says and write the folder's receipt: before, that it is not complete; after, that it is.
+    """Fetch the files of a plan; the folder's receipt is marked incomplete before and complete after.
 
-    What is fetched stays, whatever happens: the same plan goes on from there.
+    After an interruption the fetched files are kept, and the same plan continues from there.
 
     Raises:
-        Trouble: naming the first file that could not be had.
+        Trouble: if a file cannot be fetched, naming it.
     """
     assert plan.target is not None, "nothing to do"
     need, target = plan.need, replace(plan.target, complete=False)
@@ -164,6 +164,6 @@ def carry_out(plan: FetchPlan, progress: Callable[[int], object]) -> None:
             (plan.folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{plan.folder} cannot be written to ({error.strerror}); give another folder") from error
-    for file in sorted(plan.fetch, key=lambda file: file.size):  # what cannot be had shows early
+    for file in sorted(plan.fetch, key=lambda file: file.size):  # small ones first: access errors show early
         remote.fetch(need.kind, need.repo, target.commit, file, plan.folder, progress)
     receipt.write(plan.folder, replace(target, complete=True))

@@ -1,4 +1,4 @@
-"""From runs to what they read: a pure list of repositories, each once."""
+"""From runs to the repositories that they read, each listed once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from layerfit.models.hub import DATASETS, MODELS, local_copy
 
 @dataclass(frozen=True)
 class Need:
-    """A repository of the hub.
+    """A repository of the hub that runs need.
 
-    revision: as pinned, None = any. weights: of a model, beside configuration and tokenizer. parts: what is read of a
-    data set. why: what needs it, in the words of the command line.
+    revision: as pinned, None = any. weights: whether a model's weights are needed too. parts: the parts of a data set
+    that are read. why: the overrides that need it (`model=NAME`).
     """
 
     kind: str
@@ -34,13 +34,13 @@ class Need:
         return f"{self.kind.removesuffix('s')} {self.repo}"
 
     def subsets(self) -> tuple[str, ...] | None:
-        """Return the subsets that are read, None for everything: where one is not said, it cannot be told."""
+        """Return the subsets that are read; None = all, if a part does not name its subset."""
         named = sorted({part.subset for part in self.parts if part.subset is not None})
         return None if any(part.subset is None for part in self.parts) else tuple(named)
 
 
 def needs(runs: Iterable[RunConfig]) -> list[Need]:
-    """Return what runs need of the hub: models first, by name. What is embedded or given by a path is not in it.
+    """Return the needs of runs, models first, by name, without embedded repositories and local paths.
 
     Raises:
         UserError: if a repository is pinned at two revisions: a mirror holds one.
@@ -55,7 +55,7 @@ def needs(runs: Iterable[RunConfig]) -> list[Need]:
 
 
 def unknown(runs: Iterable[RunConfig]) -> list[str]:
-    """Return the tasks of which nobody says where on the hub their data is."""
+    """Return the tasks whose data has no known hub id."""
     return sorted({part.task for run in runs for part in parts_of(run.eval) if part.repo is None})
 
 
@@ -63,7 +63,7 @@ _PARTS: dict[str, list[Part]] = {}
 
 
 def parts_of(config: EvalConfig) -> list[Part]:
-    """Return what an evaluation reads. Looked up once: indexing lm-eval's task files takes a second or more."""
+    """Return the data that an evaluation reads. Cached: indexing lm-eval's task files takes a second or more."""
     key = repr((config.include, config.tasks))
     if key not in _PARTS:
         _PARTS[key] = data_parts(config)

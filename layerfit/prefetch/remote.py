@@ -1,10 +1,10 @@
-"""The hub over the network: what a repository holds at a commit, and its files, resumed where they were cut off.
+"""The hub over the network: the files of a repository at a commit, with downloads that resume.
 
 `huggingface_hub` gives addresses, tokens, the connection and errors; files are written here, for two reasons measured
-with 2.4.0 (`hf_hub_download` with `local_dir`, and `snapshot_download`, which calls it). Of a file that a kill cut off
-it keeps nothing: each process has a temporary name of its own, the next one starts at byte 0 and the old piece stays
-as waste. A file of weights has gigabytes, and jobs on a login node get killed. And over plain HTTP it compares sizes,
-not hashes: other bytes of the same length pass. tests/prefetch says when that changes. The price: no Xet.
+with 2.4.0 (`hf_hub_download` with `local_dir`, and `snapshot_download`, which calls it). It does not resume after a
+kill: each process uses its own temporary name, so the next one starts at byte 0 and the old piece stays on disk, but
+weights have gigabytes, and jobs on a login node get killed. And over plain HTTP it compares sizes, not hashes: wrong
+bytes of the right length pass. tests/prefetch fails when that changes. The cost: no Xet.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from layerfit.errors import UserError
 from layerfit.models.receipt import File, damage
 
 _ATTEMPTS = 4
-"""Of a file, in a row without a byte gained."""
+"""Consecutive attempts at a file without progress."""
 _WAIT_S = 0.5
 _DENIED = (401, 403)
 
 
 class Trouble(Exception):
-    """Why a repository could not be fetched, in one line with what to do."""
+    """A repository could not be fetched; the message is one line with the fix."""
 
 
 class Unreachable(Trouble):
-    """The hub does not answer at all: nothing else of it needs to be tried."""
+    """The hub does not answer at all: trying other repositories is useless."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a repository holds at a commit. configs: the subsets of a data set's card."""
+    """Files of a repository at a commit. configs: the subsets in a data set's card."""
 
     commit: str
     files: tuple[File, ...]
@@ -63,7 +63,7 @@ def list_repo(kind: str, repo: str, revision: str | None) -> Listing:
     """Return the files of a repository, with sizes and hashes.
 
     Raises:
-        Trouble: if it cannot be had.
+        Trouble: if the hub does not provide them.
     """
     from huggingface_hub import HfApi
 
@@ -74,7 +74,7 @@ def list_repo(kind: str, repo: str, revision: str | None) -> Listing:
         card = getattr(info, "card_data", None)
         configs = (card.get("configs") if card is not None else None) or []
         if info.sha is None:
-            raise ValueError("it names no commit")
+            raise ValueError("the answer has no commit")
         return Listing(info.sha, files, [config for config in configs if isinstance(config, dict)])
 
 
@@ -82,17 +82,17 @@ def _file(sibling: Any) -> File:
     if sibling.lfs is not None:
         return File(sibling.rfilename, sibling.lfs.size, sibling.lfs.sha256)
     if sibling.size is None or sibling.blob_id is None:
-        raise ValueError(f"it gives no size or hash of {sibling.rfilename}")
+        raise ValueError(f"the answer has no size or hash of {sibling.rfilename}")
     return File(sibling.rfilename, sibling.size, sibling.blob_id)
 
 
 @contextmanager
 def _told(what: str, repo: str, kind: str, revision: str | None) -> Iterator[None]:
-    """Turn whatever the network does into Trouble: one line, with what to do."""
+    """Turn network errors into Trouble: one line, with the fix."""
     from huggingface_hub import errors
 
     page = f"{endpoint()}/{'' if kind == 'models' else f'{kind}/'}{repo}"
-    again = "the same command then goes on where this one stopped"
+    again = "the same command then continues from here"
     try:
         yield
     except errors.RevisionNotFoundError as error:
@@ -102,12 +102,12 @@ def _told(what: str, repo: str, kind: str, revision: str | None) -> Iterator[Non
         status = error.response.status_code
         if isinstance(error, errors.GatedRepoError) or status in _DENIED:
             raise Trouble(
-                f"{kind.removesuffix('s')} {repo} is gated, private, or not there ({status}): accept its licence at "
+                f"{kind.removesuffix('s')} {repo} is gated, private, or missing ({status}): accept its licence at "
                 f"{page} and log in with `hf auth login`, or set HF_TOKEN; {again}"
             ) from error
         if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
             raise Trouble(f"{what} is not at {page}; check its id (model.id, dataset.id)") from error
-        raise Trouble(f"{what}: {endpoint()} answers {status}; try again later, what is fetched is kept") from error
+        raise Trouble(f"{what}: {endpoint()} answers {status}; try again later, fetched files are kept") from error
     except (errors.HTTPError, OSError, ValueError) as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
@@ -116,12 +116,12 @@ def _told(what: str, repo: str, kind: str, revision: str | None) -> Iterator[Non
 
 
 def fetch(kind: str, repo: str, commit: str, file: File, folder: Path, progress: Callable[[int], object]) -> None:
-    """Bring one file into a folder, whole and with the hub's hash; of one that was cut off, what is missing of it.
+    """Fetch one file into a folder and check its hash; a partial download is resumed.
 
-    progress: is told the bytes gained (negative, if they have to be fetched again).
+    progress: called with the bytes received (negative, if they have to be fetched again).
 
     Raises:
-        Trouble: if it cannot be had.
+        Trouble: if it cannot be fetched.
     """
     what = f"{kind.removesuffix('s')} {repo}, file {file.path}"
     target = folder / file.path
@@ -141,7 +141,7 @@ def fetch(kind: str, repo: str, commit: str, file: File, folder: Path, progress:
 
 
 def _fill(kind: str, repo: str, commit: str, file: File, part: Path, progress: Callable[[int], object]) -> None:
-    """Append to `part` until it has the file's size, over as many connections as that takes."""
+    """Append to `part` until it has the file's size, reconnecting as needed."""
     from huggingface_hub import errors, hf_hub_url
 
     url = hf_hub_url(repo, file.path, repo_type=kind.removesuffix("s"), revision=commit)
@@ -161,11 +161,11 @@ def _fill(kind: str, repo: str, commit: str, file: File, part: Path, progress: C
         except errors.HTTPError as error:
             left = _next(left if part.stat().st_size == have else _ATTEMPTS, error)
         else:
-            left = left if part.stat().st_size > have else _next(left, ValueError("it ends the connection"))
+            left = left if part.stat().st_size > have else _next(left, ValueError("the server closed the connection"))
 
 
 def _next(left: int, error: Exception) -> int:
-    """Return how many attempts are left after waiting for the next; raise the error if none is."""
+    """Wait for the next attempt and return the number left; raise the error if there is none."""
     if left <= 1:
         raise error
     time.sleep(_WAIT_S * 2 ** (_ATTEMPTS - left))
@@ -173,20 +173,20 @@ def _next(left: int, error: Exception) -> int:
 
 
 def _receive(url: str, part: Path, have: int, size: int, progress: Callable[[int], object]) -> None:
-    """Append what one connection sends, no more than is missing."""
+    """Append the bytes that one connection sends, at most those missing."""
     from huggingface_hub import get_session
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
     headers = {**build_hf_headers(), "Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
     with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
         hf_raise_for_status(response)
-        if have and response.status_code != 206:  # it starts from the beginning
+        if have and response.status_code != 206:  # the server ignored Range and sends the whole file
             progress(-have)
             have = 0
         with part.open("r+b") as out:
             out.seek(have)
             out.truncate()
-            for chunk in response.iter_bytes():  # as it arrives: what is gathered first is lost when it breaks
+            for chunk in response.iter_bytes():  # unbuffered: a broken connection loses nothing received
                 wanted = chunk[: size - have]
                 out.write(wanted)
                 progress(len(wanted))

@@ -69,7 +69,7 @@ def test_what_is_split_off():
     ("words", "text"),
     [
         (["--conf"], "--conf needs a folder"),
-        (["--conf", "nowhere"], "nowhere is no folder"),
+        (["--conf", "nowhere"], "nowhere is not a folder"),
         (["hydra.searchpath=[pkg://theirs]"], "file:///my/conf"),
     ],
 )
@@ -86,7 +86,7 @@ def test_a_file_under_a_name_that_layerfit_has(mine):
     with config.joined([str(mine)]):
         pass
     copy.write_text(NANO.read_text() + "num_validation: 3\n")
-    with pytest.raises(UserError, match=r"layerfit has dataset/nano already, with other content; rename"):
+    with pytest.raises(UserError, match=r"layerfit already has dataset/nano, with other content; rename"):
         config.joined([str(mine)]).__enter__()
 
 

@@ -54,14 +54,23 @@ CASES = {
     "empty": ("dataset=local dataset.path=empty.jsonl", "split 'train' of empty.jsonl has no rows"),
     "empty list": ("dataset=local dataset.path=none.json", "has no rows"),
     "broken JSON": ("dataset=local dataset.path=broken.json", "broken.json is not json"),
-    "no gzip": ("dataset=local dataset.path=plain.jsonl.gz", "plain.jsonl.gz is not a whole gzip file: Not a gzipped"),
-    "cut gzip": ("dataset=local dataset.path=cut.jsonl.gz", "cut.jsonl.gz is not a whole gzip file: Compressed file"),
-    "damaged gzip": ("dataset=local dataset.path=damaged.jsonl.gz", "damaged.jsonl.gz is not a whole gzip file: Error"),
+    "no gzip": (
+        "dataset=local dataset.path=plain.jsonl.gz",
+        "plain.jsonl.gz is not a complete gzip file: Not a gzipped",
+    ),
+    "cut gzip": (
+        "dataset=local dataset.path=cut.jsonl.gz",
+        "cut.jsonl.gz is not a complete gzip file: Compressed file",
+    ),
+    "damaged gzip": (
+        "dataset=local dataset.path=damaged.jsonl.gz",
+        "damaged.jsonl.gz is not a complete gzip file: Error",
+    ),
     "broken JSON in gzip": ("dataset=local dataset.path=broken.jsonl.gz", "broken.jsonl.gz is not jsonl: Expecting"),
-    "other text in gzip": ("dataset=local dataset.path=latin.jsonl.gz", "latin.jsonl.gz is not text in UTF-8"),
+    "other text in gzip": ("dataset=local dataset.path=latin.jsonl.gz", "latin.jsonl.gz is not UTF-8 text"),
     "plain and compressed": (
         "dataset=local dataset.path=twice",
-        "lies beside train.jsonl.gz: its rows would count twice",
+        "and train.jsonl.gz hold the same rows, which would count twice",
     ),
     "broken Parquet": ("dataset=local dataset.path=broken.parquet", "broken.parquet is not Parquet"),
     "unknown columns": ("dataset=local dataset.path=other.jsonl", "columns ['answer', 'question']"),
@@ -81,9 +90,9 @@ CASES = {
     ),
     "all rows dropped": (
         "dataset=local dataset.path=blank.jsonl",
-        "none of 3 rows has anything to learn: all are empty",
+        "all responses of its 3 rows are empty",
     ),
-    "all held out": ("dataset=local dataset.path=text.jsonl dataset.num_validation=1", "leaves nothing of 1 rows"),
+    "all held out": ("dataset=local dataset.path=text.jsonl dataset.num_validation=1", "leaves none of 1 rows"),
     "lines held out": ("dataset=wikitext2 dataset.num_validation=5", "dataset.validation_split"),
     "no chat template": (
         "dataset=local dataset.path=alpaca.jsonl dataset.template=chat",

@@ -206,7 +206,7 @@ def test_compressed_lines_are_lines(tmp_path):
 
 def test_a_split_or_subset_that_is_not_there_is_named(tmp_path):
     write_rows(tmp_path / "train.jsonl", [{"prompt": "a", "response": "x"}])
-    with pytest.raises(UserError, match=r"no split 'test' .* there is train"):
+    with pytest.raises(UserError, match=r"no split 'test' .* use one of: train"):
         read_rows(dataset(tmp_path, split="test"), "test", HubConfig())
     with pytest.raises(UserError, match="subset=other"):
         data_files(tmp_path, "other")
@@ -245,7 +245,7 @@ def test_splits_by_name(tmp_path, names, subset, splits):
 
 def test_holding_out_everything_is_refused(tmp_path, tokenizer):
     write_rows(tmp_path / "d.jsonl", [{"prompt": "a", "response": "x"}] * 3)
-    with pytest.raises(UserError, match="num_validation=3 leaves nothing"):
+    with pytest.raises(UserError, match="num_validation=3 leaves none"):
         load_data(dataset(tmp_path / "d.jsonl", num_validation=3), training(), HubConfig(), tokenizer)
 
 

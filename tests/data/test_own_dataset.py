@@ -68,7 +68,7 @@ MISTAKES = {
     "a word for a number": (TOY + "num_validation: many\n", "In 'dataset/toy': .*'many' of type 'str'"),
     "an unknown form": (TOY.replace("form: prompt", "form: sharegpt"), r"dataset.form='sharegpt' .* text, lines$"),
     "no id": (TOY.replace("id: local\n", ""), "no value for dataset.id; .* or in its file in conf/"),
-    "no path": (TOY.replace("path: data/toy.jsonl\n", ""), "dataset=toy reads a file of yours .*dataset.path="),
+    "no path": (TOY.replace("path: data/toy.jsonl\n", ""), "dataset=toy needs dataset.path="),
     "no such file": (TOY.replace("toy.jsonl", "boy.jsonl"), "dataset.path=data/boy.jsonl does not exist, seen from"),
     "columns of another form": (TOY.replace("form: prompt", "form: messages"), "needs a list 'messages'"),
     "an empty file": ("", "no value for dataset.form, dataset.id, dataset.name"),

@@ -93,7 +93,7 @@ def test_what_cannot_be_told_is_named():
         resolve("auto", "auto", {"question": "", "answer": ""})
     with pytest.raises(UserError, match=r"form=text has no requests for dataset.template=alpaca; use plain"):
         resolve("auto", "alpaca", {"text": ""})
-    with pytest.raises(UserError, match=r"message 1 needs the texts 'role' and 'content'"):
+    with pytest.raises(UserError, match=r"message 1 needs strings 'role' and 'content'"):
         turns({"messages": ["hello", {"from": "gpt", "value": "x"}]}, "messages")
 
 
@@ -150,7 +150,7 @@ def test_a_truncated_chat_keeps_its_opening_and_a_target(tokenizer):
     [
         (None, "no chat template .* set dataset.template=alpaca"),
         (INST, "refuses the roles system, user: only user and assistant"),
-        (FORGETS, "rewrites earlier turns"),
+        (FORGETS, "changes earlier turns"),
     ],
 )
 def test_a_chat_template_that_cannot_be_used_is_named(tokenizer, template, message):

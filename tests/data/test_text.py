@@ -94,7 +94,7 @@ def test_lines_are_one_text(tmp_path, tokenizer):
 def test_nothing_but_blanks_is_refused(tmp_path, tokenizer):
     (tmp_path / "d.jsonl").write_text('{"text": " "}\n{"text": ""}\n')
     for form in ("text", "lines"):
-        with pytest.raises(UserError, match=r"none of 2 rows has anything to learn: all are empty"):
+        with pytest.raises(UserError, match=r"all responses of its 2 rows are empty"):
             load_data(dataset(tmp_path / "d.jsonl", form), training(), HubConfig(), tokenizer)
 
 

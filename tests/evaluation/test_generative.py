@@ -203,7 +203,7 @@ def test_no_generative_name_is_a_name_of_lm_eval():
     ("tasks", "message"),
     [
         ([TaskConfig(name="boolq")], "no generative task 'boolq'; use one of: commonsense_generative"),
-        ([TaskConfig(name="boolq_generative", num_fewshot=3)], "has no shots, 3 were asked"),
+        ([TaskConfig(name="boolq_generative", num_fewshot=3)], "has num_fewshot=3 but takes no shots"),
         ([TaskConfig(name=n) for n in ("boolq_generative", "commonsense_generative")], "boolq_generative twice"),
     ],
 )
@@ -213,7 +213,9 @@ def test_what_is_asked_wrongly_is_named(tasks, message):
 
 
 def test_rows_of_another_kind_are_named():
-    with pytest.raises(UserError, match="piqa_generative cannot read a row of baber/piqa: no column 'sol1'; it has x"):
+    with pytest.raises(
+        UserError, match="piqa_generative cannot read a row of baber/piqa: no column 'sol1'; its columns are x"
+    ):
         read_item("piqa_generative", {"x": 1})
     with pytest.raises(UserError, match="no number in the answer 'many'"):
         read_item("gsm8k_generative", {"question": "q", "answer": "many"})

@@ -67,7 +67,7 @@ def test_a_template_without_a_system_role_gets_its_text_first(chat_model):
 LOOPBACK = "http://127.0.0.1:9/v1"
 CASES = [
     ({"base_url": None}, r"no judge for mt_bench: give eval.judge.base_url="),
-    ({"base_url": "127.0.0.1:9"}, r"eval.judge.base_url=127.0.0.1:9 is no http\(s\) address"),
+    ({"base_url": "127.0.0.1:9"}, r"eval.judge.base_url=127.0.0.1:9 is not an http\(s\) address"),
     ({"base_url": "https://api.example.com/v1"}, r"is not on this machine and hub.offline=true"),
     ({"model": None}, r"eval.judge.model is not set"),
     ({"key_variable": "NO_SUCH_KEY"}, r"eval.judge.key_variable=NO_SUCH_KEY is not set in the environment"),
@@ -75,7 +75,7 @@ CASES = [
     ({"base_url": None, "model_path": "/nowhere"}, r"model_path=/nowhere is neither a folder nor a hub id"),
     (
         {"base_url": None, "model_path": "a/b", "judgments": 3},
-        r"judgments=3, but a judge at .* same every time",
+        r"judgments=3, but a judge at .* would be the same",
     ),
     ({"base_url": None, "model_path": "org/none"}, r"model 'org/none' is not here"),
     ({"base_url": None, "model_path": "layerfit/nano"}, r"model_path=layerfit/nano has no chat template"),

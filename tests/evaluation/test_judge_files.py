@@ -165,7 +165,7 @@ def test_a_changed_score_is_told(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "is no file"),
+        (None, "is not a file"),
         ("", "holds no judgments"),
         ('{"a": 1}\n', "judgment 1 has no question_id"),
         ("x\n", "line 1"),

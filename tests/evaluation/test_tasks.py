@@ -159,9 +159,9 @@ def test_missing_data_is_named(world, red, tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["winogrand"], r"no task 'winogrand'; near it: winogrande"),
+        (["winogrand"], r"no task 'winogrand'; similar: winogrande"),
         (["siqa_"], r"no task 'siqa_'"),
-        (["piqa", "piqa"], "asks for piqa twice"),
+        (["piqa", "piqa"], "lists piqa twice"),
     ],
 )
 def test_an_unknown_task_is_the_users_to_fix(names, message):
@@ -170,7 +170,7 @@ def test_an_unknown_task_is_the_users_to_fix(names, message):
 
 
 def test_an_include_that_is_not_there_is_said():
-    with pytest.raises(UserError, match=r"eval.include=world/none is no folder"):
+    with pytest.raises(UserError, match=r"eval.include=world/none is not a folder"):
         check_tasks(config("x", include="world/none"))
 
 

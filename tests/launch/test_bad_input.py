@@ -71,7 +71,7 @@ CASES = {
     "neither steps nor epochs": ("training.max_steps=null", "exactly one"),
     "precision": ("optim.precision=pure_bf16", "training.dtype=bf16"),
     "no GPU": ("engine.device=cuda", "no CUDA device"),
-    "a judge of nothing": ("eval.judge.base_url=http://127.0.0.1/v1", "eval=nano is not judged"),
+    "a judge of nothing": ("eval.judge.base_url=http://127.0.0.1/v1", "eval=nano has no judge"),
     "no judge": ("eval=mt_bench", "eval.judge.base_url="),
     "W&B without a key": ("tracker=wandb tracker.mode=online", "WANDB_API_KEY"),
     "unknown model class": ("eval.model_class=fast", "shared, stock"),

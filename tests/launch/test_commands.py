@@ -88,14 +88,14 @@ def test_help_and_version_need_no_library():
         ("method=xyzzy", "method=xyzzy is not known; use one of: adalora, "),
         (
             "method=lisa method.num_activ=3",
-            "method.num_activ is no key (did you mean method.num_active?); method has: ",
+            "unknown key method.num_activ (did you mean method.num_active?); method has: ",
         ),
-        ("training.batchsize=8", "training.batchsize is no key (did you mean training.batch_size?)"),
-        ("modle=nano", "modle is no key (did you mean model?)"),
+        ("training.batchsize=8", "unknown key training.batchsize (did you mean training.batch_size?)"),
+        ("modle=nano", "unknown key modle (did you mean model?)"),
         ("hydra/launcher=slrm", "(did you mean slurm?)"),
         ("engine.device=cdua", "(did you mean cuda?)"),
         ("todo lisa_mian", "no table 'lisa_mian' (did you mean lisa_main?)"),
-        ("tabel demo", "tabel is no command (did you mean table?); use one of: run, table, "),
+        ("tabel demo", "unknown command tabel (did you mean table?); use one of: run, table, "),
     ],
 )
 def test_the_nearest_name_is_offered(words, text, tmp_path, monkeypatch, capsys):

@@ -134,7 +134,7 @@ BAD = {
     "no time": ("hydra/launcher=slurm hydra.launcher.time=soon", "D-HH:MM:SS"),
     "signal after the end": ("hydra/launcher=slurm hydra.launcher.time=2", "not before the end"),
     "no size": ("hydra/launcher=slurm hydra.launcher.mem=much", "64GB"),
-    "batch does not divide": ("hydra/launcher=slurm hydra.launcher.gpus_per_node=6", "does not divide"),
+    "batch does not divide": ("hydra/launcher=slurm hydra.launcher.gpus_per_node=6", "not a multiple of"),
     "two words on ranks": ("hydra/launcher=slurm hydra.launcher.gpus_per_node=4 engine.ranks=2", "drop engine.ranks"),
     "a reference on GPUs": ("hydra/launcher=slurm hydra.launcher.gpus_per_node=4 engine=torch", "engine=zero0"),
     "no GPU asked": ("hydra/launcher=slurm hydra.launcher.gpus_per_node=0 engine.device=cuda", "gpus_per_node=0"),

@@ -57,8 +57,8 @@ def test_a_card_and_a_file_of_settings_that_do_not_fit_are_named_too(tmp_path):
 
 
 CASES = {
-    "odd": "method=odd is registered and conf/method/odd.yaml is missing; begin it with `defaults: ",
-    "even": "conf/method/even.yaml takes even_schema and no method is called so; add it to METHODS in layerfit/methods",
+    "odd": "method=odd is registered but conf/method/odd.yaml is missing; begin it with `defaults: ",
+    "even": "conf/method/even.yaml uses even_schema but no method has that name; add it to METHODS in layerfit/methods",
 }
 
 

@@ -76,5 +76,5 @@ def test_where_the_folder_cannot_be_written_to_its_copy_is_read(folder, tmp_path
     assert unpack(folder) == copy
     monkeypatch.setattr(module, "write_atomically", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
-    with pytest.raises(UserError, match="neither beside itself nor in"):
+    with pytest.raises(UserError, match="neither in its folder nor in"):
         unpack(folder)

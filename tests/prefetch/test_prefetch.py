@@ -172,7 +172,7 @@ def test_a_damaged_file_is_found_and_fetched_again(tmp_path, hub, monkeypatch):
     path.write_bytes(ROWS.replace(b"i3", b"i4"))
     assert missing([compose(*words)], mirror, "again") == []
     [line] = missing([compose(*words)], mirror, "again", hashes=True)
-    assert line == f"{path} is damaged: its content is not what the hub has; again"
+    assert line == f"{path} is damaged: its content differs from the hub's; again"
     hub.seen.clear()
     assert prefetch(hub, mirror, *words, "--hash").returncode == 0
     assert hub.downloads() == [("data.json", None)]
@@ -186,7 +186,7 @@ def test_a_damaged_file_is_found_and_fetched_again(tmp_path, hub, monkeypatch):
     assert line == f"{mirror}/models/org/tiny holds v1 and model org/tiny is pinned at v2; again"
     found = receipt.read(path.parent)
     receipt.write(path.parent, dataclasses.replace(found, complete=False))  # as a kill before the last line leaves it
-    assert missing([compose(*words)], mirror, "again") == [f"{path.parent} was not fetched to its end; again"]
+    assert missing([compose(*words)], mirror, "again") == [f"{path.parent} was not completely fetched; again"]
     assert origin(DATASETS, "org/data", HubConfig(mirror=str(mirror))) == "mirror"
     hub.seen.clear()
     assert (prefetch(hub, mirror, *words).returncode, hub.seen) == (0, [])
@@ -199,8 +199,8 @@ def test_a_damaged_file_is_found_and_fetched_again(tmp_path, hub, monkeypatch):
         ({"gated": {"org/tiny"}}, "model org/tiny is gated.* accept its licence at .*/org/tiny .*hf auth login"),
         ({"spoilt": {"data.json"}}, "dataset org/data, file data.json: as .* sends it, it is damaged"),
         ("model.revision=gone", "model org/tiny has no revision gone; set model.revision"),
-        ("model.id=org/none", r"model org/none is gated, private, or not there \(401\)"),
-        ("hub.offline=true", "hub.offline=true fetches nothing"),
+        ("model.id=org/none", r"model org/none is gated, private, or missing \(401\)"),
+        ("hub.offline=true", "hub.offline=true forbids fetching"),
         ("HF_HUB_OFFLINE", "HF_HUB_OFFLINE .* is set"),
         ("down", "cannot be reached"),
     ],

@@ -114,7 +114,7 @@ def test_a_task_whose_data_is_on_no_hub_id_is_said(tmp_path):
     """lm-eval's arithmetic_1dc reads a file by its address."""
     run = compose("eval=none", "+eval.tasks=[{name: arithmetic_1dc}]")
     [line] = missing([run], tmp_path, "again")
-    assert line.startswith("task arithmetic_1dc reads data that it names by no hub id")
+    assert line.startswith("task arithmetic_1dc reads data without a hub id")
 
 
 def test_a_table_and_what_is_asked_wrongly(tmp_path, capsys):

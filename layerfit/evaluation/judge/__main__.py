@@ -1,4 +1,4 @@
-"""`python -m layerfit.evaluation.judge rescore FILE`: every score again from raw judgments, without any judge."""
+"""`python -m layerfit.evaluation.judge rescore FILE`: recompute scores from raw judgments, without a judge."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print the scores of a judgment file; return the exit status: 0 ok, 2 a mistake."""
     parser = Parser(prog="layerfit judge", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("rescore", help="scores of a judgment file: FastChat's, or of results/judgments")
+    command = commands.add_parser("rescore", help="scores of a judgment file, FastChat's or from results/judgments")
     command.add_argument("file", type=Path, help="a .jsonl or .jsonl.gz of judgments")
     command.add_argument("--questions", type=Path, help="question.jsonl, for categories; default: beside the file")
     try:
@@ -46,15 +46,15 @@ def rescore(file: Path, questions: Path | None = None) -> list[str]:
 
 
 def by_model_judge_and_benchmark(file: Path) -> dict[tuple[str, str, str], list[JsonLine]]:
-    """Return the judgments of a file by model, judge and benchmark (empty if not said, as in FastChat's files).
+    """Return the judgments of a file by model, judge and benchmark (empty if not given, as in FastChat's files).
 
-    Ratings of two judges, or of two benchmarks, are never averaged.
+    Ratings of different judges or benchmarks are never averaged.
 
     Raises:
         UserError: if there are none.
     """
     if not file.is_file():
-        raise UserError(f"{file} is no file; give a model_judgment/<judge>_single.jsonl, or a results/judgments/*.gz")
+        raise UserError(f"{file} is not a file; give a model_judgment/<judge>_single.jsonl or a results/judgments/*.gz")
     groups: dict[tuple[str, str, str], list[JsonLine]] = defaultdict(list)
     for number, line in enumerate(read_lines(file), 1):
         if missing := [key for key in NEEDED if key not in line]:
@@ -64,14 +64,14 @@ def by_model_judge_and_benchmark(file: Path) -> dict[tuple[str, str, str], list[
         rater = judge if served in (None, judge) else f"{judge} (served {served})"
         groups[str(line["model"]), rater, line.get("benchmark", "")].append(line)
     if not groups:
-        raise UserError(f"{file} holds no judgments")
+        raise UserError(f"{file} holds no judgments; give a file of single-answer judgments")
     return dict(sorted(groups.items()))
 
 
 def _categories(file: Path, questions: Path | None) -> dict[int, str]:
     beside = file.parent.parent / "question.jsonl"
     if questions is not None and not questions.is_file():
-        raise UserError(f"--questions {questions} is no file; give a benchmark's question.jsonl")
+        raise UserError(f"--questions {questions} is not a file; give a benchmark's question.jsonl")
     path = questions or (beside if beside.is_file() else None)
     return {line["question_id"]: line["category"] for line in read_lines(path)} if path else {}
 

@@ -1,4 +1,4 @@
-"""A model's answers to a benchmark, in two turns, by its chat template or a named one; in FastChat's answer format."""
+"""A model's answers to a benchmark, turn by turn, in its chat template or a named one; in FastChat's answer format."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ VICUNA = (
 )
 """System text of FastChat's conversation template vicuna_v1.1."""
 CUTS = {"alpaca": "### Instruction:"}
-"""Where an answer ends if the model goes on with the next request by itself (FastChat cuts Alpaca's at `###`, which
-takes headings for requests)."""
+"""Stop text, by template: models may continue with the next request by themselves. (FastChat stops Alpaca's at `###`,
+which also cuts at Markdown headings.)"""
 NO_TEMPLATE = (
     "the model has no chat template and eval.judge.template=chat; name the one it was trained with: "
     "eval.judge.template=alpaca, vicuna or plain"
@@ -39,7 +39,7 @@ NO_TEMPLATE = (
 
 
 def exchange(template: str, number: int, request: str, answer: str = "") -> Exchange:
-    """Write one request (0 = the first) and its answer with a named template, as training writes it."""
+    """Return one request (0 = the first) and its answer in a named template, as in training."""
     if template != "vicuna":
         return write_turn(Turn(request, answer), template, number)
     opening = "" if number else f"{VICUNA} "
@@ -47,10 +47,10 @@ def exchange(template: str, number: int, request: str, answer: str = "") -> Exch
 
 
 def prompt_ids(template: str, tokenizer: PreTrainedTokenizerBase, requests: list[str], answers: list[str]) -> list[int]:
-    """Return the tokens of a conversation whose last request waits for its answer (`check_template` is passed).
+    """Return the tokens of a conversation that ends with an unanswered request (after `check_template`).
 
-    A named template is tokenised as in training: each exchange by itself, closed by the end-of-text token, the
-    special token that opens a text once.
+    A named template is tokenised as in training: each exchange separately, closed by the end-of-text token, with one
+    bos token at the start.
     """
     if template == "chat":
         return _chat_ids(tokenizer, requests, answers)
@@ -61,7 +61,7 @@ def prompt_ids(template: str, tokenizer: PreTrainedTokenizerBase, requests: list
     if all(answer.strip() for answer in answers):
         examples, _ = tokenise([written], tokenizer, sys.maxsize, loss_on_prompt=False) if written else ([], {})
         ids = [token for example in examples for token in example.ids.tolist()]
-    else:  # training has no empty answers, and drops their exchange
+    else:  # training drops exchanges with empty answers, but here they are part of the conversation
         ids = []
         for number, done in enumerate(written):
             ids += [*_text_ids(tokenizer, done.prompt + done.response, special=number == 0), tokenizer.eos_token_id]
@@ -69,13 +69,13 @@ def prompt_ids(template: str, tokenizer: PreTrainedTokenizerBase, requests: list
 
 
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
-    """Return a text's tokens, open at its end."""
+    """Return a text's tokens without a closing eos token."""
     ids = list(tokenizer(text, add_special_tokens=special, verbose=False).input_ids)
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def check_template(config: JudgeConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise UserError if the chat template is asked for and there is none: known before training, not after it."""
+    """Raise UserError if `eval.judge.template=chat` and the tokenizer has no chat template."""
     if config.template == "chat" and tokenizer.chat_template is None:
         raise UserError(NO_TEMPLATE)
 
@@ -92,7 +92,7 @@ def _chat_ids(tokenizer: PreTrainedTokenizerBase, requests: list[str], answers: 
 
 
 def temperature(config: JudgeConfig, category: str) -> float:
-    """Return at what temperature a category is answered."""
+    """Return the sampling temperature of a category."""
     return TEMPERATURES.get(category, OTHER_TEMPERATURE) if config.decoding == "fastchat" else 0.0
 
 
@@ -104,9 +104,9 @@ def answer_all(
     path: Path,
     batch_size: int,
 ) -> list[JsonLine]:
-    """Return an answer to every question, in order; those that `path` has from the same weights are taken from it.
+    """Return an answer to every question, in order, reusing those in `path` made with the same weights and settings.
 
-    Each batch of questions is written when its last turn is answered, so a kill loses one batch.
+    A batch of questions is written after its last turn, so a kill loses at most one batch.
     """
     journal, weights = Journal(path), weights_digest(model)
     settings: JsonLine = {"weights": weights, "template": config.template, "decoding": config.decoding}
@@ -146,7 +146,7 @@ def _converse(
 
 
 def _line(question: Question, turns: list[Continuation], model_id: str, settings: JsonLine) -> JsonLine:
-    """Return an answer in FastChat's format; `finish` and `settings` are ours, and it passes over them."""
+    """Return an answer in FastChat's format; it ignores our additional keys `finish` and `settings`."""
     texts = [turn.text for turn in turns]
     answer_id = hashlib.blake2s("\0".join([str(question.id), *texts]).encode(), digest_size=11).hexdigest()
     choice = {"index": 0, "turns": texts, "finish": [turn.finish for turn in turns]}

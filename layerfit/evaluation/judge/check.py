@@ -1,4 +1,4 @@
-"""What can be known to fail about a judged benchmark before a run starts. Nothing is fetched, no judge is asked."""
+"""Checks of judged benchmarks before a run starts. Nothing is fetched and no judge is called."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from layerfit.models.hub import model_source
 
 
 def check_judge(config: JudgeConfig, model: ModelConfig, hub: HubConfig) -> None:
-    """Check judged benchmarks: their judge, their files, and how the model shall be asked.
+    """Check judged benchmarks: judge, files, and the model's prompt template.
 
     Raises:
-        UserError: naming the first thing that is missing or does not fit, and the fix.
+        UserError: if something is missing or does not fit, naming the first and the fix.
     """
     if config.base_url is not None and config.model_path is not None:
         raise UserError("eval.judge.base_url and eval.judge.model_path name two judges; set one of them to null")
@@ -34,7 +34,7 @@ def check_judge(config: JudgeConfig, model: ModelConfig, hub: HubConfig) -> None
 
 
 def check_model_template(config: JudgeConfig, model: ModelConfig, hub: HubConfig) -> None:
-    """Raise UserError if the model shall be asked by its own chat template and has none."""
+    """Raise UserError if the prompt template is `chat` and the model has no chat template."""
     if config.template == "chat":
         source = model_source(model, hub)
         if isinstance(source, Path) and not has_chat_template(source):
@@ -49,9 +49,11 @@ def check_server(config: JudgeConfig, hub: HubConfig) -> None:
             "/v1> and eval.judge.model=<its id>, or eval.judge.model_path=<folder or hub id> for one on this machine"
         )
     if host_of(config.base_url) is None:
-        raise UserError(f"eval.judge.base_url={config.base_url} is no http(s) address; give one like https://host/v1")
+        raise UserError(
+            f"eval.judge.base_url={config.base_url} is not an http(s) address; give one like https://host/v1"
+        )
     if config.model is None:
-        raise UserError("eval.judge.model is not set; give the judge's id as its server knows it, with its date if any")
+        raise UserError("eval.judge.model is not set; give the judge's model id at its server, with its date if any")
     if hub.offline and not is_loopback(config.base_url):
         raise UserError(
             f"eval.judge.base_url={config.base_url} is not on this machine and hub.offline=true; "
@@ -60,17 +62,17 @@ def check_server(config: JudgeConfig, hub: HubConfig) -> None:
     if config.key_variable is not None and not os.environ.get(config.key_variable):
         raise UserError(
             f"eval.judge.key_variable={config.key_variable} is not set in the environment; export the judge's key "
-            "there, or set eval.judge.key_variable=null for a server that wants none"
+            "there, or set eval.judge.key_variable=null for a server that needs none"
         )
 
 
 def check_local(config: JudgeConfig, hub: HubConfig) -> None:
-    """Raise UserError if a local judge is not there, or is no chat model."""
+    """Raise UserError if a local judge is missing, or is not a chat model."""
     path = config.model_path or ""
     if config.judgments > 1:
         raise UserError(
-            f"eval.judge.judgments={config.judgments}, but a judge at eval.judge.model_path is greedy: it says the "
-            "same every time; set it to 1"
+            f"eval.judge.judgments={config.judgments}, but a judge at eval.judge.model_path is greedy, so all "
+            "judgments would be the same; set it to 1"
         )
     if not Path(path).expanduser().is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         raise UserError(f"eval.judge.model_path={path} is neither a folder nor a hub id (organisation/name)")

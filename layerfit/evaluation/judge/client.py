@@ -1,7 +1,7 @@
-"""A judge at an OpenAI-compatible address: one request, asked again while that can help.
+"""A client of a judge at an OpenAI-compatible address, with retries.
 
-Asked again: time-outs, broken connections, 408, 409, 425, 429, 5xx, replies that are no JSON or hold no text. Not
-asked again: every other status (a wrong key or model does not mend) and redirects (they would carry the key on).
+Retried: time-outs, broken connections, 408, 409, 425, 429, 5xx, replies that are not JSON or have no text. Not retried:
+every other status (a wrong key or model stays wrong) and redirects (they would pass the key to another host).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 AGAIN = (408, 409, 425, 429)
 LONGEST_WAIT = 600.0
-"""Seconds; a server that asks for a longer pause ends the run, which the same command continues."""
+"""Seconds; if a server asks for a longer pause, the run fails, and the same command continues it."""
 
 Messages = list[dict[str, str]]
 
 
 class JudgeError(RuntimeError):
-    """The judge does not answer. What it said before is kept."""
+    """The judge does not answer. Earlier judgments are kept."""
 
 
 class _AgainError(Exception):
-    """One attempt failed in a way that another may not. wait: seconds that the server asks for."""
+    """A retryable failure of one attempt. wait: seconds that the server asks for."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ class _AgainError(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """What a judge said. model and fingerprint: what it reports about itself, None if it does not."""
+    """A judge's reply. model, fingerprint and finish as the server reports them, None if it does not."""
 
     text: str
     model: str | None = None
@@ -55,17 +55,17 @@ class Reply:
 
 
 def host_of(url: str) -> str | None:
-    """Return the host of an http(s) address, None if it is none."""
+    """Return the host of an http(s) address, None for any other text."""
     try:
         parts = urllib.parse.urlsplit(url)
-        parts.port  # noqa: B018 - raises for a port that is no number
+        parts.port  # noqa: B018 - raises ValueError for an invalid port
     except ValueError:
         return None
     return parts.hostname if parts.scheme in ("http", "https") else None
 
 
 def is_loopback(url: str) -> bool:
-    """Return whether an address is on this machine; by its text alone, no name is looked up."""
+    """Return whether an address is on this machine, by its text alone: no DNS look-up."""
     host = host_of(url)
     if host is None or host == "localhost":
         return host is not None
@@ -77,7 +77,7 @@ def is_loopback(url: str) -> bool:
 
 @dataclass(frozen=True)
 class Server:
-    """A judge's address and manners. base_wait_s: the first pause between attempts; it doubles, up to a minute."""
+    """A judge's server and retry settings. base_wait_s: first pause between attempts; it doubles, up to a minute."""
 
     base_url: str
     model: str
@@ -89,14 +89,14 @@ class Server:
     base_wait_s: float = 1.0
 
     def reported(self) -> str:
-        """Return how messages call the judge."""
+        """Return the judge's name in error messages."""
         return f"judge {self.model} at {self.base_url}"
 
     def answer(self, conversations: list[Messages], keep: Callable[[int, Reply], None]) -> None:
-        """Ask about every conversation, some at once; `keep` gets each reply with its index as it comes.
+        """Send every conversation, `parallel` at a time; `keep` gets each reply with its index as it arrives.
 
         Raises:
-            JudgeError: on the first judgment that cannot be had; replies under way are kept before.
+            JudgeError: on the first failed judgment, after replies in flight have been kept.
         """
         stop = Event()
         failures: list[JudgeError] = []
@@ -116,7 +116,7 @@ class Server:
                 for future in futures:
                     future.result()
             finally:
-                stop.set()  # an interrupt does not wait for what has not begun
+                stop.set()  # after an interrupt, requests not yet started are skipped
         if failures:
             raise failures[0]
 
@@ -124,13 +124,13 @@ class Server:
         """Return the reply to one conversation.
 
         Raises:
-            JudgeError: if the server refuses, or `max_attempts` attempts failed; in one line, with the last reason.
+            JudgeError: if the server refuses, or `max_attempts` attempts failed, with the last reason.
         """
         for attempt in range(1, self.max_attempts + 1):
             try:
                 reply = self._once(messages)
                 if reply.text.strip() or attempt == self.max_attempts:
-                    return reply  # a judge that stays silent has given no rating, and is kept as such
+                    return reply  # repeatedly empty: kept as a judgment without a rating
                 raise _AgainError("an empty reply")
             except _AgainError as error:
                 if attempt == self.max_attempts:
@@ -158,20 +158,20 @@ class Server:
             raise _AgainError(f"a time-out after {self.timeout_s:g} s") from error
         except (httpx2.ConnectError, httpx2.ProxyError) as error:
             raise _AgainError(f"no connection: {error}") from error
-        except (httpx2.LocalProtocolError, UnicodeEncodeError):  # their text, and so the chain's, may hold the key
-            raise JudgeError(f"{self.reported()} cannot be asked: the key has characters no header may have") from None
+        except (httpx2.LocalProtocolError, UnicodeEncodeError):  # `from None`: its text may contain the key
+            raise JudgeError(f"{self.reported()}: the key has characters that are not allowed in a header") from None
         except httpx2.RequestError as error:
             raise _AgainError(f"a broken connection: {type(error).__name__}") from error
 
     def _client(self) -> httpx2.Client:
-        """Return a client for one request: beside the minutes that a judge writes, a new connection costs nothing."""
+        """Return a client for one request: a new connection is cheap beside a judgment's seconds or minutes."""
         import httpx2
 
-        # What is asked on this machine goes through no proxy; elsewhere the environment's proxy is taken.
+        # Requests to this machine bypass the environment's proxy (trust_env).
         return httpx2.Client(verify=_certificates(), trust_env=not is_loopback(self.base_url), timeout=self.timeout_s)
 
     def _status(self, response: httpx2.Response) -> Exception:
-        """Return what a status other than 2xx means."""
+        """Return the exception for a status other than 2xx."""
         said = f"HTTP {response.status_code}{_message(response, time.monotonic() + self.timeout_s)}"
         if response.status_code in AGAIN or response.status_code >= 500:
             return _AgainError(said, retry_after(response.headers.get("Retry-After")))
@@ -180,12 +180,12 @@ class Server:
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """Return the system's, not certifi's: a judge in a company's network may be known to those alone. Takes 0.1 s."""
+    """Return the system's certificates, not certifi's: they may include a company's own. Takes 0.1 s."""
     return ssl.create_default_context()
 
 
 def _read(response: httpx2.Response, deadline: float) -> bytes:
-    """Return a body; a server that trickles it is timed out as a whole, which no time-out of httpx2 does."""
+    """Return a body. The deadline is for the whole body; httpx2's time-outs apply to each read only."""
     parts = []
     for part in response.iter_bytes():
         parts.append(part)
@@ -195,7 +195,7 @@ def _read(response: httpx2.Response, deadline: float) -> bytes:
 
 
 def _message(response: httpx2.Response, deadline: float) -> str:
-    """Return what the server says about an error, in one short line."""
+    """Return the server's error message, in one short line."""
     import httpx2
 
     try:
@@ -209,7 +209,7 @@ def _message(response: httpx2.Response, deadline: float) -> str:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Return the seconds of a Retry-After header (a number or a date), None without a usable one."""
+    """Return the seconds of a Retry-After header (a number or a date), None if missing or invalid."""
     if header is None:
         return None
     try:
@@ -223,17 +223,17 @@ def retry_after(header: str | None) -> float | None:
 
 
 def _reply(body: bytes) -> Reply:
-    """Read a chat completion.
+    """Parse a chat completion.
 
     Raises:
-        _AgainError: if it is none.
+        _AgainError: if it is not one.
     """
     try:
         data = json.loads(body)
         choice = data["choices"][0]
         text = choice["message"]["content"]
     except (ValueError, LookupError, TypeError) as error:
-        raise _AgainError(f"a reply that is no chat completion: {body[:80]!r}") from error
+        raise _AgainError(f"a reply that is not a chat completion: {body[:80]!r}") from error
     if not isinstance(text, str | None):
         raise _AgainError(f"a reply without text: {str(text)[:80]}")
     return Reply(text or "", data.get("model"), data.get("system_fingerprint"), choice.get("finish_reason"))

@@ -25,9 +25,9 @@ JsonLine = dict[str, Any]
 REPOSITORY = "lm-sys/FastChat"
 """Name of FastChat's data folder in a mirror: `datasets/lm-sys/FastChat`."""
 REFERENCE = "gpt-4"
-"""Whose reference answers are shown, to every judge: FastChat publishes these alone."""
+"""The model whose reference answers every judge is shown: FastChat publishes only these."""
 NEED_REFERENCE = ("math", "reasoning", "coding")
-"""Categories judged beside a reference answer (FastChat: NEED_REF_CATS)."""
+"""Categories judged with a reference answer (FastChat: NEED_REF_CATS)."""
 PROMPTS = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
 
 
@@ -43,7 +43,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Bench:
-    """A benchmark's files. fingerprint: hash of all that a judge is shown besides answers."""
+    """A benchmark. fingerprint: hash of everything that a judge is shown except the answers."""
 
     name: str
     questions: tuple[Question, ...]
@@ -52,10 +52,10 @@ class Bench:
 
 
 def read_lines(path: Path) -> list[JsonLine]:
-    """Return the objects of a JSON-lines file (or a .gz of one); a last line without its end is not one.
+    """Return the objects of a JSON-lines file (or a .gz of one), without an incomplete last line.
 
     Raises:
-        UserError: naming the line that is no object.
+        UserError: if a line is not an object, naming it.
     """
     raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     out = []
@@ -65,11 +65,11 @@ def read_lines(path: Path) -> list[JsonLine]:
         try:
             value = json.loads(line)
         except ValueError as error:
-            if number > raw.count(b"\n"):  # torn off by a kill
+            if number > raw.count(b"\n"):  # cut off by a kill
                 continue
             raise UserError(f"{path}, line {number} is not JSON: {error}") from error
         if not isinstance(value, dict):
-            raise UserError(f"{path}, line {number} is no JSON object")
+            raise UserError(f"{path}, line {number} is not a JSON object")
         out.append(value)
     return out
 
@@ -105,7 +105,7 @@ def bench_folder(config: JudgeConfig, name: str, hub: HubConfig) -> Path:
 
 
 def load_benches(config: JudgeConfig, hub: HubConfig) -> list[Bench]:
-    """Return the benchmarks that are asked for, in their order; raises as `load_bench`."""
+    """Return the benchmarks of `eval.judge.benchmarks`, in order; raises as `load_bench`."""
     return [load_bench(config, name, hub) for name in config.benchmarks]
 
 
@@ -113,7 +113,7 @@ def load_bench(config: JudgeConfig, name: str, hub: HubConfig) -> Bench:
     """Return a benchmark, checked against its fingerprint in `eval.judge.benchmarks`.
 
     Raises:
-        UserError: if a file or a reference is missing, a line is not what it should be, or the fingerprint differs.
+        UserError: if a file or a reference is missing, a line is malformed, or the fingerprint differs.
     """
     folder = bench_folder(config, name, hub)
     prompts = _prompts(folder)
@@ -137,7 +137,7 @@ def load_bench(config: JudgeConfig, name: str, hub: HubConfig) -> Bench:
     if (pinned := config.benchmarks[name]) not in (None, found):
         raise UserError(
             f"{folder} is not the published {name}: its fingerprint is {found}, not {pinned}; "
-            f"copy it again, or name what you mean with eval.judge.benchmarks.{name}={found}"
+            f"copy it again, or pin this version with eval.judge.benchmarks.{name}={found}"
         )
     return Bench(name, questions, prompts, found)
 
@@ -150,8 +150,8 @@ def _question(line: JsonLine, references: dict[int, tuple[str, ...]]) -> Questio
 
 def _prompts(folder: Path) -> dict[str, JsonLine]:
     """Return the prompts of single-answer grading, from the folder of all benchmarks."""
-    places = [folder.parent / "judge_prompts.jsonl", folder / "judge_prompts.jsonl"]
-    path = next((place for place in places if place.is_file()), None)
+    paths = [folder.parent / "judge_prompts.jsonl", folder / "judge_prompts.jsonl"]
+    path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise UserError(f"no judge_prompts.jsonl in {folder.parent}; copy it from fastchat/llm_judge/data")
     prompts = {line["name"]: line for line in read_lines(path) if line.get("name") in PROMPTS}
@@ -167,7 +167,7 @@ def _fingerprint(questions: tuple[Question, ...], prompts: dict[str, JsonLine]) 
 
 
 class Journal:
-    """A JSON-lines file that grows line by line and survives a kill: what was torn off is cut when it is opened."""
+    """An append-only JSON-lines file that survives a kill: opening it removes an incomplete last line."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._lock = path, Lock()
@@ -178,7 +178,7 @@ class Journal:
         self.lines = read_lines(path) if raw else []
 
     def append(self, line: JsonLine) -> None:
-        """Write a line to the disk. Threads may call it."""
+        """Write a line to the disk; thread-safe."""
         data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
         with self._lock:
             with self.path.open("ab") as file:

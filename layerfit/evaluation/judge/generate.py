@@ -1,4 +1,4 @@
-"""Text from a causal language model: an answer depends on its own prompt and seed, never on what shares its batch."""
+"""Text generation in which an answer depends on its own prompt and seed, never on the rest of its batch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOP_K = 50
-"""Tokens to sample from: transformers' default when FastChat's published answers were made."""
+"""Likeliest tokens to sample from: transformers' default when FastChat's published answers were made."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids to continue; temperature 0 = the likeliest token every time."""
+    """Token ids to continue; temperature 0 = greedy."""
 
     ids: list[int]
     temperature: float = 0.0
@@ -28,16 +28,16 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Continuation:
-    """Text, and why it ended: `stop` (end of text), `length` (the limit), `no_room` (the prompt fills the model)."""
+    """Text and the reason of its end: `stop` (end of text), `length` (limit), `no_room` (no position is left)."""
 
     text: str
     finish: str
 
 
 class _Sampler:
-    """Adds Gumbel noise to the scores of a row, so that the largest is a sample (Gumbel-max), from a seed of its own.
+    """Samples a token per row by the Gumbel-max trick, with a random generator of the row's own seed.
 
-    `generate` then takes the largest: rows of one batch can have any temperature, 0 among them.
+    `generate` then decodes greedily, so rows of one batch can have different temperatures, including 0.
     """
 
     def __init__(self, prompts: list[Prompt]) -> None:
@@ -47,7 +47,7 @@ class _Sampler:
         self.generators = [torch.Generator().manual_seed(_number(prompt.seed)) for prompt in prompts]
 
     def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return scores [rows, vocabulary] with the choice of every row as the largest."""
+        """Return scores [rows, vocabulary] in which the sampled token of each row is the largest."""
         import torch
 
         out = scores.clone()
@@ -55,6 +55,7 @@ class _Sampler:
             if temperature == 0:
                 continue
             best, index = scores[row].float().topk(min(TOP_K, scores.shape[-1]))
+            # Minus the log of an exponential variable is Gumbel noise; in float64 on the CPU, alike on every device.
             noise = torch.empty(len(best), dtype=torch.float64).exponential_(generator=generator).log().neg()
             chosen = index[(best.double().cpu() / temperature + noise).argmax()]
             out[row] = -torch.inf
@@ -67,13 +68,13 @@ def _number(seed: str) -> int:
 
 
 def positions(model: nn.Module) -> int | None:
-    """Return how many tokens a model can hold, None if it does not say."""
+    """Return a model's number of positions, None if its configuration has none."""
     config: Any = model.config
     return next((n for key in ("max_position_embeddings", "n_positions") if (n := getattr(config, key, None))), None)
 
 
 def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens that end an answer: the tokenizer's, and those of the model's own generation settings."""
+    """Return the eos tokens: the tokenizer's, and those of the model's own generation settings."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     listed = own if isinstance(own, list) else [own]
     return sorted({token for token in [tokenizer.eos_token_id, *listed] if isinstance(token, int)})
@@ -82,9 +83,9 @@ def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def generate(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], max_new_tokens: int, batch_size: int
 ) -> list[Continuation]:
-    """Continue every prompt, in its order. The model is in evaluation mode and where it shall run.
+    """Return a continuation of every prompt, in order. The model must be in evaluation mode and on its device.
 
-    A prompt that leaves less than `max_new_tokens` positions is continued alone, for as long as there is room.
+    A prompt that leaves fewer than `max_new_tokens` positions is continued alone, up to the last position.
     """
     room = positions(model)
     out: dict[int, Continuation] = {}
@@ -92,7 +93,9 @@ def generate(
     fits = [i for i in order if room is None or len(prompts[i].ids) + max_new_tokens <= room]
     batches = [(fits[start : start + batch_size], max_new_tokens) for start in range(0, len(fits), batch_size)]
     batches += [([i], (room or 0) - len(prompts[i].ids)) for i in order if i not in set(fits)]
-    if hasattr(model, "get_base_model"):  # adapters sit inside it; their wrapper would keep our settings
+    if hasattr(
+        model, "get_base_model"
+    ):  # the base model contains the adapters; PEFT's wrapper would override our settings
         model = model.get_base_model()  # type: ignore[operator]
     ends = end_ids(model, tokenizer)
     for batch, new in batches:
@@ -130,7 +133,7 @@ def _batch(
 
 @contextmanager
 def _own_settings(model: nn.Module) -> Iterator[Any]:
-    """Give clean generation settings: transformers fills what is not set from the checkpoint's."""
+    """Yield clean generation settings, and hide the checkpoint's, from which transformers fills unset values."""
     from transformers import GenerationConfig
 
     kept: Any = getattr(model, "generation_config", None)
@@ -143,7 +146,7 @@ def _own_settings(model: nn.Module) -> Iterator[Any]:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Return a hash over some thousand numbers of every weight: it tells two trainings apart, not one bit."""
+    """Return a hash over some thousand values of every weight: it distinguishes trainings, not single-bit changes."""
     import torch
 
     digest = hashlib.blake2s(digest_size=8)

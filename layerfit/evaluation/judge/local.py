@@ -1,4 +1,4 @@
-"""A judge through transformers, on the device of the run: greedy, by its own chat template."""
+"""A judge run with transformers on the device of the run: greedy, in its own chat template."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 def judge_model(config: JudgeConfig) -> ModelConfig:
-    """Return where a local judge is, as `hub` wants it: `eval.judge.model_path` is a folder or a hub id."""
-    assert config.model_path is not None, "asked for local judges alone"
+    """Return a local judge as a ModelConfig, for `hub`: `eval.judge.model_path` is a folder or a hub id."""
+    assert config.model_path is not None, "called for local judges only"
     path = config.model_path if Path(config.model_path).expanduser().is_dir() else None
     return ModelConfig(name="eval.judge", id=config.model_path, path=path, revision=config.revision)
 
 
 @dataclass
 class LocalJudge:
-    """A judge in this process. Its name holds a hash of its weights: another judge under the same path is another."""
+    """A judge in this process. Its name contains a hash of its weights, so a path with new weights is a new judge."""
 
     config: JudgeConfig
     hub: HubConfig
@@ -51,7 +51,7 @@ class LocalJudge:
         self.model = model.to(self.device).eval()
 
     def name(self) -> str:
-        """Return what names this judge in files and versions: `local-<name>-<hash of its weights>-<dtype>`."""
+        """Return the judge's name in files and versions: `local-<name>-<hash of its weights>-<dtype>`."""
         path = Path(self.config.model_path or "")
         shown = self.config.model or (path.name if path.is_dir() else self.config.model_path)
         return f"local-{shown}-{weights_digest(self.model)}-{self.config.dtype}"
@@ -66,7 +66,7 @@ class LocalJudge:
                 keep(start + number, Reply(found.text, finish=found.finish))
 
     def _ids(self, messages: Messages) -> list[int]:
-        """Return a conversation's tokens; a template without a system role gets that text before the request."""
+        """Return a conversation's tokens; if the template has no system role, that text goes before the request."""
         from jinja2 import TemplateError
 
         try:

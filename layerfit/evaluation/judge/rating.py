@@ -1,4 +1,4 @@
-"""What a judge is asked about an answer, and how its rating is read."""
+"""Prompts for a judge about an answer, and the parsing of its rating."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from layerfit.evaluation.judge.files import Bench, JsonLine, Question, answer_tu
 
 _RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
 _BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
-"""FastChat's two patterns, the first match of the first that matches (fastchat/llm_judge/common.py)."""
+"""FastChat's two patterns; the second is a fallback, and of several matches the first counts
+(fastchat/llm_judge/common.py)."""
 LOWEST, HIGHEST = 1.0, 10.0
-"""The scale that the prompts name."""
+"""The scale given in the prompts."""
 
 
 def rating(judgment: str) -> float | None:
     """Return the rating in a judgment, None if there is none on the scale.
 
-    FastChat takes a number off the scale too; here `[0]`, an index of quoted code, is no rating.
+    FastChat accepts numbers outside the scale too; here `[0]`, such as an index in quoted code, is not a rating.
     """
     match = _RATING.search(judgment) or _BACKUP.search(judgment)
     value = float(match[1]) if match else None
@@ -27,7 +28,7 @@ def rating(judgment: str) -> float | None:
 
 @dataclass(frozen=True)
 class Ask:
-    """One judgment to ask for. turn and repeat count from 1 and 0."""
+    """One judgment to request. turn counts from 1, repeat from 0."""
 
     benchmark: str
     question_id: int
@@ -40,7 +41,7 @@ class Ask:
     user: str
 
     def messages(self) -> list[dict[str, str]]:
-        """Return the conversation that the judge is given."""
+        """Return the conversation to send to the judge."""
         return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
 
 

@@ -1,4 +1,4 @@
-"""Judged benchmarks from a trained model to scores: answers, judgments, averages. Everything said is kept."""
+"""Judged benchmarks from a trained model to scores: answers, judgments, averages. All raw text is kept."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FOLDER = "judge"
-"""Of a run's folder: a data folder in FastChat's layout."""
+"""Subfolder of a run's folder: a data folder in FastChat's layout."""
 
 
 class Judge(Protocol):
-    """Who rates: a server, or a model here."""
+    """A rater: a server, or a model in this process."""
 
     def answer(self, conversations: list[Messages], keep: Callable[[int, Reply], None]) -> None:
         """Answer every conversation; `keep` gets each reply with its index, from any thread."""
@@ -48,14 +48,14 @@ def judged(
     device: torch.device | str,
     folder: Path,
 ) -> tuple[list[Score], Items]:
-    """Ask the model every judged benchmark, and the judge about its answers.
+    """Generate the model's answers to every judged benchmark, and have the judge rate them.
 
-    What `folder` (of the run) already has is not asked again: answers of the same weights, judgments of the same
-    texts. The model is left on `device`, or, where a local judge took its place, in host memory.
+    Answers of the same weights and judgments of the same texts in `folder` (the run's) are reused. The model is left
+    on `device`, or in host memory if a local judge took its place.
 
     Raises:
-        UserError: if a benchmark's files or the judge's address are not as they should be.
-        JudgeError: if the judge does not answer; the same run continues where it stopped.
+        UserError: if a benchmark's files or the judge's settings are invalid.
+        JudgeError: if the judge does not answer; the same run then continues from there.
     """
     judge_config = config.judge
     check_template(judge_config, tokenizer)
@@ -76,7 +76,7 @@ def judged(
             wanted = list(asks(bench, answered, judge_config.judgments))
             lines.append(judge_all(judge, name, wanted, folder.name, path))
     for kind, some in (("answers", answers), ("judgments", lines)):
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for said in some for line in said)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for bench_lines in some for line in bench_lines)
         write_atomically(folder / FOLDER / f"{kind}.jsonl", text.encode())
     scores: list[Score] = []
     items: Items = {}
@@ -90,7 +90,7 @@ def judged(
 
 
 def _judge(config: JudgeConfig, hub: HubConfig, device: torch.device | str, batch_size: int) -> tuple[str, Judge]:
-    """Return the judge and the name that its files have."""
+    """Return the judge's name, used in its files, and the judge."""
     if config.model_path is not None:
         local = LocalJudge(config, hub, device, batch_size)
         return local.name(), local
@@ -107,7 +107,7 @@ def _safe(name: str) -> str:
 
 
 def _version(config: JudgeConfig, bench: Bench, name: str, lines: list[JsonLine]) -> str:
-    """Return everything that makes one column: who judged (as asked and as reported), on what, how often."""
+    """Return the version; scores of one version are comparable: benchmark, judge (requested, reported), settings."""
     served = sorted({line["judge_model"] for line in lines if line.get("judge_model") is not None})
     reported = "+".join(served) or ("itself" if config.model_path is not None else "not reported")
     how = f"k={config.judgments};{config.template};{config.decoding};{config.max_new_tokens}"
@@ -115,10 +115,10 @@ def _version(config: JudgeConfig, bench: Bench, name: str, lines: list[JsonLine]
 
 
 def judge_all(judge: Judge, name: str, wanted: list[Ask], model_id: str, path: Path) -> list[JsonLine]:
-    """Return a judgment for everything wanted, in order; those that `path` has are taken from it.
+    """Return all wanted judgments, in order, reusing those in `path`.
 
     Raises:
-        JudgeError: if the judge does not answer, saying how many judgments are kept.
+        JudgeError: if the judge does not answer, with the number of judgments kept.
     """
     journal = Journal(path)
     known = {}
@@ -138,7 +138,7 @@ def judge_all(judge: Judge, name: str, wanted: list[Ask], model_id: str, path: P
     except JudgeError as error:
         have = sum(key in known for key in keys)
         raise JudgeError(
-            f"{error}; {have} of {len(keys)} judgments are kept, the same command asks the rest"
+            f"{error}; {have} of {len(keys)} judgments are kept, the same command requests the rest"
         ) from error
     return [known[key] for key in keys]
 
@@ -148,7 +148,7 @@ def _key(judge: list[str], question_id: int, turn: int, user: str, repeat: int) 
 
 
 def _line(ask: Ask, reply: Reply, judge: str, model_id: str) -> JsonLine:
-    """Return a judgment in FastChat's format (its first eight keys), raw text and all; score: null without a rating."""
+    """Return a judgment in FastChat's format (its first eight keys) with the raw text; score: null without a rating."""
     return {
         "question_id": ask.question_id,
         "model": model_id,
@@ -168,10 +168,10 @@ def _line(ask: Ask, reply: Reply, judge: str, model_id: str) -> JsonLine:
 
 
 def keep_judgments(folder: Path, results: str | Path) -> list[Path]:
-    """Copy the answers and judgments behind a run's scores beside its record.
+    """Copy the answers and judgments behind a run's scores to the folder of its record.
 
     Returns:
-        What was written: `<results>/answers/<run_id>.jsonl.gz` and `<results>/judgments/<run_id>.jsonl.gz`.
+        The files written: `<results>/answers/<run_id>.jsonl.gz` and `<results>/judgments/<run_id>.jsonl.gz`.
     """
     written = []
     for kind in ("answers", "judgments"):

@@ -1,7 +1,7 @@
 """From judgments to scores: the median over the judgments of a turn, the mean over turns.
 
-With one judgment a turn these are the averages of FastChat's show_result.py. A judgment without a rating is counted
-and never becomes a number: FastChat writes -1 and leaves it out; here it is null and leaves its question unscored.
+With one judgment per turn these are the averages of FastChat's show_result.py. A judgment without a rating is counted
+but never becomes a number: FastChat writes -1 and omits it; here it is null, and its question has no score.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from layerfit.evaluation.lm_eval.harness import hash_of, standard_error
 from layerfit.records.record import Items, Score
 
 CODING = "coding"
-"""Left out of the second average: the tables of LISA's first version average the other seven categories
-(its rows are exactly that; the NeurIPS version has all eight)."""
+"""Category excluded from `rating_without_coding`: the tables in version 1 of the LISA paper average the other seven
+categories (its rows are exactly that; the NeurIPS version has all eight)."""
 
 
 @dataclass(frozen=True)
 class JudgedTurn:
-    """All judgments of one answer: ratings in the order asked, None where a judgment holds none."""
+    """All judgments of one answer: ratings in the order requested, None where a judgment has none."""
 
     question_id: int
     category: str | None
@@ -33,15 +33,15 @@ class JudgedTurn:
 
     @property
     def median(self) -> float | None:
-        """The median rating; None if no judgment holds one."""
+        """The median rating; None if no judgment has one."""
         rated = [value for value in self.ratings if value is not None]
         return statistics.median(rated) if rated else None
 
 
 def judged_turns(lines: Iterable[JsonLine], categories: dict[int, str]) -> list[JudgedTurn]:
-    """Read the ratings out of judgments again. Judgments of one text are repeats; of two texts, two answers.
+    """Return the ratings, parsed again from judgments. Judgments of the same text are repeats, of others other answers.
 
-    categories: by question, for lines that do not say theirs (FastChat's).
+    categories: by question, for lines without one (FastChat's).
     """
     groups: dict[tuple[int, int, str], list[JsonLine]] = defaultdict(list)
     for line in lines:
@@ -67,18 +67,18 @@ def parts(turns: list[JudgedTurn]) -> dict[str, list[JudgedTurn]]:
 
 
 def average(turns: list[JudgedTurn]) -> float | None:
-    """Return the mean of the medians over rated turns, None if none is."""
+    """Return the mean of the medians over rated turns, None if no turn is rated."""
     rated = [turn.median for turn in turns if turn.median is not None]
     return statistics.fmean(rated) if rated else None
 
 
 def unparsed(turns: list[JudgedTurn]) -> int:
-    """Return how many judgments hold no rating."""
+    """Return the number of judgments without a rating."""
     return sum(value is None for turn in turns for value in turn.ratings)
 
 
 def spread(turns: list[JudgedTurn]) -> float | None:
-    """Return the mean over turns of largest less smallest rating, None where no turn has two."""
+    """Return the mean over turns of the range of ratings, None if no turn has two ratings."""
     rated = [[value for value in turn.ratings if value is not None] for turn in turns]
     ranges = [max(values) - min(values) for values in rated if len(values) > 1]
     return statistics.fmean(ranges) if ranges else None
@@ -86,7 +86,7 @@ def spread(turns: list[JudgedTurn]) -> float | None:
 
 @dataclass(frozen=True)
 class Scoring:
-    """What scores are made of: the questions asked of a benchmark, their answers and judgments."""
+    """The inputs of scores: the questions asked of a benchmark, their answers and judgments."""
 
     bench: Bench
     asked: tuple[Question, ...]
@@ -94,15 +94,15 @@ class Scoring:
     turns: list[JudgedTurn]
     version: str
     pinned: bool
-    """Whether the questions are checked to be the ones that the configuration names."""
+    """Whether the questions were checked against a fingerprint in the configuration."""
 
     def all(self) -> tuple[list[Score], Items]:
-        """Return the scores and, where every question has its ratings, their items: one number a question."""
+        """Return the scores and, where every question is rated, their items: one number per question."""
         scores, items = [], {}
         for metric, turns in parts(self.turns).items():
             value, by_question = average(turns), _by_question(turns, self.asked)
             if value is None:
-                continue  # no score, which a table says, rather than a number that is none
+                continue  # no rated turn: no score, which a table reports as missing
             rated = [number for number in by_question if number is not None]
             whole = len(rated) == len(by_question) and math.isclose(statistics.fmean(rated), value, abs_tol=1e-9)
             error = standard_error(rated) if whole else None
@@ -125,7 +125,7 @@ class Scoring:
         return out if found is None else out | {"spread": found}
 
     def _available(self, metric: str) -> int:
-        """Return how many questions of the whole benchmark a metric is about."""
+        """Return the number of questions in the whole benchmark that a metric covers."""
         whole = [JudgedTurn(q.id, q.category, n, ()) for q in self.bench.questions for n in range(1, len(q.turns) + 1)]
         return len({turn.question_id for turn in parts(whole)[metric]})
 

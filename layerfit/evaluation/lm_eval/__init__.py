@@ -1,1 +1,1 @@
-"""Evaluation by lm-eval: its tasks, its scores, and what several requests share computed once."""
+"""Evaluation by lm-eval: its tasks, its scores, and common prefixes of requests computed once."""

@@ -1,7 +1,7 @@
-"""lm-eval scores the trained model as it is in memory; its numbers become scores and per-item outcomes.
+"""Runs lm-eval on the trained model in memory; its results become scores and per-item outcomes.
 
-What its command line does, without its 7-20 s of indexing and its survey of the machine at every call; a test holds the
-two against each other, item by item.
+Equivalent to its command line, without 7-20 s of indexing and a survey of the machine at every call; a test compares
+the two item by item.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def evaluate(
     hub: HubConfig,
     device: torch.device | str,
 ) -> tuple[list[Score], Items]:
-    """Ask the model every task of an evaluation.
+    """Run every lm-eval task of an evaluation.
 
-    The model is moved to `device`; its training mode and the global random state are left as they were.
+    The model is moved to `device`; its training mode and the global random state are restored.
 
     Returns:
         Scores of every task, subtask and aggregated group, sorted by key, and by score key the outcome of every item
-        in the task's order (metrics that are no mean over items have none).
+        in the task's order (only of metrics that are means over items).
 
     Raises:
         UserError: if a task is unknown, its data is missing, or it fixes another number of shots.
@@ -104,7 +104,7 @@ def _ask(lm: Any, manager: TaskManager, names: list[str], shots: int, limit: int
     for name, task in loaded["tasks"].items():
         fixed = task.get_config("num_fewshot")
         if fixed == 0 and shots:
-            raise UserError(f"task {name} fixes num_fewshot=0, {shots} were asked; set num_fewshot: 0 in conf/eval")
+            raise UserError(f"task {name} fixes num_fewshot=0, but {shots} are set; set num_fewshot: 0 in conf/eval")
         task.set_config(key="num_fewshot", value=shots)
         task.set_fewshot_seed(seed=SEEDS["fewshot"])
     try:
@@ -112,7 +112,7 @@ def _ask(lm: Any, manager: TaskManager, names: list[str], shots: int, limit: int
     except AssertionError as error:  # lm-eval's only check of a request, without a message
         why = str(error) or f"an answer is longer than the model's {lm.max_length} positions"
         raise UserError(
-            f"lm-eval cannot ask {', '.join(names)}: {why}; leave that task out, or set eval.limit"
+            f"lm-eval cannot run {', '.join(names)}: {why}; leave that task out, or set eval.limit"
         ) from error
     assert results is not None, "one process evaluates"
     return results
@@ -163,7 +163,7 @@ class _Found:
         return [leaf for child in children for leaf in self._leaves(child)] if children else [name]
 
     def _complete(self, name: str, leaves: list[str], available: int) -> bool:
-        """Return False where the data is known not to be the published set, or the shots come from a cut copy."""
+        """Return False if the data is known not to be the published set, or the shots come from a cut copy."""
         known = NUM_ITEMS.get(name)
         if known is not None and known != available:
             return False
@@ -172,7 +172,7 @@ class _Found:
 
 
 def is_cut(dataset: str | None, hub: HubConfig) -> bool:
-    """Return whether the local copy of a dataset says in its README that it is CUT."""
+    """Return whether a dataset's local copy is marked as CUT (incomplete) in its README."""
     folder = local_copy(DATASETS, dataset, hub) if dataset else None
     return folder is not None and re.search(r"\bCUT\b", card(folder)[1]) is not None
 
@@ -189,7 +189,7 @@ def hash_of(parts: list[str]) -> str:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode, and back into its own."""
+    """Put every module in evaluation mode, and restore its own mode afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -201,7 +201,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def random_state() -> Iterator[None]:
-    """Give the global random generators back as they were."""
+    """Restore the state of the global random generators afterwards."""
     import torch
 
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
@@ -215,7 +215,7 @@ def random_state() -> Iterator[None]:
 
 @contextmanager
 def templates_compiled_once() -> Iterator[None]:
-    """Let lm-eval compile a prompt template once, not for every item: more than half the time of short items."""
+    """Let lm-eval compile a prompt template once, not per item, which takes more than half the time of short items."""
     from lm_eval import utils
 
     compile_template = utils.env.from_string
@@ -228,7 +228,7 @@ def templates_compiled_once() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the logs of lm-eval and transformers to errors, and progress bars to terminals."""
+    """Reduce the logs of lm-eval and transformers to errors, and show progress bars in terminals only."""
     from tqdm import tqdm
 
     original = tqdm.__init__

@@ -1,7 +1,7 @@
-"""Our evaluation against lm-eval's own command line: the same weights, data and seeds, item by item.
+"""Comparison of our evaluation with lm-eval's own command line: the same weights, data and seeds, item by item.
 
-The other side is `python -m lm_eval run` in a process of its own; all that is ours there is the mirror in place of the
-hub. What is compared is every outcome of every item, and that the items are the same ones.
+The reference is `python -m lm_eval run` in a separate process, in which only the mirror in place of the hub is ours.
+Every outcome of every item is compared, and the identity of the items.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SAMPLES = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT.*\.jsonl")
 
 @dataclass(frozen=True)
 class TaskSet:
-    """Tasks or groups that one call of each side asks: ours -> lm-eval's name, at one number of shots."""
+    """Tasks or groups that one call on each side runs: our name -> lm-eval's name, at one number of shots."""
 
     tasks: dict[str, str]
     num_fewshot: int
@@ -55,7 +55,7 @@ PARTS: dict[str, TaskSet] = {
     "piqa": TaskSet({"piqa": "piqa"}, 0),
     "social_iqa": TaskSet({"social_iqa": "social_iqa"}, 0),
     "arc_easy": TaskSet({"arc_easy": "arc_easy"}, 0),
-    # The command line cannot ask AGIEval with shots: tests/evaluation/test_agieval.py builds those by hand.
+    # The command line cannot run AGIEval with shots: tests/evaluation/test_agieval.py builds those by hand.
     "agieval": TaskSet({f"agieval_mc_{s}": f"agieval_{s}" for s in ("aqua_rat", "lsat_ar", "lsat_lr", "sat_math")}, 0),
     "mmlu": TaskSet({"mmlu": "mmlu"}, 5),
 }
@@ -63,7 +63,7 @@ PARTS: dict[str, TaskSet] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What both sides are given. positions: instead of the model's own, for an answer longer than those."""
+    """Settings of both sides. positions: instead of the model's own, for answers that are longer."""
 
     limit: int | None = None
     batch_size: int = 16
@@ -73,14 +73,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class TaskOutcomes:
-    """Outcomes of one task on the command line, by metric, in the task's order; hash of the items asked."""
+    """Outcomes of one task on the command line, by metric, in the task's order. docs: hash of its items."""
 
     metrics: dict[str, list[float]]
     docs: str
 
 
 def read_samples(folder: Path) -> dict[str, TaskOutcomes]:
-    """Return what the command line wrote below a folder, by task."""
+    """Return the outcomes that the command line wrote below a folder, by task."""
     from layerfit.evaluation.lm_eval.harness import hash_of
 
     found = {}
@@ -117,9 +117,9 @@ def command_line(model: Path, part: TaskSet, hub: HubConfig, setting: Setting, o
 
 
 def differences(part: TaskSet, scores: list[Score], items: Items, theirs: dict[str, TaskOutcomes]) -> dict[str, Any]:
-    """Return, by score key of ours, the number of items, of equal ones, and every differing (item, ours, lm-eval's).
+    """Return, by our score key, the number of items, of equal ones, and every differing (item, ours, lm-eval's).
 
-    An outcome that one side alone has counts as a difference: of our scores, those with items are looked at.
+    An outcome that only lm-eval has counts as a difference; those that only we have are not looked at.
     """
     renamed = {stock: own for own, stock in part.tasks.items()}
     expected = {
@@ -141,7 +141,7 @@ def differences(part: TaskSet, scores: list[Score], items: Items, theirs: dict[s
 def compare(
     module: nn.Module, tokenizer: PreTrainedTokenizerBase, part: TaskSet, hub: HubConfig, setting: Setting
 ) -> dict[str, Any]:
-    """Ask one part on both sides and return the differences, task versions and seconds."""
+    """Run one part on both sides and return the differences, task versions and seconds."""
     from layerfit.evaluation.lm_eval.harness import evaluate
 
     tasks = [TaskConfig(name=name, num_fewshot=part.num_fewshot) for name in part.tasks]
@@ -164,7 +164,7 @@ def compare(
 
 
 def totals(parts: dict[str, Any]) -> dict[str, int]:
-    """Return how many outcomes were compared and how many are equal."""
+    """Return the numbers of outcomes compared and of equal ones."""
     every = [score for part in parts.values() for score in part["scores"].values()]
     return {key: sum(score[key] for score in every) for key in ("items", "equal")}
 
@@ -190,7 +190,7 @@ def run(
     path: Path,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Compare parts and write the report after each; a part that the same setting has compared before is kept.
+    """Compare parts and write the report after each; parts already compared with the same setting are kept.
 
     Returns:
         The report: `items` and `equal` count outcomes over all parts and metrics.

@@ -1,13 +1,13 @@
-"""lm-eval's model class that computes what requests share once: same questions, same numbers, less work.
+"""A model class for lm-eval that computes common prefixes of requests once: the same results with less work.
 
-Log-likelihood requests of one task begin alike: all questions of a subject with the same shots, all answers of a
-question with the question. Here a long common beginning is computed once and its keys and values are kept
-(`prefix_tree` chooses), answers stand behind their question as a tree in one row, and the head sees only tokens whose
-logits are needed. lm-eval's own class computes every request whole and a softmax over every position.
+Log-likelihood requests of one task share prefixes: all questions of a subject the same shots, all answers of a question
+the question. Here a long common prefix is computed once and its keys and values are kept (chosen by `prefix_tree`),
+answers follow their question as a tree in one row, and the head is applied only to tokens whose logits are needed.
+lm-eval's own class computes every request in full and a softmax over every position.
 
 Memory: a batch has no more tokens, nor keys and values, than `batch_size` requests of the longest length have in
-lm-eval's own class, and a kept beginning no more bytes than that class's logits of them.
-Everything else (tokenising, rolling log-likelihood, generation) is the parent's.
+lm-eval's own class, and the kept prefix takes no more bytes than that class's logits of them.
+Everything else (tokenising, rolling log-likelihood, generation) is inherited.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from layerfit.evaluation.lm_eval.prefix_tree import Cost, Group, Planner, Tree, 
 log = logging.getLogger(__name__)
 
 Likelihood = tuple[float, bool]
-"""Log-likelihood of a continuation, and whether every token of it is the likeliest."""
+"""Log-likelihood of a continuation, and whether greedy decoding would produce it."""
 Encoded = tuple[Any, list[int], list[int]]
 """lm-eval's request: (context, continuation) as text or None, and the tokens of both."""
 
 
 def language_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, config: EvalConfig) -> HFLM:
-    """Return what lm-eval asks: our class, or lm-eval's own if `eval.model_class=stock` or the model needs it."""
+    """Return the model for lm-eval: our class, or lm-eval's own if `eval.model_class=stock` or ours cannot run it."""
     settings: dict[str, Any] = {"pretrained": model, "tokenizer": tokenizer, "batch_size": config.batch_size}
     if config.model_class == "stock":
         return HFLM(**settings)
@@ -51,7 +51,7 @@ def language_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, config:
 
 @dataclass
 class _Batch:
-    """Rows that are computed together."""
+    """Rows of one forward pass."""
 
     trees: list[Tree]
     members: list[list[int]]
@@ -59,17 +59,17 @@ class _Batch:
 
 
 class SharedPrefixLM(HFLM):
-    """HFLM, sharing common beginnings among log-likelihood requests."""
+    """HFLM that computes common prefixes of log-likelihood requests once."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         head = head_of(self.model)
-        assert head is not None, "`unsupported` said so"
+        assert head is not None, "checked by `unsupported`"
         self._head = head
         self._last: tuple[str, list[int]] = ("", [])
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """As the parent's, which encodes the context anew for every continuation."""
+        """As in HFLM, but the context is encoded once for all its continuations."""
         spaces = len(context) - len(context.rstrip())
         text = context[: len(context) - spaces]
         whole = self.tok_encode(context + continuation)
@@ -89,7 +89,7 @@ class SharedPrefixLM(HFLM):
             assert context, "a context has tokens"
             assert continuation, "a continuation has tokens"
             assert len(continuation) <= most, f"an answer is longer than the model's {most} positions"
-        # What the model is given: all but the last token, cut on the left.
+        # The model's input: all tokens but the last, truncated on the left.
         inputs = [tuple((c + a)[-(most + 1) :][:-1]) for _, c, a in requests]
         if cut := sum(len(c) + len(a) > most + 1 for _, c, a in requests):
             log.info("%d of %d requests are cut on the left to %d tokens", cut, len(requests), most)
@@ -109,20 +109,20 @@ class SharedPrefixLM(HFLM):
         return [answers[i] for i in range(len(requests))]
 
     def log_probabilities(self, batch: _Batch, base: DynamicCache | None, asked: list[list[int]]) -> torch.Tensor:
-        """Return the log-probabilities [N, V] at the places asked of every row, as the parent rounds them."""
+        """Return the log-probabilities [N, V] at the `asked` positions of every row, in HFLM's precision."""
         enabled = self.mixed_precision_dtype is not None
         with torch.no_grad(), torch.autocast(self.device.type, dtype=self.mixed_precision_dtype, enabled=enabled):
             found = logits(self.model, self._head, batch.trees, base, asked)
         return functional.log_softmax(found, dim=-1, dtype=self.softmax_dtype)
 
     def keep(self, tokens: list[int]) -> DynamicCache:
-        """Return the keys and values of a common beginning."""
+        """Return the keys and values of a common prefix."""
         enabled = self.mixed_precision_dtype is not None
         with torch.no_grad(), torch.autocast(self.device.type, dtype=self.mixed_precision_dtype, enabled=enabled):
             return kept(self.model, self._head, tokens)
 
     def cost(self, longest: int) -> Cost:
-        """Return what computing costs on this model, for requests of at most `longest` tokens."""
+        """Return the cost model of this network, for requests of at most `longest` tokens."""
         config = plain(self.model).config.get_text_config()
         heads = config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -132,8 +132,8 @@ class SharedPrefixLM(HFLM):
         block = (sum(p.numel() for p in self.model.parameters()) - sum(tables.values())) / config.num_hidden_layers
         stock_logits = self.batch_size * longest * embedding.shape[0] * 2
         return Cost(
-            # 2 operations a parameter of a block, 4 a query-key pair and channel; attention reaches about a quarter
-            # of the arithmetic rate of a matrix product.
+            # 2 operations per parameter of a block, 4 per query-key pair and channel; attention reaches about a
+            # quarter of the arithmetic rate of a matrix product.
             per_token=max(block, 1) / (2 * heads * width) / 4,
             max_base=stock_logits // (2 * keys * config.num_hidden_layers),
             max_row=self.batch_size * longest,
@@ -141,7 +141,7 @@ class SharedPrefixLM(HFLM):
 
 
 class Asked:
-    """The requests of one call: sorted, joined where their input is the same, planned, answered."""
+    """The requests of one call: sorted, merged where their inputs are equal, planned, answered."""
 
     def __init__(self, lm: SharedPrefixLM, requests: list[Encoded], inputs: list[tuple[int, ...]], of: list[int]):
         self.lm, self.requests = lm, requests
@@ -172,7 +172,7 @@ class Asked:
 
     def _batches(self, group: Group) -> Iterator[_Batch]:
         trees = self.trees(group)
-        for branches in (True, False):  # rows without branches need no mask of their own
+        for branches in (True, False):  # rows without branches need no explicit mask
             chosen = [i for i, row in enumerate(trees) if row.branches is branches]
             sizes = [len(trees[i].tokens) for i in chosen]
             for batch in batches(sizes, group.base, self.budget):
@@ -195,7 +195,7 @@ class Asked:
         found = self.lm.log_probabilities(batch, base, asked)
         lines, tokens = (torch.tensor(part, device=found.device) for part in (where, targets))
         values = found[lines, tokens]
-        # The first of the likeliest tokens counts; looked for where it can be the target, for it takes its time.
+        # Greedy decoding takes the first of ties (argmax); that is slow, so it runs only where the target is a maximum.
         ties = values == found.amax(dim=-1)[lines]
         likeliest = ties.clone()
         likeliest[ties] = found[lines[ties]].argmax(dim=-1) == tokens[ties]

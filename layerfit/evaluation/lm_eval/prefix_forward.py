@@ -1,6 +1,6 @@
-"""Log-probabilities of trees of tokens behind a kept prefix: one forward pass, at the positions that are asked for.
+"""Logits of trees of tokens behind a kept prefix (the base), in one forward pass, at requested positions only.
 
-Tensors: R rows, T tokens of the longest row, B tokens of the base, N positions asked for, V vocabulary.
+Tensors: R rows, T tokens of the longest row, B tokens of the base, N requested positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from transformers.cache_utils import DynamicLayer
 from layerfit.evaluation.lm_eval.prefix_tree import Tree, tree
 
 ATTENTION = ("sdpa", "eager")
-"""Implementations that take a mask of every pair of tokens."""
+"""Implementations that accept an arbitrary [T, T] mask."""
 ROPE = {None, "default", "linear", "llama3", "yarn"}
 """Rotary embeddings whose angles depend on the position alone, not on how long the longest row is."""
 SHAPE = ("num_attention_heads", "num_hidden_layers", "hidden_size", "vocab_size")
-"""What the cost of computing is reckoned from."""
+"""Configuration fields that the cost model reads."""
 LAYERS = {"full_attention", "sliding_attention"}
 _PROBE = [(1, 5, 2, 9, 4, 4, 3), (1, 5, 2, 9, 4, 7, 8, 6, 2), (1, 5, 2, 3, 3)]
 
 
 class KeptLayer(DynamicLayer):
-    """Keys and values [1, heads, B, width] of a base that every row of a batch shares; what follows is not kept."""
+    """Keys and values [1, heads, B, width] of a base that every row of a batch shares; the rows' own are not stored."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def kept(model: nn.Module, head: nn.Module, tokens: list[int]) -> DynamicCache:
 def logits(
     model: nn.Module, head: nn.Module, trees: list[Tree], base: DynamicCache | None, asked: list[list[int]]
 ) -> torch.Tensor:
-    """Return the logits [N, V] at the places `asked` of each row, row by row."""
+    """Return the logits [N, V] at the `asked` positions of each row, row by row."""
     width = max(len(row.tokens) for row in trees)
     device = _device(model)
     filled = [_filled(row, width) for row in trees]
@@ -76,20 +76,20 @@ def logits(
         extra["attention_mask"] = _mask(model, torch.full_like(exits[:1], width), start)
     with _only(head, torch.tensor(places, device=device)):
         found: torch.Tensor = model(input_ids=ids, position_ids=positions, use_cache=base is not None, **extra).logits
-    assert found.shape[:2] == (1, len(places)), "the head saw what it was given"
+    assert found.shape[:2] == (1, len(places)), "the head was applied to the chosen positions only"
     return found[0]
 
 
 def _filled(row: Tree, width: int) -> tuple[list[int], list[int], list[int]]:
-    """Return tokens, positions and exits, padded on the right with tokens that see themselves."""
+    """Return tokens, positions and exits, padded on the right with tokens that attend to themselves."""
     empty = width - len(row.tokens)
-    # Without branches causal, padding included: it comes last and is never read.
+    # Without branches the mask is plainly causal; padding comes last, so no token attends to it.
     exits = row.exits + list(range(len(row.tokens) + 1, width + 1)) if row.branches else [width] * width
     return row.tokens + [0] * empty, row.positions + [row.positions[-1]] * empty, exits
 
 
 def _mask(model: nn.Module, exits: torch.Tensor, base: int) -> torch.Tensor:
-    """Return who sees whom, [R, 1, T, B + T]: everyone the base, each token its ancestors and itself."""
+    """Return the mask [R, 1, T, B + T]: every token attends to the base, its ancestors and itself."""
     place = torch.arange(exits.shape[1], device=exits.device)
     sees = (place[None, :] <= place[:, None]) & (place[:, None] < exits[:, None, :])
     sees = torch.cat([sees.new_ones(*sees.shape[:2], base), sees], dim=-1).unsqueeze(1)
@@ -101,7 +101,7 @@ def _mask(model: nn.Module, exits: torch.Tensor, base: int) -> torch.Tensor:
 
 @contextmanager
 def _only(head: nn.Module, places: torch.Tensor) -> Iterator[None]:
-    """Let the head see the hidden states at some places of the flattened batch alone, as a batch of one row."""
+    """Apply the head only to the hidden states at some indices of the flattened batch, as a batch of one row."""
 
     def select(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (inputs[0].flatten(0, 1)[places].unsqueeze(0), *inputs[1:])
@@ -130,13 +130,13 @@ def plain(model: nn.Module) -> Any:
 
 
 def head_of(model: nn.Module) -> nn.Module | None:
-    """Return the module that makes logits of hidden states."""
+    """Return the output embedding, which turns hidden states into logits."""
     head: nn.Module | None = plain(model).get_output_embeddings()
     return head
 
 
 def window_of(model: nn.Module) -> int | None:
-    """Return how many tokens sliding attention sees, None for all. Within it, it is full attention."""
+    """Return the window of sliding-window attention in tokens, None = full attention. Shorter inputs are unaffected."""
     config = plain(model).config.get_text_config()
     if not getattr(config, "use_sliding_window", True):
         return None
@@ -145,9 +145,9 @@ def window_of(model: nn.Module) -> int | None:
 
 
 def unsupported(model: nn.Module) -> str | None:
-    """Return why sharing a prefix is not known to be exact for a model, None if it is.
+    """Return the reason why sharing prefixes may not be exact for a model, None if it is.
 
-    What its code says it takes is looked at first; then a small tree behind a base is held against plain passes.
+    First its forward and configuration are checked, then a small tree behind a base is compared with plain passes.
     """
     config = plain(model).config.get_text_config()
     takes = inspect.signature(plain(model).forward).parameters
@@ -174,7 +174,7 @@ def unsupported(model: nn.Module) -> str | None:
 
 @torch.no_grad()
 def _probe(model: nn.Module, head: nn.Module) -> str | None:
-    """Return how far a tree behind a base is from plain passes over its sequences, None if it is rounding."""
+    """Return the difference between a tree behind a base and plain passes as a message, None if it is only rounding."""
     vocabulary = plain(model).get_input_embeddings().weight.shape[0]
     probe = [tuple(token % vocabulary for token in tokens) for tokens in _PROBE]
     trees = [tree(probe[:2], [0, 5], 3, [4, 6]), tree(probe[2:], [0], 3, [2])]

@@ -1,9 +1,9 @@
-"""Which tokens of many requests are computed once: planning alone, no tensors and no model.
+"""Planning of shared prefixes: which tokens of many requests are computed once. No tensors and no model.
 
-Sequences are sorted, so that those with a long common beginning stand next to each other. A *group* is a run of
-neighbours whose common beginning, its base, is computed once and kept. A *row* is a run of neighbours computed
-together behind the base, as the tree that their beginnings form: a question, then each of its answers, every token
-once. Which groups and rows pay is decided by what attention and the rest of a block cost.
+Sequences are sorted, so that those with a long common prefix are neighbours. A *group* is a run of neighbours whose
+common prefix, the base, is computed once and kept. A *row* is a run of neighbours computed together behind the base,
+as the tree (trie) of their tokens: a question, then each of its answers, every token once. Groups and rows are chosen
+by the cost of attention and of the rest of a block.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 MAX_DEPTH = 24
-"""Levels of common beginnings that are looked at: subject, passage, question, answer and more than enough besides."""
+"""Levels of common prefixes that are considered: subject, passage, question, answer, and a wide margin."""
 
 WORTH = 0.9
-"""A sequence joins a row where that costs at most this part of a row of its own: a mask and padding cost a little."""
+"""A sequence joins a row if that costs at most this fraction of a row of its own: masks and padding add a little."""
 
 Span = tuple[int, int]
-"""Sequences start..stop-1 of the sorted ones."""
+"""A range of the sorted sequences: start..stop-1."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What computing costs, in query-key pairs of attention."""
+    """The cost model, in units of one query-key pair of attention."""
 
     per_token: float
-    """The rest of a block for one token."""
+    """Cost of the rest of a block for one token."""
     per_call: float = 256
-    """Tokens that could be computed while a forward pass gets under way."""
+    """Fixed overhead of a forward pass, in tokens."""
     max_base: int = 1 << 30
-    """Tokens of a base whose keys and values may be kept."""
+    """Largest base, in tokens, whose keys and values may be kept."""
     max_row: int = 1 << 30
-    """Tokens of a row of more than one sequence, its base included."""
+    """Largest row of more than one sequence, in tokens, its base included."""
 
     def of(self, tokens: int, base: int) -> float:
         """Return the cost of `tokens` in one row behind a base of `base` tokens."""
@@ -41,7 +41,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows behind one base of `base` tokens, the first ones of each of their sequences; 0 = behind nothing."""
+    """Rows behind one base: the first `base` tokens of each of their sequences; 0 = no base."""
 
     base: int
     rows: tuple[Span, ...]
@@ -49,9 +49,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Tree:
-    """One row: the sequences of a span behind the base, every common beginning once, each token after its parent.
+    """One row: the sequences of a span behind the base, every common prefix once, each token after its parent.
 
-    `exits[i]` is the first token that no longer descends from token i: token j sees i where i <= j < exits[i].
+    `exits[i]` is the first token that does not descend from token i: token j attends to i where i <= j < exits[i].
     `paths[k]` holds the indices of the last `keep[k]` tokens of sequence k.
     """
 
@@ -62,12 +62,12 @@ class Tree:
 
     @property
     def branches(self) -> bool:
-        """Return whether any token does not see all tokens before it."""
+        """Return whether any token does not attend to all tokens before it."""
         return any(end < len(self.tokens) for end in self.exits)
 
 
 def common(sequences: list[tuple[int, ...]]) -> list[int]:
-    """Return how many first tokens each sequence shares with the one before it; 0 for the first."""
+    """Return the length of the common prefix of each sequence with the one before it; 0 for the first."""
     return [0] * bool(sequences) + [_common(a, b) for a, b in pairwise(sequences)]
 
 
@@ -86,9 +86,9 @@ class Planner:
 
     Args:
         lengths: Tokens of every sequence.
-        shared: Tokens that it shares with the one before it.
-        scored: Its first token whose logits are needed: no base reaches it.
-        cost: What computing costs.
+        shared: Length of its common prefix with the one before it.
+        scored: Its first token whose logits are needed; a base must end before it.
+        cost: The cost model.
     """
 
     def __init__(self, lengths: list[int], shared: list[int], scored: list[int], cost: Cost) -> None:
@@ -96,17 +96,17 @@ class Planner:
         self.longest = max(lengths, default=0)
 
     def groups(self) -> list[Group]:
-        """Return the groups: first all that stand behind nothing, as one, then those with a base."""
+        """Return the groups: first all rows without a base, as one group, then those with a base."""
         spans = self._best((0, len(self.lengths)), 0)[1] if self.lengths else []
         loose = [row for span, base in spans if base == 0 for row in self._rows(span, 0)[1]]
         behind = [Group(base, tuple(self._rows(span, base)[1])) for span, base in spans if base > 0]
         return [Group(0, tuple(loose))] * bool(loose) + behind
 
     def _best(self, span: Span, depth: int) -> tuple[float, list[tuple[Span, int]]]:
-        """Return the least cost of a span, and the spans with their bases that have it."""
+        """Return the least cost of a span, and its partition into spans with their bases that attains it."""
         start, stop = span
         plain: tuple[float, list[tuple[Span, int]]] = self._rows(span, 0)[0], [(span, 0)]
-        # No base saves more than every token that a sequence shares with the one before it.
+        # Upper bound of the saving: all tokens that sequences share with the one before.
         most = sum(self.shared[start + 1 : stop]) * (self.cost.per_token + 2 * self.longest)
         if stop - start < 2 or depth >= MAX_DEPTH or most < self.cost.per_call * self.cost.per_token:
             return plain
@@ -119,10 +119,10 @@ class Planner:
         cuts = [i for i in range(start + 1, stop) if self.shared[i] == least]
         parts = [self._best(part, depth + 1) for part in pairwise([start, *cuts, stop])]
         choices.append((sum(part[0] for part in parts), [found for part in parts for found in part[1]]))
-        return min(choices, key=lambda choice: choice[0])  # of equals the first: one large pool batches best
+        return min(choices, key=lambda choice: choice[0])  # ties: the first, as one large pool batches best
 
     def _rows(self, span: Span, base: int) -> tuple[float, list[Span]]:
-        """Return the cost of a span behind a base, and its rows: a sequence joins its neighbours where that is less."""
+        """Return the cost of a span behind a base, and its rows: sequences join neighbours where that is cheaper."""
         total, rows = 0.0, []
         start, tokens = span[0], 0
         for i in range(*span):
@@ -167,9 +167,9 @@ def tree(sequences: list[tuple[int, ...]], shared: list[int], base: int, keep: l
 
 
 def batches(sizes: list[int], base: int, budget: int) -> list[list[int]]:
-    """Return batches of row numbers, longest rows first; rows x (base + longest row) fits the budget, or it is one row.
+    """Return batches of row indices, longest rows first; rows x (base + longest row) fits the budget, unless one row.
 
-    `sizes` are tokens of the rows; the budget counts tokens with keys and values, padding included.
+    sizes: tokens of the rows. budget: tokens with keys and values, padding included.
     """
     order = sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))
     found: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""How many items the published test sets have: a copy with another number is not the published set."""
+"""Numbers of items in the published test sets: a copy with another number is not the published set."""
 
 NUM_ITEMS: dict[str, int] = {
     "mmlu": 14042,  # test, 57 subjects (arXiv:2009.03300)

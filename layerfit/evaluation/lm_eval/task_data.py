@@ -1,4 +1,4 @@
-"""What lm-eval's tasks read, by their task files: hub id, subset and split, also of tasks that nobody has listed.
+"""The data of lm-eval's tasks (hub id, subset, split) from their task files, so that any task can be prefetched.
 
 Only for `layerfit.prefetch`: it imports lm-eval's index of task files (a second, no torch).
 """
@@ -15,7 +15,7 @@ from layerfit.evaluation.lm_eval.tasks import check_tasks, children_of, folders_
 def data(config: EvalConfig) -> list[Part]:
     """Return the parts of data sets that an evaluation's tasks read, each once, in the order of the tasks.
 
-    A part without a repository: its task reads files by address, or makes its data by code.
+    A part without a repository: its task reads files by URL, or generates its data.
 
     Raises:
         UserError: if a task is unknown.
@@ -24,7 +24,7 @@ def data(config: EvalConfig) -> list[Part]:
     from lm_eval.tasks._index import TaskIndex
 
     folder, own = include_folder(config), own_names(config)
-    # Of two definitions the last wins here: our own.
+    # The last definition of a name wins: our own.
     index = TaskIndex.build([*folders_of(config), *([folder] if folder else [])])
     parts: dict[Part, None] = {}
     for task in config.tasks:
@@ -35,7 +35,7 @@ def data(config: EvalConfig) -> list[Part]:
 
 
 def _leaves(index: dict[str, Any], name: str) -> list[str]:
-    """Return the tasks of a group or a tag, however deep; of a task itself. Names outside the index are left out."""
+    """Return the tasks of a group or a tag, recursively; a task itself. Names outside the index are left out."""
     if name not in index:
         return []
     if children := children_of(index[name]):
@@ -44,9 +44,9 @@ def _leaves(index: dict[str, Any], name: str) -> list[str]:
 
 
 def _parts(asked: TaskConfig, task: dict[str, Any], is_own: bool) -> list[Part]:
-    """task: lm-eval's configuration of one of the tasks that are asked for. is_own: its file is layerfit's."""
+    """Return the data of a task. task: its lm-eval configuration. is_own: its file is layerfit's."""
     repo, subset = task.get("dataset_path"), task.get("dataset_name")
-    if repo is None and is_own:  # the embedded world's, made by code beside it
+    if repo is None and is_own:  # a task of the embedded world, whose items are generated
         return []
     if not isinstance(repo, str) or "/" not in repo:
         return [Part(asked.name, None)]

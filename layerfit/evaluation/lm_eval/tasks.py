@@ -1,7 +1,7 @@
-"""Which tasks there are, and lm-eval's task manager over no more of them than a run needs.
+"""The names of lm-eval's tasks, and its task manager restricted to the folders that a run needs.
 
-lm-eval parses 14,000 files (7-20 s) to know its task names. Here the names are read off the text of the files (a
-second), and a manager is made over the folders that define the names asked for. Only `task_manager` imports lm-eval.
+lm-eval parses 14,000 files (7-20 s) to list its task names. Here the names are found by regular expression (a second),
+and a manager is made over the folders that define the requested names. Only `task_manager` imports lm-eval.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def include_folder(config: EvalConfig) -> Path | None:
     if config.include is None:
         return None
     if not (folder := PACKAGE / config.include).is_dir():
-        raise UserError(f"eval.include={config.include} is no folder of the package {PACKAGE}; see conf/eval")
+        raise UserError(f"eval.include={config.include} is not a folder of the package {PACKAGE}; see conf/eval")
     return folder
 
 
@@ -60,7 +60,7 @@ def _names_in(text: str) -> set[str]:
 
 @lru_cache(maxsize=4)
 def definitions(root: Path) -> dict[str, frozenset[str]]:
-    """Return, for every task, group and tag name below `root`, the entries of `root` that define it."""
+    """Return, for every task, group and tag name below `root`, the top-level entries of `root` that define it."""
     found: dict[str, set[str]] = {}
     for folder, _, files in os.walk(root):
         for file in files:
@@ -79,26 +79,26 @@ def own_names(config: EvalConfig) -> frozenset[str]:
 
 
 def check_tasks(config: EvalConfig) -> None:
-    """Check the task names. lm-eval's own are looked at only if a name is not found before.
+    """Check the task names. lm-eval's own are read only if a name is not one of ours.
 
     Raises:
-        UserError: naming the first unknown task and what is near, or a task asked for twice.
+        UserError: if a task is unknown (with similar names), or listed twice.
     """
     names = [task.name for task in config.tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"eval={config.name} asks for {twice[0]} twice; a task has one number of shots")
+        raise UserError(f"eval={config.name} lists {twice[0]} twice; give it one number of shots")
     own = own_names(config)
     for name in names:
         if name in own or name in (stock := definitions(stock_folder())):
             continue
         near = difflib.get_close_matches(name, [*own, *stock], n=4) or sorted(own)[:4]
-        hint = f"near it: {', '.join(near)}" if near else "`python -m lm_eval ls tasks` lists them"
+        hint = f"similar: {', '.join(near)}" if near else "`python -m lm_eval ls tasks` lists them"
         raise UserError(f"eval={config.name} has no task {name!r}; {hint}")
 
 
-def check(config: EvalConfig, hub: HubConfig) -> None:  # noqa: ARG001 - every protocol's check is given the hub
-    """Check an evaluation of lm-eval's tasks, as `protocols.Protocol` says. Its data is checked by its hub ids."""
+def check(config: EvalConfig, hub: HubConfig) -> None:  # noqa: ARG001 - the signature of every protocol's check
+    """Check an evaluation of lm-eval's tasks (`protocols.Protocol.check`). Its data is checked by its hub ids."""
     check_tasks(config)
 
 
@@ -118,7 +118,7 @@ def _nested(child: Any) -> list[str]:
 
 
 def _referred(include: list[Path], names: list[str]) -> set[str]:
-    """Return everything that groups and tags of our own folder refer to, their own members included."""
+    """Return all names that groups and tags of our own folder refer to, recursively."""
     from lm_eval.tasks._index import TaskIndex
 
     index = TaskIndex.build(include)
@@ -132,9 +132,9 @@ def _referred(include: list[Path], names: list[str]) -> set[str]:
 
 
 def _families(names: list[str]) -> list[str] | None:
-    """Return the folders of lm-eval's tasks that define `names` and everything that they refer to.
+    """Return the folders of lm-eval's tasks that define `names` and all names that they refer to.
 
-    None if a tag is spread over folders: lm-eval joins it only where it indexes all of them as one.
+    None if a tag is spread over folders: lm-eval merges it only when it indexes all folders as one.
     """
     if not names:  # all are our own: no need to read 14,000 files
         return []
@@ -158,7 +158,7 @@ def _families(names: list[str]) -> list[str] | None:
 def folders_of(config: EvalConfig) -> list[Path]:
     """Return the folders of lm-eval's task files that an evaluation needs, to be indexed in this order.
 
-    Of two definitions the last wins then, and the first where all folders are indexed as one.
+    Reversed, because of two definitions the last wins here, but the first when all folders are indexed as one.
     """
     include = [folder] if (folder := include_folder(config)) else []
     names = [task.name for task in config.tasks]

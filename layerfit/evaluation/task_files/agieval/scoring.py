@@ -1,4 +1,4 @@
-"""How an AGIEval item is scored. Stands alone: lm-eval loads this file by its path, from any folder."""
+"""Scoring of an AGIEval item. It imports nothing of layerfit: lm-eval loads this file by its path."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def score(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, f
         results: log-likelihood (nats) of every option, and whether it is the greedy one.
 
     Returns:
-        acc: by log-likelihood. acc_norm: by log-likelihood per character of the option.
+        acc: by log-likelihood; acc_norm: by log-likelihood per character of the option.
     """
     raw = [value for value, _ in results]
     per_character = [value / len(choice) for value, choice in zip(raw, doc["choices"], strict=True)]
