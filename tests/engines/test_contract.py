@@ -33,10 +33,6 @@ SHARED = [(m, e) for m, e in PAIRS if e != "torch"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_training_method_has_canonical_settings():
-    assert set(SETTINGS) == set(TRAINING)
-
-
 def slow(*values, name=None):
     """A case of the slow suite."""
     return pytest.param(*values, marks=pytest.mark.slow, id=name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from layerfit import methods
@@ -26,7 +26,7 @@ def index_rows(root: Path = ROOT) -> dict[str, dict[str, str]]:
     return {cells[0].strip("`"): dict(zip(header, cells, strict=True)) for cells in rows}
 
 
-def lacking(name: str, method: type[Method], settings: Mapping[str, object], root: Path = ROOT) -> list[str]:
+def lacking(name: str, root: Path = ROOT) -> list[str]:
     """What a method still needs, one line each: the file, and what to write there."""
     out = []
     stored, schema = root / "conf" / "method" / f"{name}.yaml", f"{name}_schema"
@@ -42,9 +42,7 @@ def lacking(name: str, method: type[Method], settings: Mapping[str, object], roo
     if not (root / "docs" / "methods" / card).is_file():
         out.append(f"docs/methods/{card} is missing: copy a card of a method like it, for example lisa.md")
     elif f"method={name}" not in (root / "docs" / "methods" / card).read_text():
-        out.append(f"docs/methods/{card} does not speak of method={name}: give it a table of its keys")
-    if method.trains and name not in settings:
-        out.append(f"tests/helpers/tiny.py has no small settings: add {name!r}: [...] to SETTINGS")
+        out.append(f"docs/methods/{card} does not name method={name}: give it a table of its keys")
     return out
 
 

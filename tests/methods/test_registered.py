@@ -12,7 +12,6 @@ from layerfit.methods import METHODS
 from layerfit.methods.base import Method
 from layerfit.report import cells
 from tests.helpers.registered import lacking, unregistered
-from tests.helpers.tiny import SETTINGS
 
 
 @dataclasses.dataclass
@@ -22,7 +21,7 @@ class Odd(Method):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_registered_method_lacks_nothing(name):
-    assert lacking(name, METHODS[name], SETTINGS) == []
+    assert lacking(name) == []
 
 
 def test_every_method_is_registered(monkeypatch):
@@ -35,11 +34,10 @@ def test_every_method_is_registered(monkeypatch):
 
 
 def test_what_is_missing_is_named_in_one_line_each():
-    assert lacking("odd", Odd, {}) == [
+    assert lacking("odd") == [
         "conf/method/odd.yaml is missing: begin it with defaults: [odd_schema, _self_]",
         "docs/methods/README.md has no row for `odd`: add one to its first table",
         "docs/methods/odd.md is missing: copy a card of a method like it, for example lisa.md",
-        "tests/helpers/tiny.py has no small settings: add 'odd': [...] to SETTINGS",
     ]
 
 
@@ -50,9 +48,9 @@ def test_a_card_and_a_file_of_settings_that_do_not_fit_are_named_too(tmp_path):
     index = tmp_path / "docs" / "methods" / "README.md"
     row = "| `odd` | [full.md](full.md) | odd blocks | all | what is active | rebuild |\n"
     index.write_text(index.read_text().replace("| `full` |", f"{row}| `full` |", 1))
-    assert lacking("odd", Odd, {"odd": []}, tmp_path) == [
+    assert lacking("odd", tmp_path) == [
         "conf/method/odd.yaml does not take its schema: add odd_schema to its defaults",
-        "docs/methods/full.md does not speak of method=odd: give it a table of its keys",
+        "docs/methods/full.md does not name method=odd: give it a table of its keys",
     ]
 
 
