@@ -87,7 +87,7 @@ def test_a_broken_file_is_made_again(tmp_path, capsys, damage):
 def test_where_nothing_can_be_written_the_run_goes_on(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert plain(cached(tmp_path / "file" / "k.npz", 4, lambda: ROWS)) == plain(ROWS)
-    assert "not kept" in capsys.readouterr().out
+    assert "cannot be cached" in capsys.readouterr().out
 
 
 def test_a_run_that_finds_tokens_has_the_same_data(file, tmp_path, tokenizer, monkeypatch):

@@ -76,7 +76,7 @@ CASES = {
     "unknown columns": ("dataset=local dataset.path=other.jsonl", "columns ['answer', 'question']"),
     "columns of another form": (
         "dataset=local dataset.path=alpaca.jsonl dataset.form=messages",
-        "needs a list 'messages' or 'conversations', the row has ['instruction', 'output']",
+        "needs a list 'messages' or 'conversations'; the row has ['instruction', 'output']",
     ),
     "unknown form": ("dataset=local dataset.path=text.jsonl dataset.form=sharegpt", "use one of: auto, prompt"),
     "unknown template": ("dataset=local dataset.path=text.jsonl dataset.template=vicuna", "auto, plain, alpaca"),

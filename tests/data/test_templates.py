@@ -89,7 +89,7 @@ def test_the_form_is_told_by_the_columns(columns, form):
 
 
 def test_what_cannot_be_told_is_named():
-    with pytest.raises(UserError, match=r"columns \['answer', 'question'\]; known are .*alpaca: instruction\+output"):
+    with pytest.raises(UserError, match=r"columns \['answer', 'question'\]; forms are .*alpaca: instruction\+output"):
         resolve("auto", "auto", {"question": "", "answer": ""})
     with pytest.raises(UserError, match=r"form=text has no requests for dataset.template=alpaca; use plain"):
         resolve("auto", "alpaca", {"text": ""})

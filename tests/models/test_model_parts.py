@@ -208,7 +208,7 @@ def test_norms_that_are_not_known_are_not_guessed(tmp_path):
     named = run_of(
         tmp_path, "hf", "model.num_layers=4", f"model.max_positions={POSITIONS}", *BY_HAND, "model.norms=[ln]"
     )
-    with pytest.raises(UserError, match=r"model\.norms=gpt_neox\.layers\.0\.ln is no module"):
+    with pytest.raises(UserError, match=r"model\.norms=gpt_neox\.layers\.0\.ln is not a module"):
         load_model(named.model, HUB, "fp32")
 
 
