@@ -1,5 +1,6 @@
 """A data set joins with one file, conf/dataset/<name>.yaml; a mistake in it is one line."""
 
+import json
 import re
 import shutil
 
@@ -8,6 +9,7 @@ import pytest
 from layerfit.cli import main
 from layerfit.config import CONF, compose, composer, composition, run_id
 from layerfit.data import load_data
+from layerfit.data.sources import read_file
 from layerfit.launch.preflight import check_dataset, check_world
 from layerfit.models.hub import EMBEDDED, load_tokenizer
 
@@ -29,8 +31,8 @@ def conf(tmp_path, monkeypatch):
     monkeypatch.setattr(composition, "CONF", tmp_path / "conf")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
-    lines = (EMBEDDED / "datasets" / "layerfit" / "nano" / "train.jsonl").read_text().splitlines()[:20]
-    (tmp_path / "data" / "toy.jsonl").write_text("\n".join(lines) + "\n")
+    rows = read_file(EMBEDDED / "datasets" / "layerfit" / "nano" / "train.jsonl.gz")[:20]
+    (tmp_path / "data" / "toy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path / "conf"
 
 
@@ -69,7 +71,7 @@ MISTAKES = {
     "an unknown form": (TOY.replace("form: prompt", "form: sharegpt"), r"dataset.form='sharegpt' .* text, lines$"),
     "no id": (TOY.replace("id: local\n", ""), "no value for dataset.id; .* or in its file in conf/"),
     "no path": (TOY.replace("path: data/toy.jsonl\n", ""), "dataset=toy needs dataset.path="),
-    "no such file": (TOY.replace("toy.jsonl", "boy.jsonl"), "dataset.path=data/boy.jsonl does not exist, seen from"),
+    "no such file": (TOY.replace("toy.jsonl", "boy.jsonl"), "dataset.path=data/boy.jsonl does not exist .relative to"),
     "columns of another form": (TOY.replace("form: prompt", "form: messages"), "needs a list 'messages'"),
     "an empty file": ("", "no value for dataset.form, dataset.id, dataset.name"),
 }

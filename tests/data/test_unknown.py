@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from layerfit.config import compose, composer, run_id
+from layerfit.config import compose, composer
 from layerfit.config.schema import DatasetConfig, HubConfig, ModelConfig, TrainingConfig
 from layerfit.data import load_data, loading
 from layerfit.data.card import check_known, unknown_share
@@ -21,7 +21,7 @@ NANO = ModelConfig(name="n", id="layerfit/nano", num_layers=16, max_positions=12
 
 def card_of(path, rows, tokenizer, cache=None):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = DatasetConfig(name="d", id="local", path=str(path), form="prompt", template="plain")
+    data = DatasetConfig(name="d", id="local", path=str(path), form="prompt", template="plain", seed=0)
     training = TrainingConfig(max_steps=1, batch_size=4, max_length=16)
     return load_data(data, training, HubConfig(), tokenizer, cache)
 
@@ -65,7 +65,9 @@ def test_a_tokenizer_without_an_unknown_token_of_its_own_has_none(same_as):
 
 def test_the_embedded_world_knows_its_own_words():
     training = TrainingConfig(max_steps=1, batch_size=4, max_length=16)
-    own = DatasetConfig(name="nano", id="layerfit/nano", form="prompt", template="plain", validation_split="validation")
+    own = DatasetConfig(
+        name="nano", id="layerfit/nano", form="prompt", template="plain", validation_split="validation", seed=0
+    )
     assert load_data(own, training, HubConfig(), load_tokenizer(NANO, HubConfig())).card.unknown_token_share == 0.0
 
 
@@ -77,8 +79,8 @@ def test_a_run_on_words_that_the_model_does_not_have_is_refused(tmp_path, monkey
     with composer():
         full, vanilla = (compose([*words, f"method={name}"]) for name in ("full", "vanilla"))
     with pytest.raises(UserError, match=r"\d\d% of the tokens of dataset=local are unknown .* model=nano, .*; use a"):
-        load(full, run_id(full))
-    card = load(vanilla, run_id(vanilla)).data.card  # it trains on nothing
+        load(full)
+    card = load(vanilla).data.card  # it trains on nothing
     assert card.unknown_token_share > 0.5
     check_known(dataclasses.replace(card, unknown_token_share=0.5), "d", "m")
     check_known(dataclasses.replace(card, unknown_token_share=None), "d", "m")

@@ -123,7 +123,7 @@ def test_every_suite_whose_data_is_mirrored_evaluates(suites):
     [
         (
             TaskConfig(name="boolq", protocol="generate"),
-            "protocol of task boolq='generate' is not known; use one of: lm_ev",
+            "protocol of task boolq='generate' is not known .did you mean generative..; use one of: lm_ev",
         ),
         (TaskConfig(name="boolq", protocol="generative"), "no generative task 'boolq'"),
         (TaskConfig(name="boolq_generative"), "no task 'boolq_generative'; similar: "),
@@ -154,7 +154,11 @@ def test_shots_below_none_are_refused():
 
 
 def test_a_new_protocol_is_one_line(monkeypatch):
-    monkeypatch.setitem(PROTOCOLS, "judged", Protocol("tests.test_suites:judged_check", "tests.test_suites:judged"))
+    monkeypatch.setitem(
+        PROTOCOLS,
+        "judged",
+        Protocol("tests.evaluation.test_suites:judged_check", "tests.evaluation.test_suites:judged"),
+    )
     tasks = [TaskConfig(name="mt_bench", protocol="judged"), TaskConfig(name="mt_bench")]
     with pytest.raises(UserError, match="mt_bench twice"):
         check_protocols(EvalConfig(name="t", tasks=tasks), HubConfig())
@@ -187,9 +191,13 @@ def test_checking_imports_nothing_heavy():
 
 def test_a_limit_and_batch_size_reach_every_protocol(monkeypatch):
     seen = []
-    monkeypatch.setattr("tests.test_suites.judged", lambda *given: (seen.append(given[2]), ([], {}))[1])
+    monkeypatch.setattr("tests.evaluation.test_suites.judged", lambda *given: (seen.append(given[2]), ([], {}))[1])
     for name in PROTOCOLS:
-        monkeypatch.setitem(PROTOCOLS, name, Protocol("tests.test_suites:judged_check", "tests.test_suites:judged"))
+        monkeypatch.setitem(
+            PROTOCOLS,
+            name,
+            Protocol("tests.evaluation.test_suites:judged_check", "tests.evaluation.test_suites:judged"),
+        )
     asked = EvalConfig(name="t", limit=2, tasks=[TaskConfig(name=name, protocol=name) for name in PROTOCOLS])
     evaluate(None, None, asked, HubConfig(), "cpu")
     assert seen == [dataclasses.replace(asked, tasks=[task]) for task in asked.tasks]

@@ -7,10 +7,16 @@ import tomllib
 
 from layerfit.config import ROOT
 
-MODULES = {"pyyaml": "yaml", "hydra-core": "hydra", "lm-eval": "lm_eval", "markdown-it-py": "markdown_it"}
+MODULES = {
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "hydra-core": "hydra",
+    "lm-eval": "lm_eval",
+    "markdown-it-py": "markdown_it",
+}
 """Names of modules where they are not the project's own."""
-NOT_IMPORTED = {"accelerate", "pandas"}
-"""Declared for others: lm-eval's Hugging Face model class imports accelerate, people who read records want pandas."""
+NOT_IMPORTED = {"accelerate"}
+"""Declared for others: lm-eval's Hugging Face model class imports accelerate."""
 OPTIONAL = {"pynvml"}
 """Imported where it happens to be: a GPU's energy is null without it, with that reason."""
 COMES_ALONG = {"tokenizers": "transformers", "markupsafe": "jinja2"}

@@ -147,7 +147,7 @@ def test_bytes_needed(run, method, every, save, needed):
 def test_no_cuda_is_said(run, monkeypatch):
     monkeypatch.setattr(module, "has_cuda", lambda: False)
     run.engine.device = "cuda"
-    with pytest.raises(UserError, match=r"engine.device=cuda but no CUDA device"):
+    with pytest.raises(UserError, match=r"engine.device=cuda but there is no CUDA device"):
         preflight(run)
 
 

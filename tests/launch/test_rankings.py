@@ -9,7 +9,7 @@ from layerfit import config
 from layerfit.config import required_runs, run_id
 from layerfit.errors import UserError
 from layerfit.launch.local import run_all
-from layerfit.launch.queue import Queue, prepare
+from layerfit.launch.queue import Queue, Queued, prepare
 from layerfit.records.record import read
 from layerfit.report import build, cells
 from tests.helpers.report_fakes import record
@@ -190,8 +190,9 @@ def test_a_job_waits_for_all_that_it_requires(tmp_path):
     from layerfit.launch.slurm_job import refusal
     from layerfit.records.record import write
 
-    assert waves({"d": ["b", "a"], "e": ["b"]}, ["d", "e", "a"]) == [["e", "a"], ["d"]]
     run = ila(LIMA, NO_ROBOTS, f"paths.results={tmp_path}")
+    needs = {"d": ("b", "a"), "e": ("b",), "a": ()}
+    assert waves({name: Queued(run, name, needed) for name, needed in needs.items()}) == [["e", "a"], ["d"]]
     own, other = required_runs(run)
     write(record(own, {}), {}, tmp_path)
     assert refusal(run) == f"its required run {run_id(other)} is not ok"

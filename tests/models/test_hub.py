@@ -172,7 +172,7 @@ hub = HubConfig(mirror={mirror!r}, offline=True)
 prepare_environment(hub)
 model = ModelConfig(name="s", id="karpathy/stories260K", num_layers=5, max_positions=512, head="model.embed_tokens")
 tokenizer, module = load_tokenizer(model, hub), load_model(model, hub, "fp32")
-dataset = DatasetConfig(name="l", id="GAIR/lima", form="messages", template="plain")
+dataset = DatasetConfig(name="l", id="GAIR/lima", form="messages", template="plain", seed=0)
 print(load_data(dataset, TrainingConfig(max_steps=1, batch_size=1, max_length=64), hub, tokenizer).card.rows)
 """
 
