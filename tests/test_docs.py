@@ -56,7 +56,8 @@ KEYS = documented([INDEX, *CARDS])
 
 
 def links(page: Path) -> list[str]:
-    return [link for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()) if "://" not in link]
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)  # a block is another file
+    return [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
 
 
 def commands(page: Path) -> list[str]:

@@ -271,7 +271,7 @@ def test_missing_data_are_not_computed_and_never_passed():
 
 
 def test_nonsense_is_refused():
-    with pytest.raises(ValueError, match="no column"):
+    with pytest.raises(ValueError, match="at least one column"):
         gates(replace(GOOD, items={}))
     with pytest.raises(ValueError, match=r"got nan"):
         gates(replace(GOOD, scores={"full": {"facts": [float("nan")]}}))
