@@ -142,9 +142,9 @@ def test_what_a_table_still_needs_says_which_data():
 
 
 MISTAKES = {
-    "no ranking is made": (["method=lora", NO_ROBOTS], "makes none"),
-    "a control": (["method.freeze=last", NO_ROBOTS], "makes none"),
-    "a file": (["method.ranking=x.json", NO_ROBOTS], "makes none"),
+    "no ranking is made": (["method=lora", NO_ROBOTS], "has none here"),
+    "a control": (["method.freeze=last", NO_ROBOTS], "has none here"),
+    "a file": (["method.ranking=x.json", NO_ROBOTS], "has none here"),
     "the same data twice": (["+dataset@ranking_data.a=no_robots", "+dataset@ranking_data.b=no_robots"], "a, b"),
     "one ranking to combine": (["method.combine=mean_rank"], "there is one"),
     "nothing to match": ([NO_ROBOTS, ALPACA, "method.combine=matched"], "the run's own data"),

@@ -139,7 +139,7 @@ BAD = {
     "a reference on GPUs": ("hydra/launcher=slurm hydra.launcher.gpus_per_node=4 engine=torch", "engine=zero0"),
     "no GPU asked": ("hydra/launcher=slurm hydra.launcher.gpus_per_node=0 engine.device=cuda", "gpus_per_node=0"),
     "ranks without GPU": ("hydra/launcher=slurm hydra.launcher.tasks_per_node=2", "need a GPU each"),
-    "two nodes of one machine": ("hydra/launcher=submitit_local hydra.launcher.nodes=2", "this machine"),
+    "two nodes of one machine": ("hydra/launcher=submitit_local hydra.launcher.nodes=2", "one machine"),
     "nobody stays": ("hydra/launcher=submitit_local hydra.launcher.wait=false", "wait=true"),
     "a mistake in a run": ("hydra/launcher=slurm dataset=local dataset.path=nowhere.jsonl", "nowhere.jsonl"),
 }

@@ -96,9 +96,9 @@ def test_random_weights_have_the_shapes_dtype_and_seed(places):
     ("extra", "message"),
     [
         ({"num_layers": 3}, "num_layers=3 but model.layers of model=m has 2"),
-        ({"blocks": "transformer.h"}, "model.blocks=transformer.h is no module"),
-        ({"head": "embed_out"}, "model.head=embed_out is no module"),
-        ({"linear": ["mlp.fc1"]}, "model.linear=model.layers.0.mlp.fc1 is no module|mlp.fc1"),
+        ({"blocks": "transformer.h"}, "model.blocks=transformer.h is not a module"),
+        ({"head": "embed_out"}, "model.head=embed_out is not a module"),
+        ({"linear": ["mlp.fc1"]}, "model.linear=model.layers.0.mlp.fc1 is not a module|mlp.fc1"),
         ({"max_positions": 64}, "max_positions=64 but model=m has 32"),
         ({"weights": "pretrained"}, "holds no weights"),
     ],
@@ -119,7 +119,7 @@ def test_a_checkpoint_with_missing_weights_is_refused(places):
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.mlp.down_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"lacks 1 weights, model.layers.1.mlp.down_proj.weight"):
+    with pytest.raises(UserError, match=r"lacks 1 weights, the first model.layers.1.mlp.down_proj.weight"):
         load_model(model(), hub, "fp32")
 
 
