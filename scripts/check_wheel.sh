@@ -79,5 +79,5 @@ step layerfit claims > /dev/null
 cmp results/tables/nano_main.md "$root/results/tables/nano_main.md"
 sed -E 's/layerfit table ([a-z_.]+)/make table T=\1/' results/claims.md | cmp - "$root/results/claims.md"
 step layerfit report
-fails 2 "is no file" layerfit judge rescore nowhere.jsonl
+fails 2 "is not a file" layerfit judge rescore nowhere.jsonl
 echo "check_wheel: the wheel works"
