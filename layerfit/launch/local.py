@@ -52,14 +52,15 @@ def run_all(runs: list[RunConfig], *, group: str) -> bool:
     for run in runs:
         queue.add(run if place is None else as_rank_of(run, place))
     todo = queue.todo()
-    sweep = Sweep(place, todo, {i: one.status() or "" for i, one in queue.runs.items() if i not in todo})
+    ended = {i: one.status() or "" for i, one in queue.runs.items() if i not in todo}
     if todo:
         prepare([queued.run for queued in todo.values()])
+        sweep = Sweep(place, todo, ended)  # its fork server takes the environment that `prepare` has set
         display = make_display(group, len(queue.runs), len(queue.runs) - len(todo), place)
         with display, interrupt.listening(), sweep.stopping_all():
             while sweep.goes_on(display):
                 time.sleep(PAUSE_S)
-    return all(status == "ok" for status in sweep.ended.values())
+    return all(status == "ok" for status in ended.values())
 
 
 def as_rank_of(run: RunConfig, place: Place) -> RunConfig:
@@ -87,10 +88,9 @@ class Sweep:
     context: Any = None
 
     def __post_init__(self) -> None:
-        if self.waiting:
-            self.context = server()
-            self.free = [None] if self.place else slots()
-            self.num_slots = len(self.free)
+        self.context = server()
+        self.free = [None] if self.place else slots()
+        self.num_slots = len(self.free)
 
     def goes_on(self, display: Display) -> bool:
         """Start the runs that there is room for and take note of those that ended; False when none is left.
