@@ -203,17 +203,15 @@ def _run(argv: list[str]) -> int:
     if ok is None:  # jobs were submitted with wait=false: no result yet
         return 0
     if writes(find_place()):
-        for run in {config.run_id(run): run for run in runs}.values():
-            print(summary(run))
+        for run_id, run in {config.run_id(run): run for run in runs}.items():
+            print(summary(run, run_id))
     return 0 if ok else 1
 
 
-def summary(run: RunConfig) -> str:
+def summary(run: RunConfig, run_id: str) -> str:
     """Return one line about a run's record."""
-    from layerfit import config
     from layerfit.records import record
 
-    run_id = config.run_id(run)
     found = record.read(run.paths.results, run_id)
     if found is None:
         return f"{run_id}  {run.method_name():<12} no record"

@@ -9,6 +9,7 @@ from typing import Any
 
 from layerfit import config
 from layerfit.config.schema import RunConfig
+from layerfit.models.hub import prepare_environment
 from layerfit.run.history import History
 from layerfit.run.track import NoTracker, Tracker, make_tracker
 
@@ -35,5 +36,6 @@ def begin(path: Path, *, writes: bool) -> Attempt:
     """
     run = config.load(json.loads(path.read_text()))
     run_id, folder, identity = path.parent.name, path.parent, config.identity_of(run)
+    prepare_environment(run.hub)  # before a tracker imports anything
     tracker = make_tracker(run, run_id, identity, folder) if writes else NoTracker()
     return Attempt(run, run_id, folder, identity, tracker)

@@ -14,7 +14,6 @@ from layerfit.distributed import process
 from layerfit.distributed.place import find_place, writes
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.run import keep_judgments
-from layerfit.models.hub import prepare_environment
 from layerfit.records import record
 from layerfit.records.manifest import manifest
 from layerfit.records.record import Items, Measured, Record, Result
@@ -136,7 +135,6 @@ def work(path: Path) -> int:
     keeps = writes(find_place())
     attempt = begin(path, writes=keeps)
     run, ending = attempt.run, Ending(attempt, keeps=keeps)
-    prepare_environment(run.hub)
     with ending:
         process.start(process.device_for(run.engine.device), run.engine.stage, attempt.run_id, ending.lost)
         ending.done = execute(attempt)
