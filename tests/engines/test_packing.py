@@ -18,12 +18,13 @@ from layerfit.run.loop import train
 MIRROR = Path(__file__).resolve().parents[3] / "shared" / "hub"
 needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason=f"no mirror at {MIRROR}")
 LENGTHS = (9, 3, 12, 5, 7, 4, 11, 2, 6, 8, 3, 10)
+WORDS = ("meal", "pet", "craft", "left")
 STEPS = 5
 
 
 def losses(tmp_path, engine, *words):
     """Train the embedded model on all rows in every step; return the losses and the number of training rows."""
-    rows = [{"prompt": f"a b {i}", "response": "x y z " * n} for i, n in enumerate(LENGTHS)]
+    rows = [{"prompt": f"sign of {WORDS[i % 4]}", "response": "home with her " * n} for i, n in enumerate(LENGTHS)]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shared = ["dataset=local", f"dataset.path={tmp_path}/d.jsonl", "eval=none", "optim.lr=3e-3", f"engine={engine}"]
     shared += [f"training.max_steps={STEPS}", "training.max_length=48", f"paths.outputs={tmp_path}", *words]
