@@ -1,1 +1,1 @@
-"""`make estimate`: what the rows of a table will cost, counted on models without numbers: no weight is loaded."""
+"""`make estimate`: memory, FLOPs and hours of a table's rows, counted on the meta device: no weight is loaded."""

@@ -19,13 +19,17 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     out = Parser(
         prog="layerfit estimate",
-        description="What the rows of a table will cost: memory by component, whether it fits, FLOPs, hours. "
+        description="Predict the cost of a table's rows: memory by component, whether it fits a GPU, FLOPs, hours. "
         "No weight is loaded.",
     )
     out.add_argument("table", metavar="T", help="a file of conf/table, without .yaml")
-    out.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="where and how runs go: hub.mirror=..., ...")
-    out.add_argument("--gpu", choices=sorted(show.TFLOPS), default="h100", help="whose peak the hours are at")
-    out.add_argument("--tflops", type=float, help="that peak itself: dense bf16, in 1e12 FLOPs a second")
+    out.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="settings that leave run ids alone: hub.mirror=..., ..."
+    )
+    out.add_argument(
+        "--gpu", choices=sorted(show.TFLOPS), default="h100", help="GPU whose peak gives the hours (default h100)"
+    )
+    out.add_argument("--tflops", type=float, help="a peak instead of a GPU's: dense bf16, in 1e12 FLOPs a second")
     out.add_argument("--mfu", type=float, default=0.4, help="share of the peak that training reaches (default 0.4)")
     out.add_argument("--json", action="store_true", help="print JSON")
     return out

@@ -1,7 +1,8 @@
-"""How good an estimate was: predicted against recorded bytes, where a run has a record.
+"""Accuracy of estimates: predicted over recorded bytes, for runs that have a record.
 
-What a record counts is predicted, not the largest of the run: the activations of the first step, gradients and
-optimizer state of the last plan. The micro-batch is taken from the table's configuration: a record does not hold it.
+Predicted here is the quantity that a record holds, not the peak of the run: activations of the first step, gradients
+and optimizer state of the last plan. The micro-batch comes from the table's configuration, since a record does not
+hold it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ COMPONENTS = ("weights", "gradients", "optimizer", "activations")
 
 @dataclass(frozen=True)
 class Check:
-    """One record. predicted, recorded: bytes by component and `total`; `allocated` as well where the device says it."""
+    """One record. predicted, recorded: bytes by component and `total`; also `allocated` on devices that report it."""
 
     row: str
     run_id: str
@@ -39,7 +40,7 @@ class Check:
 def check(
     cell: Cell, record: Record, cells: Mapping[str, RunConfig], records: Mapping[str, Record], tracer: Tracer
 ) -> Check | None:
-    """Compare an estimate with a record; None where one of them has no numbers."""
+    """Compare an estimate with a record; None if either has no bytes to compare."""
     peak = record.measured.peak_memory_bytes
     recorded = {name: value for name in (*COMPONENTS, "allocated") if (value := peak.get(name)) is not None}
     steps = len(record.result.losses)

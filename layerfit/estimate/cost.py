@@ -1,8 +1,9 @@
-"""Bytes and FLOPs of one optimizer step under one plan, counted on a model without numbers.
+"""Bytes and FLOPs of one optimizer step under one plan, counted on the meta device.
 
-Blocks of one kind (same parameters, the same of them training, a gradient reaching below them or not) cost the same.
-So one block of each kind is traced with all that is outside the blocks, once more with a second block of that kind,
-and the difference counts for all others: exactly what a trace of all blocks gives, in a fraction of its time.
+Blocks of one kind (same parameters, same trained ones, gradient flowing further down or not) cost the same. So one
+block of each kind is traced together with everything outside the blocks, then once more with a second block of that
+kind; the difference is the cost of each further block. The result equals a trace of all blocks, in a fraction of its
+time.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes on one GPU, by component as a record counts them (`layerfit.run.measure`), buffers among the weights."""
+    """Bytes on one GPU by component, counted as in a record (`layerfit.run.measure`); buffers count as weights."""
 
     weights: float
     gradients: float
@@ -45,7 +46,7 @@ class StepMemory:
 
 @dataclass(frozen=True)
 class Flops:
-    """Of one token: forward alone, and all of a training step."""
+    """FLOPs of one token: of the forward pass, and of a training step."""
 
     forward: float
     step: float
@@ -53,7 +54,7 @@ class Flops:
 
 @dataclass
 class Tracer:
-    """Traces that were made, so that rows and seeds share them."""
+    """A cache of traces, shared by rows and seeds."""
 
     known: dict[Any, Trace] = field(default_factory=dict)
 
@@ -99,7 +100,7 @@ def _traced(subject: Subject, plan: PlanShape, chosen: list[int], shape: MicroBa
     if checkpointing:
         checkpoint_activations(model)
     linear: Any = None
-    if subject.run.engine.stage == 3:  # which keeps the input of a frozen module too
+    if subject.run.engine.stage == 3:  # saves the input of a frozen module too
         from deepspeed.runtime.zero.linear import zero3_linear_wrap
 
         linear = zero3_linear_wrap
@@ -114,9 +115,9 @@ def _traced(subject: Subject, plan: PlanShape, chosen: list[int], shape: MicroBa
 
 
 def memory(subject: Subject, plan: Plan, shape: MicroBatch, tracer: Tracer) -> StepMemory:
-    """Return the bytes that training holds on each GPU under a plan; no temporaries of a single operator.
+    """Return the bytes that training holds on each GPU under a plan, without the temporaries of single operators.
 
-    With activation checkpointing, the block that backward makes again is held too.
+    With activation checkpointing, they include the block that backward recomputes.
     """
     from layerfit.estimate.held import buffer_bytes
 
@@ -130,9 +131,9 @@ def memory(subject: Subject, plan: Plan, shape: MicroBatch, tracer: Tracer) -> S
 
 
 def recorded_memory(subject: Subject, plan: Plan, shape: MicroBatch, tracer: Tracer) -> StepMemory:
-    """Return the bytes that a record counts: of parameters, not of buffers, and of activations after the forward.
+    """Return the bytes that a record counts: parameters without buffers, and activations after the forward pass.
 
-    At ZeRO-3 a record counts gathered weights as activations, which are none.
+    Unlike a record at ZeRO-3, it does not count gathered weights as activations.
     """
     from layerfit.estimate.held import engine_over, gradient_bytes, optimizer_bytes, parameter_bytes
 
@@ -149,7 +150,7 @@ def recorded_memory(subject: Subject, plan: Plan, shape: MicroBatch, tracer: Tra
 
 
 def flops(subject: Subject, plan: Plan, shape: MicroBatch, tracer: Tracer) -> Flops:
-    """Return the FLOPs of a token: products of matrices, and attention; what checkpointing computes again included."""
+    """Return the FLOPs of a token, in matrix products and attention, with the recomputation of checkpointing."""
     checkpointing = subject.run.training.activation_checkpointing
     found = tracer.whole(subject, subject.shape_of(plan), shape, checkpointing=checkpointing)
     tokens = shape.rows * shape.length

@@ -1,4 +1,4 @@
-"""What training holds beside activations: the bytes of weights, gradients and optimizer state, counted."""
+"""Memory of training without activations: bytes of weights, gradients and optimizer state."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from layerfit.methods.base import Plan
 
 
 def engine_over(subject: Subject, plan: Plan) -> TorchEngine:
-    """Return the reference engine over a model without numbers, following a plan: its optimizer holds real state.
+    """Return the reference engine over a model on the meta device, following a plan, with the state of its optimizer.
 
-    A new one for every plan: a switch would carry numbers over, and there are none.
+    Each plan gets a new engine: a switch copies values, and meta tensors have none.
     """
     freeze_to(subject.model, set(subject.among))
     run = subject.run
-    steps = run.training.max_steps or 1  # what is held does not depend on it
+    steps = run.training.max_steps or 1  # memory does not depend on it
     engine = TorchEngine(subject.model, subject.anatomy, subject.method, run.optim, num_steps=steps, micro_batches=1)
     engine.use(plan)
     return engine
@@ -32,20 +32,20 @@ def parameter_bytes(subject: Subject) -> int:
 
 
 def buffer_bytes(subject: Subject) -> int:
-    """Return the bytes of all buffers: places of a mask, tables of rotary positions."""
+    """Return the bytes of all buffers: indices of a mask, tables of rotary positions."""
     return sum(b.nbytes for b in subject.model.buffers())
 
 
 def gradient_bytes(engine: TorchEngine) -> int:
-    """Return the bytes of the gradients of what trains."""
+    """Return the bytes of the gradients of the trained parameters."""
     return sum(engine.parameters[name].nbytes for name in engine.active)
 
 
 def optimizer_bytes(engine: TorchEngine, stage: int, ranks: int) -> int:
-    """Return the bytes of optimizer state and of the weights' copies, on one rank.
+    """Return the bytes of optimizer state and master weights, on one rank.
 
-    From ZeRO's stage 1 on, the optimizer steps a flat copy of a rank's share of every group, and has state of that:
-    in fp32, or with pure_bf16 in the dtype of the weights.
+    From ZeRO-1 on, the optimizer steps a flat copy of the rank's share of every group and keeps state for it: in fp32,
+    or with pure_bf16 in the dtype of the weights.
     """
     optimizer = engine.optimizer_object()
     if not stage:

@@ -17,18 +17,19 @@ from layerfit.records.record import Record, read_findings
 from layerfit.report.build import LoadedTable
 
 SAMPLED = 32
-"""Plans of a run that are looked at, evenly spread over its steps."""
+"""Number of plans of a run that are costed, evenly spread over its steps."""
 ASKED = 2000
-"""Steps from the first whose plans are all asked for: of a longer run probes are counted in these."""
+"""First steps of a run whose plans are all computed; the probes of a longer run are extrapolated from these."""
 SOME_STEPS = 1000
-"""For the plans of a run whose length is not known."""
+"""Steps assumed for a run of unknown length."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a step sees. tokens: of one optimizer step, padding excluded; longest: tokens of the longest example.
+    """The data of a run.
 
-    examples: None = not known. known: from a record of the same data; if not, tokens and longest are upper bounds.
+    tokens: of one optimizer step, without padding. longest: tokens of the longest example. examples: None = not known.
+    known: taken from a record on the same data; otherwise tokens and longest are upper bounds.
     """
 
     tokens: float
@@ -40,10 +41,10 @@ class Data:
 
 @dataclass(frozen=True)
 class RowEstimate:
-    """A row: the largest memory of its plans, the FLOPs of the whole run.
+    """The estimate of a row: memory of its largest plan, FLOPs of the whole run.
 
-    trained: parameters that train at one time. steps: None where the length of the data decides and it is not known.
-    unknown: why there are no numbers. notes: what was assumed.
+    trained: the most parameters that train at one time. steps: None if they follow from an unknown number of examples.
+    unknown: why there is no estimate. notes: assumptions.
     """
 
     label: str
@@ -57,7 +58,7 @@ class RowEstimate:
 
 
 def _same_data(run: RunConfig) -> str:
-    """Return what decides how many tokens a step has, as text to compare."""
+    """Return, as text to compare, the settings that decide the number of tokens of a step."""
     data = replace(run.dataset, seed=0)
     training = run.training
     parts = (run.model.id, run.model.path, training.max_length, training.packing, training.batch_size)
@@ -65,9 +66,9 @@ def _same_data(run: RunConfig) -> str:
 
 
 def read_data(run: RunConfig, cells: Mapping[str, RunConfig], records: Mapping[str, Record]) -> Data:
-    """Return what a step of a run sees: from a record of a run on the same data, else the most that it can be.
+    """Return the data of a run: from a record of a run on the same data, else an upper bound.
 
-    cells: the table's runs by id. Probe batches count as tokens seen, so of several records the least is taken.
+    cells: the table's runs by id. A record's tokens include probe batches, so the smallest of several is taken.
     """
     training, wanted = run.training, _same_data(run)
     found = [
@@ -98,21 +99,21 @@ def num_steps(run: RunConfig, data: Data) -> int | None:
 
 
 def micro_batch(run: RunConfig, data: Data) -> MicroBatch:
-    """Return a micro-batch at its largest: as long as the longest example, every token but the first a target."""
+    """Return the largest micro-batch: all rows as long as the longest example, every token but the first a target."""
     rows = run.training.micro_batch_size or run.training.batch_size // run.engine.ranks
     return MicroBatch(rows, data.longest, data.longest - 1)
 
 
 @dataclass
 class Course:
-    """The plans of a run, at `SAMPLED` of its steps, and how many probe batches they asked for."""
+    """The plans of a run at `SAMPLED` of its steps, and its number of probe batches."""
 
     plans: list[Plan]
     probes: int
 
 
 def course(subject: Subject, steps: int) -> Course:
-    """Ask a method for all its plans, as the loop does. Every probe answers the same loss: nothing is important."""
+    """Ask a method for its plans, as the loop does. Every probe returns the same loss, so no unit is more important."""
     asked: list[int] = []
 
     def probe(_: Mapping[str, float], number: int) -> float:
@@ -133,7 +134,7 @@ def course(subject: Subject, steps: int) -> Course:
 
 
 def received(run: RunConfig, records: Mapping[str, Record]) -> list[dict[str, Any]] | None:
-    """Return the findings that a run's method begins with, None if it needs none or not all are there yet."""
+    """Return the rankings that a run's method begins with; None if it needs none or some are not computed yet."""
     if (path := ranking_file(run.method)) is not None:
         return [read_findings(path)]
     found = [records.get(run_id(before)) for before in required_runs(run)]
@@ -142,17 +143,17 @@ def received(run: RunConfig, records: Mapping[str, Record]) -> list[dict[str, An
 
 
 def estimate(run: RunConfig, data: Data, records: Mapping[str, Record], label: str, tracer: Tracer) -> RowEstimate:
-    """Return the estimate of one run, the runs that it requires included in its FLOPs."""
+    """Return the estimate of one run; its FLOPs include those of the runs that it requires."""
     if not run.method.trains:
-        return RowEstimate(label, unknown="trains nothing; evaluation is not estimated")
+        return RowEstimate(label, unknown="trains nothing, and evaluation is not estimated")
     before, findings, notes = required_runs(run), received(run, records), []
     if before and findings is None:
-        notes.append("its ranking is not made yet: the numbers are those of another set of as many units")
+        notes.append("its ranking is not computed yet: estimated for another set of as many units")
     subject = describe(run, findings)
     if isinstance(subject, str):
         return RowEstimate(label, data, unknown=subject)
     if run.engine.offload:
-        return RowEstimate(label, data, unknown="what offloading leaves on the GPU is not known here")
+        return RowEstimate(label, data, unknown="memory with offloading is not estimated")
     steps = num_steps(run, data)
     taken = course(subject, steps or SOME_STEPS)
     shape, keys = micro_batch(run, data), {plan: subject.shape_of(plan).key for plan in set(taken.plans)}
@@ -166,13 +167,13 @@ def estimate(run: RunConfig, data: Data, records: Mapping[str, Record], label: s
         total = None if first.flops is None or total is None else total + first.flops
     if before:
         names = " and ".join(one.method_name() for one in before)
-        notes.append(f"with its {names} run, to the last step; what is probed after a step is left out")
+        notes.append(f"includes its {names} run, to the last step, without probes made after a step")
     number = max(subject.number(plan) for plan in distinct.values())
     return RowEstimate(label, data, largest, number, steps, total, notes=tuple(notes))
 
 
 def _total(run: RunConfig, data: Data, each: list[Flops], steps: int, probes: int) -> float:
-    """Return the FLOPs of a run: its steps, and a forward of every probe batch."""
+    """Return the FLOPs of a run: of its steps, and a forward pass for each probe batch."""
     step = sum(f.step for f in each) / len(each)
     per_row = data.tokens / run.training.batch_size
     source = run.method.probe_source()

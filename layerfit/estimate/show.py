@@ -1,4 +1,4 @@
-"""An estimate on screen, within 100 columns, and as JSON."""
+"""Estimates as a table of 100 columns for the terminal, and as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layerfit.estimate.rows import RowEstimate
 GPUS_GB = (24, 40, 80, 141)
 """Memory of an RTX 4090, an A100, an A100 or H100, an H200 (vendor's datasheets)."""
 TIGHT = 0.9
-"""Share of a GPU above which it is doubtful: temporaries of kernels, the CUDA context and fragmentation come on top."""
+"""Share of a GPU's memory above which a fit is doubtful: kernels' temporaries, CUDA context, fragmentation."""
 TFLOPS = {"rtx4090": 165.2, "a100": 312.0, "h100": 989.4, "h200": 989.4}
 """Dense bf16 with fp32 sums, by NVIDIA: Ada whitepaper (table 2), A100, H100 SXM and H200 SXM datasheets (which print
 1,979 with sparsity)."""
@@ -19,14 +19,14 @@ TFLOPS = {"rtx4090": 165.2, "a100": 312.0, "h100": 989.4, "h200": 989.4}
 
 @dataclass(frozen=True)
 class Speed:
-    """tflops: a GPU's peak, 1e12 FLOPs a second. mfu: share of it that training reaches, on real tokens."""
+    """tflops: a GPU's peak, in 1e12 FLOPs a second. mfu: share of it reached in training (model FLOPs utilisation)."""
 
     tflops: float
     mfu: float
     source: str
 
     def hours(self, flops: float, ranks: int) -> float:
-        """Return the hours that so many FLOPs take on `ranks` GPUs."""
+        """Return the hours that `flops` FLOPs take on `ranks` GPUs."""
         return flops / (ranks * self.tflops * 1e12 * self.mfu) / 3600
 
 
@@ -37,7 +37,7 @@ def fits(total: float, gigabytes: int) -> str:
 
 
 def as_json(name: str, rows: list[RowEstimate], found: list[Check], speed: Speed, ranks: dict[str, int]) -> Any:
-    """Return everything as plain data: bytes, FLOPs, hours."""
+    """Return estimates and checks as JSON values: bytes, FLOPs, hours."""
     out = []
     for row in rows:
         one = asdict(row)
@@ -65,7 +65,7 @@ WORK = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))
 
 
 def number(value: float) -> str:
-    """Return a number in three figures: 0.0123, 1.23, 12.3, 123, 1234."""
+    """Return a number with three significant digits: 0.0123, 1.23, 12.3, 123, 1234."""
     return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}".rstrip(".")
 
 
@@ -77,7 +77,7 @@ def console(
     ranks: dict[str, int],
     file: IO[str] | None = None,
 ) -> None:
-    """Print the estimates, what they rest on, and how they compare with records."""
+    """Print the estimates, their assumptions, and a comparison with records."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -92,8 +92,8 @@ def console(
     out.print("\nPredicted / recorded bytes (1 = exact; mean over a row's records)", style="bold")
     out.print(_ratios(found))
     out.print(
-        "A record counts the activations of its first step, and gradients and optimizer state of its last plan: these "
-        "are predicted here. Logits are predicted for all positions but one, the most that a batch can need.",
+        "A record holds the activations of its first step, and gradients and optimizer state of its last plan; these "
+        "are predicted here, with logits of all positions but one, the most that a batch can need.",
         style="dim",
     )
 
@@ -143,14 +143,15 @@ def _ratios(found: list[Check]) -> Any:
 
 
 def notes(rows: list[RowEstimate], speed: Speed, ranks: dict[str, int]) -> list[str]:
-    """Return what the numbers rest on."""
+    """Return the assumptions behind the numbers."""
     out = [
-        f"Per GPU. tight: above {TIGHT:.0%} of it. GB = 1e9 bytes. Activations: what autograd keeps for the longest "
-        "micro-batch, all its examples as long as the longest, with fused attention where the model has it; a run's "
-        "largest plan. Not counted: temporaries of one operator (logits above all), the CUDA context, fragmentation.",
-        f"Hours: FLOPs / ({speed.tflops:g} TFLOP/s, {speed.source}, x {speed.mfu:g} utilisation x GPUs), of training: "
-        "no evaluation, optimizer step or start. FLOPs: matrix products and attention that forward and backward make, "
-        "down to the lowest unit that trains, and probes; mean over a run's plans; on real tokens.",
+        f"Per GPU. tight: above {TIGHT:.0%} of it. GB = 1e9 bytes. Activations: tensors saved for backward in the "
+        "largest micro-batch, all its examples as long as the longest, with fused attention where the model has it, "
+        "under the run's largest plan. Not counted: temporaries of single operators (logits above all), CUDA context, "
+        "fragmentation.",
+        f"Hours: FLOPs / ({speed.tflops:g} TFLOP/s, {speed.source}, x {speed.mfu:g} utilisation x GPUs), for training "
+        "without evaluation, optimizer steps and start-up. FLOPs: matrix products and attention of forward and "
+        "backward, down to the lowest unit that trains, and of probes; mean over a run's plans; without padding.",
     ]
     several = {ranks[row.label] for row in rows if row.memory is not None} - {1}
     if several:
@@ -162,7 +163,7 @@ def notes(rows: list[RowEstimate], speed: Speed, ranks: dict[str, int]) -> list[
         elif row.data is not None:
             data = row.data
             steps = (
-                "steps not known (epochs of data whose number of examples is not)"
+                "number of steps not known (nor the number of examples)"
                 if row.steps is None
                 else f"{row.steps:,} steps"
             )

@@ -1,4 +1,4 @@
-"""What an estimate is made for: a run's model on torch's meta device, with what its method puts into it."""
+"""The subject of an estimate: a run's model on torch's meta device, adapted by its method."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 Kind = tuple[tuple[str, tuple[int, ...], bool], ...]
-"""A block's parameters, names relative to it: shape, and whether it trains; first whether a gradient reaches below."""
+"""A block's parameters: name relative to the block, shape, whether it trains. The first entry says whether a gradient
+flows to below the block."""
 
 
 @dataclass(frozen=True)
 class PlanShape:
-    """A plan as far as its cost goes. kinds: of all blocks, from the lowest. outside, trained: parameters that train,
-    outside the blocks and all.
+    """The part of a plan that decides its cost.
+
+    kinds: of all blocks, from the lowest. outside: trained parameters outside the blocks. trained: all of them.
     """
 
     kinds: tuple[Kind, ...]
@@ -39,16 +41,16 @@ class PlanShape:
 
     @cached_property
     def key(self) -> tuple[frozenset[tuple[Kind, int]], frozenset[str]]:
-        """Equal for plans of equal cost: the number of blocks of each kind, wherever they are."""
+        """Equal for plans of equal cost: the number of blocks of each kind, in any order."""
         return frozenset(Counter(self.kinds).items()), self.outside
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A run without its numbers. state: its method's, of a ranking where it needs one.
+    """A run whose model has shapes and dtypes but no values.
 
-    model: adapted, on the meta device: every shape and dtype of the real one, no memory. among: the parameters that can
-    train.
+    state: the method's state, begun from a ranking where it needs one. model: adapted, on the meta device: shapes and
+    dtypes are those of the real one, and it takes no memory. among: names of the parameters that can train.
     """
 
     run: RunConfig
@@ -65,7 +67,7 @@ class Subject:
 
     @cached_property
     def identity(self) -> str:
-        """Decides, together with the kinds of the blocks, what one step computes: settings, and no seed."""
+        """The settings, without seeds, that decide the cost of a step together with the kinds of the blocks."""
         method = replace(self.method, seed=None)
         training = self.run.training
         parts = (identity_of(self.run.model), type(method).__name__, identity_of(method), training.dtype)
@@ -76,11 +78,11 @@ class Subject:
         return planned(self.shapes, self.anatomy, plan, set(self.among))
 
     def number(self, plan: Plan) -> int:
-        """Return how many numbers train under a plan."""
+        """Return how many parameters (scalars) train under a plan."""
         return sum(math.prod(self.shapes[name]) for name in self.trained(plan))
 
     def shape_of(self, plan: Plan) -> PlanShape:
-        """Return what a plan is made of."""
+        """Return the part of a plan that decides its cost."""
         trained = self.trained(plan)
         blocks: list[list[tuple[str, tuple[int, ...], bool]]] = [[] for _ in range(self.anatomy.num_layers)]
         outside = set()
@@ -103,7 +105,7 @@ def _read(model: ModelConfig, source: str | Path | None) -> tuple[Any, Anatomy]:
     """Return a model's configuration and anatomy: from its folder, else from `conf/model`.
 
     Raises:
-        UserError: if neither says them.
+        UserError: if neither holds them.
     """
     if isinstance(source, Path):
         return architecture.transformers_config(model, source), architecture.read_anatomy(model, source)
@@ -118,10 +120,10 @@ def _read(model: ModelConfig, source: str | Path | None) -> tuple[Any, Anatomy]:
 
 
 def describe(run: RunConfig, findings: list[dict[str, Any]] | None = None) -> Subject | str:
-    """Return the subject of a run, or why there is none. Nothing is fetched for it, and no weight is made.
+    """Return the subject of a run, or the reason why there is none. Nothing is downloaded and no weight is allocated.
 
-    findings: what the method begins with; where it needs some and there are none, units get scores in an arbitrary
-    order that mixes depth and kind (`placeholder`).
+    findings: rankings for the method to begin with; if it needs some and none are given, units get scores in an
+    arbitrary order that mixes depth and kind (`placeholder`).
     """
     try:
         source: str | Path | None = model_source(run.model, run.hub)
@@ -142,10 +144,10 @@ def describe(run: RunConfig, findings: list[dict[str, Any]] | None = None) -> Su
 
 
 def _adapt(method: Method, module: nn.Module, anatomy: Anatomy, state: Any) -> nn.Module:
-    """Return the adapted model, still without numbers.
+    """Return the adapted model, still on the meta device.
 
-    What a method makes takes dtype and device from the model's own weights; PEFT leaves out that step on the meta
-    device, so both are the default of new tensors here.
+    New tensors take their dtype and device from the model's weights. PEFT skips that step on the meta device, so here
+    both are torch's defaults for new tensors.
     """
     import torch
 
@@ -159,5 +161,5 @@ def _adapt(method: Method, module: nn.Module, anatomy: Anatomy, state: Any) -> n
 
 
 def placeholder(units: list[str]) -> dict[str, Any]:
-    """Return findings of a ranking that nobody has made yet: an order by hash, the same everywhere."""
+    """Return findings in place of a ranking that has not been computed: an order by hash, the same on every machine."""
     return {"scores": {unit: float(int(hashlib.blake2s(unit.encode()).hexdigest()[:8], 16)) for unit in units}}

@@ -1,9 +1,9 @@
-"""One step of a model without numbers, watched: which tensors autograd keeps, and what is multiplied.
+"""Trace one training step on the meta device: which tensors autograd saves, and the FLOPs of its operators.
 
-The model's own forward, the training loss and its backward run on torch's meta device, where operators work out shapes
-alone. Attention there would be that of the plain formula, which keeps the scores of all pairs of tokens; the fused
-kernel stands in its place. The one of the CPU and those of a GPU keep the same: queries, keys, values, output, the
-logarithm of the scores' sum in fp32 and, where rows are packed, the mask.
+The model's own forward, the training loss and its backward run on torch's meta device, where operators only work out
+shapes. Attention there would fall back to the plain formula, which saves the scores of all pairs of tokens, so the
+fused kernel is called instead. The CPU's and the GPU's save the same tensors: queries, keys, values, output, the
+log-sum-exp of the scores in fp32 and, with packed rows, the mask.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ _FUSED_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 @dataclass(frozen=True)
 class Trace:
-    """Of one micro-batch. kept: bytes that autograd keeps for backward, beyond the model's own tensors.
+    """The cost of one micro-batch.
 
-    largest: of them, those of the block that keeps most. forward, step: FLOPs, of forward alone and with backward.
+    kept: bytes saved for backward, without the model's own tensors. largest: the largest share of them that one block
+    saves. forward, step: FLOPs of the forward pass, and of forward and backward.
     """
 
     kept: float
@@ -42,9 +43,9 @@ class Trace:
 
 
 class _Meta(TorchFunctionMode):
-    """Answers a question about numbers that are not there with yes.
+    """Answers the tests of values that a meta tensor cannot answer.
 
-    The first `columns` positions have targets, and no row without a mask is packed.
+    Every truth value is True (no row without a mask is packed), and the first `columns` positions have targets.
     """
 
     def __init__(self, columns: int) -> None:
@@ -61,9 +62,10 @@ class _Meta(TorchFunctionMode):
 
 @contextmanager
 def _functions(linear: Any) -> Iterator[None]:
-    """Put fused attention, and `linear` if there is one, in the place of torch's functions.
+    """Replace torch's attention by the fused kernel, and its linear function by `linear` if given.
 
-    Not by a mode: the thread of a backward, which makes blocks again with checkpointing, would not be in it.
+    By patching and not by a mode: backward runs in a thread of its own, outside of any mode, and with activation
+    checkpointing it recomputes blocks.
     """
     ours = {"scaled_dot_product_attention": fused_attention} | ({} if linear is None else {"linear": linear})
     before = {name: getattr(F, name) for name in ours}
@@ -86,7 +88,7 @@ def fused_attention(
     scale: float | None = None,
     **_: Any,
 ) -> Tensor:
-    """Return attention [B, heads, T, size] by the fused kernel, of grouped keys and values too."""
+    """Return attention [B, heads, T, size] by the fused kernel, also with grouped keys and values."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:  # as torch does before it calls the kernel
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -math.inf)
     out: Tensor = _FUSED(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
@@ -94,12 +96,12 @@ def fused_attention(
 
 
 def _attention_flops(query: Tensor, key: Tensor, *, causal: bool) -> float:
-    """Return the FLOPs of scores and values: of pairs of tokens, and half of them with a causal kernel."""
+    """Return the FLOPs of the two products of attention; a causal kernel computes half of the pairs of tokens."""
     return 4 * query.numel() * key.shape[2] * (0.5 if causal else 1)
 
 
 class _Flops(TorchDispatchMode):
-    """Adds up products of matrices (torch's own formulas), and fused attention; backward makes its scores again."""
+    """Sums the FLOPs of matrix products (torch's formulas) and of fused attention, whose backward recomputes scores."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +121,7 @@ class _Flops(TorchDispatchMode):
 
 @dataclass
 class _Kept:
-    """Storages that autograd holds at this moment, by address: their bytes, and how often. own: the model's."""
+    """Storages that autograd holds now, by address: their bytes and number of holders. own: the model's storages."""
 
     own: set[int]
     held: dict[int, list[int]] = field(default_factory=dict)
@@ -136,7 +138,7 @@ class _Kept:
 
 
 class _Holder:
-    """Keeps a tensor; when autograd lets go of it, so does the count."""
+    """A saved tensor; once autograd frees it, its bytes are no longer counted."""
 
     def __init__(self, tensor: Tensor, held: dict[int, list[int]]) -> None:
         storage = tensor.untyped_storage()
@@ -155,7 +157,7 @@ def _unpack(held: Any) -> Tensor:
 
 @contextmanager
 def only(model: nn.Module, path: str, chosen: list[int]) -> Iterator[nn.ModuleList]:
-    """Let a model have only the chosen of its blocks, some perhaps twice; then all of them again."""
+    """Reduce a model to the chosen of its blocks, some possibly twice; restore all of them on exit."""
     blocks = model.get_submodule(path)
     assert isinstance(blocks, nn.ModuleList)
     few = nn.ModuleList(blocks[i] for i in chosen)
@@ -168,7 +170,7 @@ def only(model: nn.Module, path: str, chosen: list[int]) -> Iterator[nn.ModuleLi
 
 @contextmanager
 def _measured(blocks: nn.ModuleList, kept: _Kept, found: list[int]) -> Iterator[None]:
-    """Append what autograd keeps more after a block than before it."""
+    """Append the bytes that each block adds to the saved tensors."""
     start: list[int] = []
 
     def before(*_: Any) -> None:
@@ -187,7 +189,7 @@ def _measured(blocks: nn.ModuleList, kept: _Kept, found: list[int]) -> Iterator[
 
 
 def empty_batch(rows: int, length: int, *, packed: bool) -> Batch:
-    """Return a micro-batch without numbers, of `rows` rows of `length` tokens."""
+    """Return a micro-batch on the meta device, of `rows` rows of `length` tokens."""
     ids = torch.empty(rows, length, dtype=torch.long, device="meta")
     mask = torch.empty(rows, 1, length, length, dtype=torch.bool, device="meta") if packed else None
     return Batch(ids, torch.empty_like(ids), mask, torch.empty_like(ids), torch.empty_like(ids, dtype=torch.bool))
@@ -196,10 +198,10 @@ def empty_batch(rows: int, length: int, *, packed: bool) -> Batch:
 def trace(
     model: nn.Module, blocks: nn.ModuleList, batch: Batch, *, columns: int, penalty: Any, linear: Any = None
 ) -> Trace:
-    """Return what one forward and backward of a model on the meta device keeps and computes.
+    """Return the cost of one forward and backward pass of a model on the meta device.
 
-    columns: positions whose logits are computed. penalty: a function of the model that adds to its loss, or returns
-    None. linear: in the place of torch's linear function.
+    columns: positions whose logits are computed. penalty: a function of the model that returns a term of the loss, or
+    None. linear: replaces torch's linear function.
     """
     kept = _Kept({p.untyped_storage()._cdata for p in model.parameters()})
     flops, each = _Flops(), list[int]()
