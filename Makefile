@@ -19,10 +19,12 @@ help:  ## list the targets
 
 install: $(VENV)/installed  ## make the environment (exact versions of requirements.lock)
 
+# The lock names every package, so no dependency is looked for: galore-torch, a reference of the tests, would bring
+# bitsandbytes, which nothing here uses and which peft imports wherever it finds it, for a quarter of a command's start.
 $(VENV)/installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("layerfit needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
@@ -47,13 +49,13 @@ check: install  ## lint, format, types, fast tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
 
-table: install  ## run what a table still needs and print it: make table T=nano_main [O="hydra/launcher=slurm"]
+table: install  ## run the missing runs of a table and print it: make table T=nano_main [O="hydra/launcher=slurm"]
 	$(need-T)$(REPORT) table $(T) $(O)
 
-todo: install  ## list the runs a table still needs: make todo T=nano_main
+todo: install  ## list the missing runs of a table: make todo T=nano_main
 	$(need-T)@$(REPORT) todo $(T)
 
-rerun: install  ## run tables from nothing in outputs/rerun and compare: make rerun T=lisa_main.nano (none: all embedded ones)
+rerun: install  ## run tables from scratch in outputs/rerun and compare: make rerun T=lisa_main.nano (no T: all embedded ones)
 	$(REPORT) rerun $(T)
 
 estimate: install  ## memory, fit, FLOPs and hours of a table's rows before they run: make estimate T=nano_main [O="--gpu a100"]
@@ -76,7 +78,7 @@ figures: install  ## tables, and their figures
 wandb-report: install  ## a W&B dashboard from the records, T=nano_main or T=all; without a key it is written to outputs/
 	$(need-T)@$(BIN)/python -m layerfit.report.wandb_report $(T) $(O)
 
-claims: install  ## test the sentences of the slides on the committed records, write results/claims.md
+claims: install  ## test the claims of the slides on the committed records, write results/claims.md
 	@$(BIN)/python -m layerfit.claims
 
 report: install  ## every table, figure and run as one HTML file: outputs/report/index.html

@@ -1,8 +1,8 @@
 """Bytes and FLOPs of one optimizer step under one plan, counted on the meta device.
 
 Blocks of one kind (same parameters, same trained ones, gradient flowing further down or not) cost the same. So one
-block of each kind is traced together with everything outside the blocks, then once more with a second block of that
-kind; the difference is the cost of each further block. The result equals a trace of all blocks, in a fraction of its
+or two are traced together with everything outside the blocks, then once more with one block of each kind beside them;
+the difference is the cost of every block of that kind. The result equals a trace of all blocks, in a fraction of its
 time.
 """
 
@@ -63,20 +63,19 @@ class Tracer:
         from layerfit.estimate.trace import Trace
 
         kinds = plan.kinds
-        first = {kind: kinds.index(kind) for kind in dict.fromkeys(kinds)}
-        few, counts = list(first.values()), Counter(kinds)
-        repeated = [kind for kind in first if counts[kind] > 1]
-        if len(few) + len(repeated) * (len(few) + 1) >= len(kinds):
-            return self.part(subject, plan, range(len(kinds)), shape, checkpointing=checkpointing)
-        once = self.part(subject, plan, few, shape, checkpointing=checkpointing)
-        kept, forward, step = once.kept, once.forward, once.step
-        for kind in repeated:
-            twice = self.part(subject, plan, sorted([*few, first[kind]]), shape, checkpointing=checkpointing)
-            others = counts[kind] - 1
-            kept += others * (twice.kept - once.kept)
-            forward += others * (twice.forward - once.forward)
-            step += others * (twice.step - once.step)
-        return Trace(kept, once.largest, forward, step)
+        lowest = next((i for i, kind in enumerate(kinds) if any(trains for _, _, trains in kind)), 0)
+        # These two stay in every trace: below the lowest that trains no gradient flows, above it one does, as in the
+        # whole model; and what all blocks share (rotary positions, a mask) is saved by the last one if by any.
+        stay = sorted({lowest, len(kinds) - 1})
+        few = self.part(subject, plan, stay, shape, checkpointing=checkpointing)
+        kept, largest, forward, step = few.kept, few.largest, few.forward, few.step
+        for kind, number in (Counter(kinds) - Counter(kinds[i] for i in stay)).items():
+            more = self.part(subject, plan, sorted([*stay, kinds.index(kind)]), shape, checkpointing=checkpointing)
+            kept += number * (more.kept - few.kept)
+            largest = max(largest, more.largest)
+            forward += number * (more.forward - few.forward)
+            step += number * (more.step - few.step)
+        return Trace(kept, largest, forward, step)
 
     def part(
         self, subject: Subject, plan: PlanShape, chosen: Iterable[int], shape: MicroBatch, *, checkpointing: bool

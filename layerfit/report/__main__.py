@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         return one
 
     command("cells", "list the runs of a table")
-    one = command("todo", "list the runs that a table still needs and the records that it refuses")
+    one = command("todo", "list the missing runs of a table and the records that it refuses")
     one.add_argument("--replace", action="store_true", help=_REPLACE)
     for name, text in (
         ("render", "print and write a table from its records"),

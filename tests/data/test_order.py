@@ -19,9 +19,9 @@ ROWS, BATCH, STEPS = 10, 4, 8
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Rows with texts of their own, of different lengths."""
+    """Rows of different lengths, in words that the model knows."""
     tmp_path = tmp_path_factory.mktemp("order")
-    rows = [{"prompt": f"row {i}", "response": "x " * (i + 1)} for i in range(ROWS)]
+    rows = [{"prompt": "sign of", "response": "home " * (i + 1)} for i in range(ROWS)]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 
@@ -38,7 +38,7 @@ def execute(folder, name, ranks=1, last=None, log="log"):
     (place / "run.json").write_text(json.dumps(config.dump(run)))
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0"]
     launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    command = [sys.executable, *(launcher if ranks > 1 else []), str(ROOT / "tests" / "data_spy.py")]
+    command = [sys.executable, *(launcher if ranks > 1 else []), str(ROOT / "tests" / "helpers" / "data_spy.py")]
     command += [str(place / "run.json"), str(folder / log), *([] if last is None else [str(last)])]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

@@ -7,10 +7,30 @@ import sys
 
 import pytest
 
-from layerfit.config import ROOT
+from layerfit.config import ROOT, composer
+from layerfit.estimate import __main__ as command
 from layerfit.estimate.__main__ import main
+from layerfit.estimate.check import checks
+from layerfit.estimate.cost import Tracer
+from layerfit.estimate.rows import rows
+from layerfit.report import build
 
 
+@pytest.fixture(scope="module")
+def counted():
+    """The estimates of nano_main and their checks, worked out once for the tests of what is printed."""
+    with composer():
+        loaded, tracer = build.load("nano_main"), Tracer()
+        return rows(loaded, tracer), checks(loaded, tracer)
+
+
+@pytest.fixture
+def known(counted, monkeypatch):
+    monkeypatch.setattr(command, "rows", lambda *_: counted[0])
+    monkeypatch.setattr(command, "checks", lambda *_: counted[1])
+
+
+@pytest.mark.usefixtures("known")
 def test_from_the_command_line(capsys):
     assert main(["nano_main"]) == 0
     out = capsys.readouterr().out
@@ -18,6 +38,7 @@ def test_from_the_command_line(capsys):
     assert re.search(r"Full FT +5 +1\.000 +1\.000 +1\.000 +1\.0", out)
 
 
+@pytest.mark.usefixtures("known")
 def test_as_json(capsys):
     assert main(["nano_main", "--json", "--tflops", "100", "--mfu", "0.5"]) == 0
     data = json.loads(capsys.readouterr().out)

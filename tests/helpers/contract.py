@@ -14,7 +14,8 @@ import torch
 
 from layerfit.engines.base import Engine
 from layerfit.engines.groups import full_shape
-from layerfit.methods.base import REBUILD, SKIP, Plan
+from layerfit.methods import METHODS
+from layerfit.methods.base import REBUILD, SKIP, STATIC, Plan
 from tests.helpers.tiny import LAYERS, SETTINGS, composed, context_for, engine_for, found_by, rows, share
 
 
@@ -75,7 +76,12 @@ def expected_numel(engine: Engine, names: set[str]) -> int:
     return total
 
 
-def watch(method: str, engine_name: str, dtype: str = "fp32", steps: int = 20, extra: tuple[str, ...] = ()) -> Report:
+def watch(
+    method: str, engine_name: str, dtype: str = "fp32", steps: int | None = None, extra: tuple[str, ...] = ()
+) -> Report:
+    """Train and report. steps: None = 20 for a method that switches, 8 for one whose plan stays."""
+    if steps is None:
+        steps = 8 if METHODS[method].switching == STATIC else 20
     run = composed(f"method={method}", f"engine={engine_name}", f"training.dtype={dtype}", *SETTINGS[method], *extra)
     settings = copy.deepcopy(run)
     engine = engine_for(run, steps=steps)

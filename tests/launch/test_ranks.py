@@ -116,7 +116,7 @@ def test_rank_0_killed_stops_the_others(tmp_path):
     killed[0].send_signal(signal.SIGKILL)
     assert wait(killed) == [-signal.SIGKILL, 1]
     assert time.monotonic() - began < 60
-    assert "rank 0 of 2 stopped without a word" in (tmp_path / "separate/out.1").read_text()
+    assert "rank 0 of 2 stopped without a final status" in (tmp_path / "separate/out.1").read_text()
     assert results(tmp_path / "separate") == {}
 
 

@@ -1,4 +1,4 @@
-"""A table run again from nothing: the same numbers, or which run gave others."""
+"""A table run again from scratch: the same numbers, or which run gave others."""
 
 import dataclasses
 

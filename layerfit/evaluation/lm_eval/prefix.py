@@ -180,17 +180,17 @@ class Asked:
                 yield _Batch([trees[i] for i in numbers], [list(range(*group.rows[i])) for i in numbers])
 
     def _answer(self, batch: _Batch, base: DynamicCache | None) -> Iterator[tuple[int, Likelihood]]:
-        asked = [sorted({place for path in row.paths for place in path}) for row in batch.trees]
+        asked = [sorted({index for path in row.paths for index in path}) for row in batch.trees]
         ends = [0, *accumulate(map(len, asked))]
         of: list[int] = []  # the request of each span of `where`
         where: list[int] = []  # line of the log-probabilities
         targets: list[int] = []
-        for row, places, start, members in zip(batch.trees, asked, ends, batch.members, strict=False):
-            line = {place: start + k for k, place in enumerate(places)}
+        for row, indices, start, members in zip(batch.trees, asked, ends, batch.members, strict=False):
+            line = {index: start + k for k, index in enumerate(indices)}
             for path, number in zip(row.paths, members, strict=True):
                 for i in self.askers[number]:
                     of.append(i)
-                    where += [line[place] for place in path[len(path) - len(self.requests[i][2]) :]]
+                    where += [line[index] for index in path[len(path) - len(self.requests[i][2]) :]]
                     targets += self.requests[i][2]
         found = self.lm.log_probabilities(batch, base, asked)
         lines, tokens = (torch.tensor(part, device=found.device) for part in (where, targets))

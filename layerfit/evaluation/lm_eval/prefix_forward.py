@@ -68,15 +68,15 @@ def logits(
     filled = [_filled(row, width) for row in trees]
     ids, positions, exits = (torch.tensor(part, device=device) for part in zip(*filled, strict=True))
     start = base.get_seq_length() if base is not None else 0
-    places = [i * width + place for i, row in enumerate(asked) for place in row]
+    indices = [i * width + index for i, row in enumerate(asked) for index in row]
     extra: dict[str, Any] = {} if base is None else {"past_key_values": base}
     if any(row.branches for row in trees):
         extra["attention_mask"] = _mask(model, exits, start)
     elif base is not None:
         extra["attention_mask"] = _mask(model, torch.full_like(exits[:1], width), start)
-    with _only(head, torch.tensor(places, device=device)):
+    with _only(head, torch.tensor(indices, device=device)):
         found: torch.Tensor = model(input_ids=ids, position_ids=positions, use_cache=base is not None, **extra).logits
-    assert found.shape[:2] == (1, len(places)), "the head was applied to the chosen positions only"
+    assert found.shape[:2] == (1, len(indices)), "the head was applied to the chosen positions only"
     return found[0]
 
 
@@ -90,8 +90,8 @@ def _filled(row: Tree, width: int) -> tuple[list[int], list[int], list[int]]:
 
 def _mask(model: nn.Module, exits: torch.Tensor, base: int) -> torch.Tensor:
     """Return the mask [R, 1, T, B + T]: every token attends to the base, its ancestors and itself."""
-    place = torch.arange(exits.shape[1], device=exits.device)
-    sees = (place[None, :] <= place[:, None]) & (place[:, None] < exits[:, None, :])
+    index = torch.arange(exits.shape[1], device=exits.device)
+    sees = (index[None, :] <= index[:, None]) & (index[:, None] < exits[:, None, :])
     sees = torch.cat([sees.new_ones(*sees.shape[:2], base), sees], dim=-1).unsqueeze(1)
     if attention_of(model) == "sdpa":
         return sees
@@ -100,11 +100,11 @@ def _mask(model: nn.Module, exits: torch.Tensor, base: int) -> torch.Tensor:
 
 
 @contextmanager
-def _only(head: nn.Module, places: torch.Tensor) -> Iterator[None]:
+def _only(head: nn.Module, indices: torch.Tensor) -> Iterator[None]:
     """Apply the head only to the hidden states at some indices of the flattened batch, as a batch of one row."""
 
     def select(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (inputs[0].flatten(0, 1)[places].unsqueeze(0), *inputs[1:])
+        return (inputs[0].flatten(0, 1)[indices].unsqueeze(0), *inputs[1:])
 
     handle = head.register_forward_pre_hook(select)
     try:
@@ -178,7 +178,7 @@ def _probe(model: nn.Module, head: nn.Module) -> str | None:
     vocabulary = plain(model).get_input_embeddings().weight.shape[0]
     probe = [tuple(token % vocabulary for token in tokens) for tokens in _PROBE]
     trees = [tree(probe[:2], [0, 5], 3, [4, 6]), tree(probe[2:], [0], 3, [2])]
-    asked = [[place for path in row.paths for place in path] for row in trees]
+    asked = [[index for path in row.paths for index in path] for row in trees]
     try:
         mine = logits(model, head, trees, kept(model, head, list(probe[0][:3])), asked).float()
     except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, IndexError) as error:

@@ -147,17 +147,17 @@ def tree(sequences: list[tuple[int, ...]], shared: list[int], base: int, keep: l
         sequences: The neighbours in order.
         shared: Tokens that each shares with the one before it; the first one's does not matter.
         base: Tokens at the beginning of each that are not in the row.
-        keep: Last tokens of each whose place in the row is needed; none of them is in the base.
+        keep: Last tokens of each whose index in the row is needed; none of them is in the base.
     """
     tokens: list[int] = []
     positions: list[int] = []
     exits: list[int] = []
-    path: list[int] = []  # places of the current sequence's tokens
+    path: list[int] = []  # indices of the current sequence's tokens
     paths: list[list[int]] = []
     for k, sequence in enumerate(sequences):
         first = base if k == 0 else max(shared[k], base)
-        for place in path[first - base :]:
-            exits[place] = len(tokens)
+        for index in path[first - base :]:
+            exits[index] = len(tokens)
         path = path[: first - base] + list(range(len(tokens), len(tokens) + len(sequence) - first))
         tokens += sequence[first:]
         positions += range(first, len(sequence))
