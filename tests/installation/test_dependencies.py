@@ -1,9 +1,13 @@
-"""Every library that layerfit imports is declared, and every declared one is imported."""
+"""Every library that layerfit imports is declared and pinned, and every declared one is imported."""
 
 import ast
 import re
 import sys
 import tomllib
+from importlib import metadata
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from layerfit.config import ROOT
 
@@ -55,3 +59,20 @@ def test_what_is_declared_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {re.split(r"[^\w-]", line)[0].lower() for line in project["dependencies"]}
     assert {name.replace("-", "_") for name in names} <= {name.replace("-", "_") for name in pinned}
+
+
+def test_the_lock_is_complete():
+    """It is installed without looking for dependencies. bitsandbytes is left out on purpose (Makefile)."""
+    pinned = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if line]
+    known = {canonicalize_name(one.name): one.specifier for one in pinned}
+    missing = []
+    for name in known:
+        for line in metadata.requires(name) or []:
+            needed = Requirement(line)
+            other = canonicalize_name(needed.name)
+            if other == "bitsandbytes" or (needed.marker and not needed.marker.evaluate({"extra": ""})):
+                continue
+            version = str(known.get(other, "")).removeprefix("==")
+            if not version or not needed.specifier.contains(version, prereleases=True):
+                missing.append(f"{name} needs {line}")
+    assert missing == []
