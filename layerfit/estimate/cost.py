@@ -67,9 +67,12 @@ class Tracer:
         # These two stay in every trace: below the lowest that trains no gradient flows, above it one does, as in the
         # whole model; and what all blocks share (rotary positions, a mask) is saved by the last one if by any.
         stay = sorted({lowest, len(kinds) - 1})
+        others = Counter(kinds) - Counter(kinds[i] for i in stay)
+        if len(stay) + len(others) * (len(stay) + 1) >= len(kinds):  # so many kinds that all blocks are fewer
+            return self.part(subject, plan, range(len(kinds)), shape, checkpointing=checkpointing)
         few = self.part(subject, plan, stay, shape, checkpointing=checkpointing)
         kept, largest, forward, step = few.kept, few.largest, few.forward, few.step
-        for kind, number in (Counter(kinds) - Counter(kinds[i] for i in stay)).items():
+        for kind, number in others.items():
             more = self.part(subject, plan, sorted([*stay, kinds.index(kind)]), shape, checkpointing=checkpointing)
             kept += number * (more.kept - few.kept)
             largest = max(largest, more.largest)
