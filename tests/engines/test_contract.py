@@ -39,13 +39,20 @@ def slow(*values, name=None):
 
 
 OFTEN = ("full", "lora", "lisa", "ist")
-"""Methods of the fast suite on zero3, which takes several times as long as the others: every switching rule."""
+"""Methods of the fast suite where gradients or weights are sharded, which is slow: every switching rule."""
 
 
-def is_late(method, engine):
-    """Whether a case on two ranks is a slow one."""
-    late = engine == "zero1" or (engine in ("zero2", "zero3") and method not in OFTEN)
-    return late and not ONE
+def is_late(method, engine, ranks):
+    """Whether a case is a slow one."""
+    sharded = ("zero2", "zero3") if ranks > 1 else ("zero3",)
+    return not ONE and ((ranks > 1 and engine == "zero1") or (engine in sharded and method not in OFTEN))
+
+
+def cases(pairs, ranks):
+    """Methods on engines, the late ones marked slow."""
+    return [
+        slow(m, e, name=f"{m}-{e}") if is_late(m, e, ranks) else pytest.param(m, e, id=f"{m}-{e}") for m, e in pairs
+    ]
 
 
 def assert_kept(report: Report, method: str) -> None:
@@ -67,15 +74,7 @@ def reference():
     return cache(lambda method: watch(method, "torch"))
 
 
-@pytest.mark.parametrize(
-    ("method", "engine"),
-    [
-        slow(m, e, name=f"{m}-{e}")
-        if e == "zero3" and m not in OFTEN and not ONE
-        else pytest.param(m, e, id=f"{m}-{e}")
-        for m, e in PAIRS
-    ],
-)
+@pytest.mark.parametrize(("method", "engine"), cases(PAIRS, 1))
 def test_one_rank(method, engine, reference):
     report = reference(method) if engine == "torch" else watch(method, engine)
     assert_kept(report, method)
@@ -151,7 +150,7 @@ def two_ranks(tmp_path_factory):
 
 def launch_of(method: str, engine: str) -> str:
     """The launch that a case on two ranks belongs to."""
-    return ONE or f"{engine}_{'late' if is_late(method, engine) else 'early'}"
+    return ONE or f"{engine}_{'late' if is_late(method, engine, 2) else 'early'}"
 
 
 def start_two_ranks(group: str, out: Path) -> subprocess.Popen:
@@ -164,10 +163,7 @@ def start_two_ranks(group: str, out: Path) -> subprocess.Popen:
         return subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
 
 
-@pytest.mark.parametrize(
-    ("method", "engine"),
-    [slow(m, e, name=f"{m}-{e}") if is_late(m, e) else pytest.param(m, e, id=f"{m}-{e}") for m, e in SHARED],
-)
+@pytest.mark.parametrize(("method", "engine"), cases(SHARED, 2))
 def test_two_ranks(method, engine, two_ranks, reference):
     report = two_ranks(launch_of(method, engine))[f"{method}:{engine}"]
     assert_kept(report, method)
