@@ -11,8 +11,8 @@ from pathlib import Path
 
 from layerfit import config
 from layerfit.config.schema import RunConfig
+from layerfit.files.writing import write_atomically
 from layerfit.launch.processes import set_environment
-from layerfit.records import record
 from layerfit.records.manifest import manifest
 from layerfit.run.loop import micro_batches
 
@@ -83,7 +83,7 @@ def main() -> list[Switching]:
         out.append(Switching(engine, full, step, switch))
         print(f"{engine:<8}{1e3 * full:>9.0f} ms{1e3 * step:>7.0f} ms{1e3 * switch:>7.0f} ms{switch / full:>21.2f}")
     found = {"rows": [dataclasses.asdict(row) for row in out], "manifest": manifest(describe_device("auto"), {})}
-    record.write_atomically(Path("results/bench/switching.json"), (json.dumps(found, indent=1) + "\n").encode())
+    write_atomically(Path("results/bench/switching.json"), (json.dumps(found, indent=1) + "\n").encode())
     return out
 
 

@@ -107,7 +107,7 @@ def test_few_files_lie_outside_rooms():
 def test_tests_mirror_the_rooms():
     here = Path(__file__).parent
     folders = {path.name for path in here.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders - {"golden", "gpu", "helpers"} <= ROOMS
+    assert folders - {"faults", "golden", "gpu", "helpers"} <= ROOMS
     assert {path.name for path in here.glob("*.py")} <= {"__init__.py", "conftest.py", *LOOSE_TESTS}
 
 

@@ -9,7 +9,7 @@ from layerfit.claims import read, show
 from layerfit.claims.answer import CLAIMS, PROFILES, answers
 from layerfit.config import composer
 from layerfit.errors import Parser, UserError
-from layerfit.records.record import write_atomically
+from layerfit.files.writing import write_atomically
 from layerfit.report.build import committed
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerfit.data.tokenise import IGNORE, Example, Tokenised
-from layerfit.records.record import write_atomically
+from layerfit.files.writing import write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,6 +12,7 @@ from layerfit import config
 from layerfit.config.schema import RunConfig
 from layerfit.distributed.place import find_place, writes
 from layerfit.errors import UserError
+from layerfit.files.writing import write_atomically
 from layerfit.methods.rankings import ranking_file
 from layerfit.records import record
 from layerfit.records.manifest import dirt, manifest
@@ -48,7 +49,7 @@ class Queued:
     def write(self) -> Path:
         """Write the resolved run for the processes that execute it; return the file."""
         path = self.folder / "run.json"
-        record.write_atomically(path, (json.dumps(config.dump(self.run), indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps(config.dump(self.run), indent=1) + "\n").encode())
         return path
 
     def forget_failure(self) -> None:

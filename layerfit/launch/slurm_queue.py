@@ -19,9 +19,9 @@ from typing import Any
 
 from layerfit.config.launcher import SLURM, LauncherConfig
 from layerfit.errors import UserError
+from layerfit.files.writing import write_atomically
 from layerfit.launch.queue import Queued
 from layerfit.launch.slurm_job import Task
-from layerfit.records import record
 
 PENDING, RUNNING = "pending", "running"
 _WAITS = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
@@ -108,7 +108,7 @@ def submit(
     jobs = {run_id: Job(launcher.name, j.job_id, str(folder)) for run_id, j in zip(runs, submitted, strict=True)}
     for run_id, job in jobs.items():
         path = runs[run_id].folder / "job.json"
-        record.write_atomically(path, (json.dumps(asdict(job), indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps(asdict(job), indent=1) + "\n").encode())
     return jobs
 
 

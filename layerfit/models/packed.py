@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from layerfit.errors import UserError
-from layerfit.records.record import write_atomically
+from layerfit.files.writing import write_atomically
 
 WEIGHTS, PACKED = "model.safetensors", "model.safetensors.xz"
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from layerfit.errors import UserError
-from layerfit.records.record import write_atomically
+from layerfit.files.writing import write_atomically
 
 NAME = ".layerfit-prefetch.json"
 _SHA256 = 64

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from layerfit.config import composer
 from layerfit.errors import Parser, UserError
+from layerfit.files.writing import write_atomically
 from layerfit.page.gather import gather
 from layerfit.page.page import page
-from layerfit.records.record import write_atomically
 
 
 def parser() -> argparse.ArgumentParser:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from layerfit.errors import UserError
+from layerfit.files.writing import write_atomically
 
 SCHEMA = 2
 """Version of a record's JSON. Every change of its fields raises it, also an addition: an older layerfit must be able to
@@ -139,22 +138,6 @@ class Record:
 
 Items = dict[str, list[float]]
 """Outcome of every item by score key, in the task's order."""
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that no reader ever sees part of it: temporary name, flush to disk, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def record_path(results: str | Path, run_id: str) -> Path:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
+from layerfit.files.writing import write_atomically
 from layerfit.records.aside import set_aside
-from layerfit.records.record import write_atomically
 from layerfit.report import cells, checks, notes, render, spec, table, tune, views
 from layerfit.report.cells import Cell, Store, Todo
 from layerfit.report.checks import Refused

@@ -14,6 +14,7 @@ from layerfit.distributed import process
 from layerfit.distributed.place import find_place, writes
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.run import keep_judgments
+from layerfit.files.writing import write_atomically
 from layerfit.records import record
 from layerfit.records.manifest import manifest
 from layerfit.records.record import Items, Measured, Record, Result
@@ -104,7 +105,7 @@ def keep(ending: Ending) -> Record:
     if ranking := result.findings.get("ranking"):
         content = {"run_id": attempt.run_id, "model": run.model.name, "dataset": run.dataset.name, **ranking}
         text = json.dumps(content, indent=1) + "\n"
-        record.write_atomically(Path(run.paths.results) / "rankings" / f"{attempt.run_id}.json", text.encode())
+        write_atomically(Path(run.paths.results) / "rankings" / f"{attempt.run_id}.json", text.encode())
     if result.status in record.FINAL:
         (attempt.folder / "checkpoint.pt").unlink(missing_ok=True)
     return kept

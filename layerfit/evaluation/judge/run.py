@@ -22,7 +22,8 @@ from layerfit.evaluation.judge.local import LocalJudge
 from layerfit.evaluation.judge.rating import Ask, asks, rating
 from layerfit.evaluation.judge.scores import Scoring, judged_turns
 from layerfit.evaluation.lm_eval.harness import evaluating, quiet, random_state
-from layerfit.records.record import Items, Score, write_atomically
+from layerfit.files.writing import write_atomically
+from layerfit.records.record import Items, Score
 
 if TYPE_CHECKING:
     import torch

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from layerfit.config.schema import EvalConfig, HubConfig, ModelConfig, TaskConfig
 from layerfit.errors import UserError
+from layerfit.files.writing import write_atomically
 from layerfit.records.manifest import manifest
-from layerfit.records.record import Items, Score, write_atomically
+from layerfit.records.record import Items, Score
 
 if TYPE_CHECKING:
     from torch import nn

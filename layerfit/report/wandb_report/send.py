@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from layerfit.errors import UserError
-from layerfit.records.record import write_atomically
+from layerfit.files.writing import write_atomically
 from layerfit.report.wandb_report.content import TABLE, Dashboard, Run
 
 PACKAGES = ("wandb", "wandb_workspaces")

@@ -1,0 +1,1 @@
+"""Files and folders: paths from outside, whole files written atomically."""
