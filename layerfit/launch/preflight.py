@@ -25,9 +25,10 @@ from layerfit.config.schema import (
     TrackerConfig,
 )
 from layerfit.data.chat import CHAT
+from layerfit.data.forms import resolve, turns
 from layerfit.data.loading import num_held_out, read_split
-from layerfit.data.sources import data_files, first_row
-from layerfit.data.templates import resolve, turns
+from layerfit.data.reading import first_row
+from layerfit.data.sources import data_files
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.check import check_judge
 from layerfit.evaluation.protocols import check_protocols
