@@ -150,18 +150,23 @@ def num_held_out(dataset: DatasetConfig, source: Split) -> int:
         UserError: if no row would be left to train on, or no row has an answer.
     """
     number = 0 if dataset.validation_split is not None else dataset.num_validation
-    if number >= len(source.read):
-        raise UserError(f"dataset.num_validation={number} leaves none of {len(source.read)} rows to train on; lower it")
-    if not has_answers(source):
+    check_held_out(number, len(source.read))
+    if not answers_in(source.read):
         raise UserError(
             f"dataset={dataset.name}: all responses of its {source.num_rows} rows are empty; check the file"
         )
     return number
 
 
-def has_answers(source: Split) -> bool:
-    """Return whether a split has anything to learn."""
-    return any(turn.trained and turn.answer.strip() for row in source.read for turn in row)
+def check_held_out(number: int, num_rows: int) -> None:
+    """Raise UserError if holding out `number` rows leaves none to train on."""
+    if number >= num_rows:
+        raise UserError(f"dataset.num_validation={number} leaves none of {num_rows} rows to train on; lower it")
+
+
+def answers_in(read: list[list[Turn]]) -> int:
+    """Return the number of rows with something to learn."""
+    return sum(any(turn.trained and turn.answer.strip() for turn in row) for row in read)
 
 
 def _write(source: Split, tokenizer: PreTrainedTokenizerBase) -> list[list[Exchange]]:
@@ -243,6 +248,10 @@ def load_data(
     source, train, validation, dropped = _sets(dataset, training, hub, tokenizer, cache)
     if not train:
         raise UserError(f"dataset={dataset.name}: none of its {source.num_rows} rows can be trained on ({dropped})")
+    if not validation and (dataset.num_validation or dataset.validation_split):
+        raise UserError(
+            f"dataset={dataset.name}: none of the held-out rows has anything to learn; give others, or leave them out"
+        )
     packed = training.packing
     lengths = [len(example) for example in train]
     unknown = unknown_share(train, tokenizer)

@@ -106,6 +106,14 @@ def first_row(path: Path) -> RawRow | None:
     return next(iter(read_file(path)), None)
 
 
+def count_rows(paths: list[Path], most: int) -> int | None:
+    """Return the number of rows of files; None if they are text of more than `most` bytes, which is not read."""
+    if all(format_of(path.name) == "parquet" for path in paths):
+        return sum(_parquet(path).metadata.num_rows for path in paths)
+    small = sum(path.stat().st_size for path in paths) <= most
+    return sum(len(read_file(path)) for path in paths) if small else None
+
+
 def _csv_rows(text: str, separator: str) -> Iterator[Numbered]:
     """Yield the rows of CSV with a header; a row has the line where it ends if it has line breaks in quotes.
 

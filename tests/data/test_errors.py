@@ -8,8 +8,8 @@ import pytest
 from layerfit.cli import main
 from layerfit.config import CONF, compose, composer, run_id
 from layerfit.config.schema import DatasetConfig, HubConfig, ModelConfig
+from layerfit.data.check import check_dataset, check_template
 from layerfit.errors import UserError
-from layerfit.launch.preflight import check_dataset, check_template
 from layerfit.models.hub import load_tokenizer
 
 
