@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST_SECONDS = 10
-"""For all rows of a rehearsal, which are a few dozen; a template takes a millisecond for one."""
+"""CPU time for all rows of a rehearsal, which are a few dozen; a template takes a millisecond for one."""
 _MOST_BYTES = 2 * 2**30
 """Memory for rendering, beside what the process has when it begins."""
 _START_SECONDS = 300
@@ -47,7 +47,7 @@ def rehearse(folder: Path, rows: list[list[Turn]]) -> tuple[int, str] | None:
 def _rehearsed(folder: str, rows: str, *texts: str) -> tuple[int, str] | None:
     """Rehearse in a child process. texts: the files with the template, so that a change is seen."""
     del texts
-    command = [sys.executable, "-m", "layerfit.data.rehearse", folder]
+    command = [sys.executable, "-m", "layerfit.data.rehearse", folder, str(MOST_SECONDS)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(
@@ -55,9 +55,9 @@ def _rehearsed(folder: str, rows: str, *texts: str) -> tuple[int, str] | None:
         )
     except subprocess.TimeoutExpired as error:
         raise UserError(f"the chat template of {folder} could not be tried in {_START_SECONDS} s; try again") from error
-    if done.returncode == -signal.SIGALRM:
+    if done.returncode == -signal.SIGPROF:
         raise UserError(
-            f"the chat template of {folder} did not end within {MOST_SECONDS} s on a few rows; "
+            f"the chat template of {folder} did not end within {MOST_SECONDS} s of CPU time on a few rows; "
             "set dataset.template=alpaca, or use another model"
         )
     said = done.stdout.strip().rpartition("\n")[2]
@@ -83,14 +83,14 @@ def _first_refused(rows: list[list[Turn]], tokenizer: PreTrainedTokenizerBase) -
     return None
 
 
-def _bound() -> None:
-    """Bound time and memory of this process from here on; the signal's default is to end it, whatever it does."""
+def _bound(seconds: int) -> None:
+    """Bound CPU time and memory of this process from here on; the signal's default is to end it, whatever it does."""
     statm = Path("/proc/self/statm")
     if statm.exists():  # Linux; elsewhere only time is bound
         used = int(statm.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + _MOST_BYTES, resource.RLIM_INFINITY))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(MOST_SECONDS)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def main() -> int:
@@ -99,8 +99,10 @@ def main() -> int:
 
     rows = [[Turn(**turn) for turn in row] for row in json.load(sys.stdin)]
     tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=False, local_files_only=True)
-    _bound()
-    print(json.dumps(_first_refused(rows, tokenizer)))
+    _bound(int(sys.argv[2]))
+    found = _first_refused(rows, tokenizer)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    print(json.dumps(found))
     return 0
 
 
