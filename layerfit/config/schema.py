@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TypeVar
 
 from omegaconf import MISSING
@@ -12,6 +11,7 @@ from layerfit.anatomy import Anatomy, Shape
 from layerfit.config.judge import LABEL, JudgeConfig
 from layerfit.config.model import ModelConfig
 from layerfit.errors import UserError, check_one_of, check_range
+from layerfit.files.paths import check_kind, expand
 from layerfit.methods import name_of
 from layerfit.methods.base import Method
 
@@ -23,7 +23,7 @@ class DatasetConfig:
     name: str = MISSING
     id: str = MISSING
     path: str | None = field(default=None, metadata={"identity": "content"})
-    """A local file (.jsonl, .jsonl.gz, .json, .parquet) or folder, instead of the hub; relative to the working
+    """A local file (.jsonl, .json, .csv, .parquet) or folder, instead of the hub; relative to the working
     directory."""
     subset: str | None = None
     split: str = "train"
@@ -52,10 +52,12 @@ class DatasetConfig:
         if self.template != MISSING:
             check_one_of("dataset.template", self.template, ("auto", "plain", "alpaca", "llm_adapters", "chat"))
         check_range("dataset.num_validation", self.num_validation, 0)
-        self.path = None if self.path is None else str(Path(self.path).expanduser())
+        if self.path is not None:
+            check_kind("dataset.path", path := expand("dataset.path", self.path))
+            self.path = str(path)
         if self.id == "local" and self.path is None:
             raise UserError(
-                f"dataset={self.name} needs dataset.path=..., a file (.jsonl, .jsonl.gz, .json, .parquet) or a folder "
+                f"dataset={self.name} needs dataset.path=..., a file (.jsonl, .json, .csv, .parquet) or a folder "
                 "of them"
             )
         if self.form == "lines" and self.num_validation:

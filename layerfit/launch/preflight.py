@@ -15,7 +15,6 @@ from typing import Any
 from layerfit.anatomy import Anatomy, num_parameters, read_parts
 from layerfit.config import check_against_model
 from layerfit.config.schema import (
-    DatasetConfig,
     EngineConfig,
     EvalConfig,
     HubConfig,
@@ -24,10 +23,7 @@ from layerfit.config.schema import (
     RunConfig,
     TrackerConfig,
 )
-from layerfit.data.chat import CHAT
-from layerfit.data.loading import num_held_out, read_split
-from layerfit.data.sources import data_files, first_row
-from layerfit.data.templates import resolve, turns
+from layerfit.data.check import check_dataset, check_template
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.check import check_judge
 from layerfit.evaluation.protocols import check_protocols
@@ -40,8 +36,6 @@ from layerfit.world.spec import ORG, world_of
 
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _GIB = 2**30
-_READ_WHOLE = 16 * 2**20
-"""Bytes: files up to this size are read in less than a second."""
 
 
 def preflight(run: RunConfig, *, here: bool = True) -> None:
@@ -60,7 +54,7 @@ def preflight(run: RunConfig, *, here: bool = True) -> None:
         check_model(run.model, run.hub, read_anatomy(run.model, source))
     check_method(run, source)
     check_world(run)
-    check_dataset(run.dataset, run.hub)
+    check_dataset(run.dataset, run.hub, run.method.probe_source())
     check_template(run.dataset, run.model, run.hub)
     check_eval(run.eval, run.hub)
     if run.eval.judge.benchmarks:
@@ -172,42 +166,6 @@ def check_parts(anatomy: Anatomy, found: Mapping[str, Any], folder: Path) -> Non
     if set(anatomy.norms or ()) != set(found["norms"]):
         given, known = (", ".join(names or ()) for names in (anatomy.norms, found["norms"]))
         raise UserError(f"model.norms=[{given}] but in {folder} they are [{known}]; set it, or model=hf")
-
-
-def check_dataset(dataset: DatasetConfig, hub: HubConfig) -> None:
-    """Raise UserError if local data lacks a split, or its first row does not have what `dataset.form` reads.
-
-    Of a small file of the user's own every row is read: nobody has looked at it before.
-    """
-    source = dataset_source(dataset.id, hub, dataset.path, dataset.revision)
-    if isinstance(source, str):
-        return
-    splits = data_files(source, dataset.subset)
-    for key, split in (("split", dataset.split), ("validation_split", dataset.validation_split)):
-        if split is None:
-            continue
-        if split not in splits:
-            raise UserError(f"dataset.{key}={split} is not in {source}; use one of: {', '.join(splits)}")
-        row = next((row for path in splits[split] if (row := first_row(path)) is not None), None)
-        if row is None:
-            raise UserError(f"dataset={dataset.name}: split {split!r} of {source} has no rows; is the copy whole?")
-        turns(row, resolve(dataset.form, dataset.template, row)[0])
-    if dataset.path is not None and sum(path.stat().st_size for path in splits[dataset.split]) <= _READ_WHOLE:
-        num_held_out(dataset, read_split(dataset, dataset.split, hub))
-
-
-def check_template(dataset: DatasetConfig, model: ModelConfig, hub: HubConfig) -> None:
-    """Raise UserError if `dataset.template=chat` and a local model has no chat template."""
-    folder = model_source(model, hub)
-    if dataset.template != CHAT or isinstance(folder, str):
-        return
-    path = folder / "tokenizer_config.json"
-    inside = path.is_file() and '"chat_template"' in path.read_text(encoding="utf-8")
-    if not inside and not any((folder / f"chat_template.{kind}").is_file() for kind in ("jinja", "json")):
-        raise UserError(
-            f"dataset.template=chat but model={model.name} has no chat template (a base model?); "
-            "set dataset.template=alpaca, or use an instruction-tuned model"
-        )
 
 
 def check_eval(config: EvalConfig, hub: HubConfig) -> None:

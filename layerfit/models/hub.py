@@ -100,7 +100,7 @@ def dataset_source(repo: str, hub: HubConfig, path: str | None = None, revision:
     if not (local := Path(path).expanduser()).exists():
         raise UserError(
             f"dataset.path={path} does not exist (relative to the working directory); "
-            "give a .jsonl, .jsonl.gz, .json or .parquet file, or a folder"
+            "give a .jsonl, .json, .csv or .parquet file, or a folder"
         )
     return local
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from layerfit.config.schema import HubConfig, RunConfig
+from layerfit.data.check import check_dataset, check_template
 from layerfit.data.sources import data_files
 from layerfit.errors import UserError
 from layerfit.evaluation.judge import check as judge
@@ -125,9 +126,9 @@ def _of_run(run: RunConfig, wrong: set[tuple[str, str]], mirror: Path) -> list[s
         checks.append(lambda: _check_model(run))
         checks.append(lambda: preflight.check_method(run, model_source(run.model, run.hub)))
     if data_here:
-        checks.append(lambda: preflight.check_dataset(run.dataset, run.hub))
+        checks.append(lambda: check_dataset(run.dataset, run.hub))
     if model_here and data_here:
-        checks.append(lambda: preflight.check_template(run.dataset, run.model, run.hub))
+        checks.append(lambda: check_template(run.dataset, run.model, run.hub))
     for task in run.eval.tasks:
         one = dataclasses.replace(run.eval, tasks=[task])
         if not wrong.intersection((DATASETS, str(part.repo)) for part in parts_of(run.eval) if part.task == task.name):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from layerfit.data.sources import is_data
+from layerfit.data.sources import published
 
 _MODEL_FILES = frozenset(
     [
@@ -64,7 +64,7 @@ def dataset_files(
         subsets: those read; None = all, and if there are no data files at all, `default` is returned as missing.
     """
     names = sorted(names)
-    data, card = [name for name in names if is_data(name)], [name for name in names if name == _CARD]
+    data, card = published(names), [name for name in names if name == _CARD]
     if subsets is None:
         return [*card, *data], [] if data else ["default"]
     patterns = {config["config_name"]: _patterns(config["data_files"]) for config in configs if "data_files" in config}

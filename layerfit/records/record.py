@@ -12,9 +12,10 @@ from typing import Any
 from layerfit.errors import UserError
 from layerfit.files.writing import write_atomically
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of a record's JSON. Every change of its fields raises it, also an addition: an older layerfit must be able to
-report that a record is too new for it. 2: the data card has the share of unknown tokens."""
+report that a record is too new for it. 2: the data card has the share of unknown tokens. 3: and what of the data was
+not read as it stands."""
 STATUSES = ("ok", "diverged", "oom", "failed", "interrupted")
 FINAL = ("ok", "diverged")
 """Statuses that are results; a run with another one is tried again."""
@@ -75,6 +76,10 @@ class DataCard:
     """Row format and prompt template in use, with `auto` resolved."""
     unknown_token_share: float | None = None
     """Share of the training tokens that are the unknown token; null = not counted (schema 1)."""
+    unread_columns: list[str] | None = None
+    """Columns with content that nobody reads; null = not looked at (schemas 1 and 2), as the next."""
+    dropped_turns: dict[str, int] | None = None
+    """Turns and special tokens that were dropped or changed while the rows were read, by reason."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +191,14 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "result": {**result, "data": card and {"unknown_token_share": None, **card}}}
 
 
+def _from_2(data: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2 did not say what of the data was not read."""
+    result, card = data["result"], data["result"]["data"]
+    return {**data, "result": {**result, "data": card and {"unread_columns": None, "dropped_turns": None, **card}}}
+
+
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
-UPGRADES: Mapping[int, Upgrade] = {1: _from_1}
+UPGRADES: Mapping[int, Upgrade] = {1: _from_1, 2: _from_2}
 """Schema -> upgrade to the next one: a committed record is never rewritten, it is upgraded when read."""
 
 
@@ -258,6 +269,10 @@ def read_all(results: str | Path) -> dict[str, Record]:
     return {name: record for name in names if (record := read(results, name)) is not None}
 
 
+_LATER = ("unknown_token_share", "unread_columns", "dropped_turns")
+"""Fields of a data card that older records lack."""
+
+
 def same_result(recorded: Result, again: Result) -> bool:
     """Return whether a repeated run reproduced the recorded result.
 
@@ -265,8 +280,8 @@ def same_result(recorded: Result, again: Result) -> bool:
     """
     findings = {key: value for key, value in again.findings.items() if key in recorded.findings}
     card = again.data
-    if card is not None and recorded.data is not None and recorded.data.unknown_token_share is None:
-        card = replace(card, unknown_token_share=None)
+    if card is not None and recorded.data is not None:
+        card = replace(card, **{name: None for name in _LATER if getattr(recorded.data, name) is None})
     plain = [json.dumps(asdict(r), sort_keys=True) for r in (recorded, replace(again, findings=findings, data=card))]
     return plain[0] == plain[1]
 

@@ -14,6 +14,7 @@ from layerfit.anatomy import Anatomy
 from layerfit.config.schema import RunConfig
 from layerfit.data import FineTuningData, load_data, steps_for_epochs
 from layerfit.data.card import check_known
+from layerfit.data.check import check_probe_size
 from layerfit.distributed import process
 from layerfit.engines.base import set_seed
 from layerfit.errors import UserError
@@ -76,6 +77,9 @@ def load(run: RunConfig) -> Loaded:
     data = load_data(run.dataset, run.training, run.hub, tokenizer, Path(run.paths.outputs) / "cache" / "tokens")
     if process.rank() == 0:
         print(data.about, flush=True)
+    probes = run.method.probe_source()
+    if probes is not None and probes[0] == "validation":
+        check_probe_size(probes[1], len(data.validation))
     if run.method.trains:
         check_known(data.card, run.dataset.name, run.model.name)
     steps = num_steps(run, data.num_rows)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerfit.config.judge import JudgeConfig
-from layerfit.data.templates import Exchange, Turn, write_turn
+from layerfit.data.templates import Exchange, write_turn
 from layerfit.data.tokenise import tokenise
+from layerfit.data.turns import Turn
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.files import Bench, Journal, JsonLine, Question
 from layerfit.evaluation.judge.generate import Continuation, Prompt, generate, weights_digest
