@@ -12,19 +12,17 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from layerfit import config
 from layerfit.config.schema import RunConfig
 from layerfit.distributed.place import Place, find_place, writes
 from layerfit.errors import UserError
-from layerfit.files.trouble import in_words
-from layerfit.files.writing import clear_temporaries
-from layerfit.launch.display import Display, make_display, name_of
+from layerfit.launch.display import Display, make_display
+from layerfit.launch.failing import failing_alone, look_up, say
 from layerfit.launch.processes import SERVER_LOST, Started, log_path, server, start
 from layerfit.launch.queue import Queue, Queued, last_line, prepare
-from layerfit.records.aside import KINDS
 from layerfit.records.record import EXIT_STATUS
 from layerfit.run import interrupt
 
@@ -61,6 +59,8 @@ def run_all(runs: list[RunConfig], *, group: str) -> bool:
     todo, ended = look_up(queue)
     if todo:
         prepare([queued.run for queued in todo.values()])
+        if place is None and (crowd := crowded([queued.run for queued in todo.values()])):
+            print(f"warning: {crowd}", file=sys.stderr)
         sweep = Sweep(place, todo, ended)  # its fork server takes the environment that `prepare` has set
         display = make_display(group, len(queue.runs), len(queue.runs) - len(todo), place)
         with display, interrupt.listening(), sweep.stopping_all():
@@ -69,30 +69,13 @@ def run_all(runs: list[RunConfig], *, group: str) -> bool:
     return all(status == "ok" for status in ended.values())
 
 
-def look_up(queue: Queue) -> tuple[dict[str, Queued], dict[str, str]]:
-    """Return the runs that are not done, by id, and how the others have ended.
-
-    One whose record the system does not let us read has failed, with one line: whether it is done is not known.
-    """
-    todo, ended = {}, {}
-    for run_id, queued in queue.runs.items():
-        try:
-            if queued.is_done():
-                ended[run_id] = queued.status() or ""
-            else:
-                todo[run_id] = queued
-        except OSError as error:
-            ended[run_id] = "failed"
-            say_failed(queued, in_words(error))
-    for folder in {Path(queued.run.paths.results) for queued in todo.values()}:
-        for kind in KINDS:
-            clear_temporaries(folder / kind)
-    return todo, ended
-
-
-def say_failed(queued: Queued, why: str) -> None:
-    """Print what kept a run from being done or recorded."""
-    print(f"layerfit: {name_of(queued.run)} ({queued.run_id}): {why}", file=sys.stderr, flush=True)
+def crowded(runs: list[RunConfig]) -> str | None:
+    """Return that runs have more ranks than this machine has slots for, None if none has."""
+    most, places = max(run.engine.ranks for run in runs), slots()
+    if most <= len(places):
+        return None
+    here = f"{len(places)} {'cores' if places[0] is None else 'GPUs'}"
+    return f"engine.ranks={most} on {here}: the ranks take turns, which is slower than fewer of them"
 
 
 def as_rank_of(run: RunConfig, place: Place) -> RunConfig:
@@ -134,7 +117,7 @@ class Sweep:
         """
         open_runs = {*self.waiting, *self.running}
         for queued in [one for one in self.waiting.values() if open_runs.isdisjoint(one.needs)]:
-            with self._failing_alone(queued, display):
+            with failing_alone(queued, partial(self._fail, queued, display)):
                 self._begin(queued, display)
         self._collect(display)
         display.refresh()
@@ -143,16 +126,11 @@ class Sweep:
             raise interrupt.Interrupted(name)
         return bool(self.waiting or self.running)
 
-    @contextmanager
-    def _failing_alone(self, queued: Queued, display: Display) -> Iterator[None]:
-        """What the system refuses inside (a full disk, no permission) fails this run, with one line, and no other."""
-        try:
-            yield
-        except (OSError, UserError) as error:
-            say_failed(queued, in_words(error) if isinstance(error, OSError) else str(error))
-            self.waiting.pop(queued.run_id, None)
-            self.ended[queued.run_id] = "failed"
-            display.finished(queued.run_id, queued.run, "failed")
+    def _fail(self, queued: Queued, display: Display) -> None:
+        """Take note of a run that the system does not let us begin or record."""
+        self.waiting.pop(queued.run_id, None)
+        self.ended[queued.run_id] = "failed"
+        display.finished(queued.run_id, queued.run, "failed")
 
     def _begin(self, queued: Queued, display: Display) -> None:
         """Start a run if there is room for it; record it as failed if one that it needs is not ok."""
@@ -202,7 +180,7 @@ class Sweep:
                 queued = started.queued
                 if code == SERVER_LOST and self._take_up_again(started):
                     continue
-                with self._failing_alone(queued, display):
+                with failing_alone(queued, partial(self._fail, queued, display)):
                     self.ended[run_id], said = _after(queued, code, self.place)
                     if self.ended[run_id] != "ok" and not writes(self.place):
                         print(last_line(log_path(queued.folder, self.place)), file=sys.stderr)
@@ -219,7 +197,7 @@ class Sweep:
         if self.place is not None:
             started.kill_unseen()
         elif self.lost[queued.run_id] <= MOST_LOST:
-            say_failed(queued, "the process that starts runs was killed; this run is taken up again")
+            say(queued, "the process that starts runs was killed; this run is taken up again")
             self.waiting[queued.run_id] = queued
             return True
         return False

@@ -19,6 +19,7 @@ from typing import Any
 
 from layerfit.distributed.parent import end_with_sweep
 from layerfit.distributed.place import Place, writes
+from layerfit.errors import UserError
 from layerfit.files.trouble import in_words
 from layerfit.files.writing import clear_temporaries
 from layerfit.launch.queue import Queued, read_queued
@@ -126,11 +127,11 @@ def _leaving() -> Iterator[list[int]]:
         yield exit_status
     except interrupt.Interrupted:  # while waiting for the lock
         exit_status.append(EXIT_STATUS["interrupted"])
-    except OSError as error:
+    except (OSError, UserError) as error:
         exit_status.append(EXIT_STATUS["failed"])
         with suppress(OSError):  # the log may be on the disk that is full
             traceback.print_exc()
-            print(f"layerfit: {in_words(error)}", file=sys.stderr)
+            print(f"layerfit: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()

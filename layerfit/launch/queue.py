@@ -73,8 +73,19 @@ class Queued:
 
 
 def read_queued(path: Path) -> Queued:
-    """Return the run that `Queued.write` wrote; its folder has its id for a name."""
-    return Queued(config.load(json.loads(path.read_text())), path.parent.name)
+    """Return the run that `Queued.write` wrote; its folder has its id for a name.
+
+    Raises:
+        UserError: if it is something else: of another version, or written over.
+    """
+    try:
+        run = config.load(json.loads(path.read_text()))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        said = f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
+        raise UserError(
+            f"{path} is not the run that was written there ({said}); start the same command again"
+        ) from error
+    return Queued(run, path.parent.name)
 
 
 @dataclass
@@ -92,10 +103,6 @@ class Queue:
             tracker = dataclasses.replace(run.tracker, group=run.tracker.group or self.group)
             self.runs[run_id] = Queued(dataclasses.replace(run, tracker=tracker), run_id, needs)
         return run_id
-
-    def todo(self) -> dict[str, Queued]:
-        """Return the runs that are not done, by id."""
-        return {run_id: queued for run_id, queued in self.runs.items() if not queued.is_done()}
 
 
 def prepare(runs: list[RunConfig], *, here: bool = True) -> None:
