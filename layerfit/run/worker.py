@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -14,6 +15,7 @@ from layerfit.distributed import process
 from layerfit.distributed.place import find_place, writes
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.run import keep_judgments
+from layerfit.files.trouble import in_words
 from layerfit.files.writing import write_atomically
 from layerfit.records import record
 from layerfit.records.manifest import manifest
@@ -53,8 +55,12 @@ class Ending:
                 found = "diverged", str(error)
             case torch.OutOfMemoryError():
                 found = "oom", str(error).splitlines()[0]
+            case OSError() if error.errno is not None:
+                found = "failed", in_words(error)
+                traceback.print_exc()
             case Exception():
-                (self.attempt.folder / "error.txt").write_text(traceback.format_exc())
+                with suppress(OSError):  # it may be on the disk that is full
+                    (self.attempt.folder / "error.txt").write_text(traceback.format_exc())
                 own = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 found = _cause(error) or ("failed", own)
             case _:
