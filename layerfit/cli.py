@@ -210,9 +210,14 @@ def _run(argv: list[str]) -> int:
 
 def summary(run: RunConfig, run_id: str) -> str:
     """Return one line about a run's record."""
+    from layerfit.files.trouble import in_words
     from layerfit.records import record
 
-    found = record.read(run.paths.results, run_id)
+    try:
+        found = record.read(run.paths.results, run_id)
+    except (OSError, UserError) as error:
+        said = in_words(error) if isinstance(error, OSError) else error
+        return f"{run_id}  {run.method_name():<12} unreadable: {said}"
     if found is None:
         return f"{run_id}  {run.method_name():<12} no record"
     result = found.result

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,24 @@ from layerfit.config.schema import (
     TrackerConfig,
 )
 from layerfit.data.check import check_dataset, check_template
+from layerfit.distributed.place import find_place
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.check import check_judge
 from layerfit.evaluation.protocols import check_protocols
+from layerfit.files.trouble import in_words
 from layerfit.methods.base import STATIC, Method
 from layerfit.methods.rankings import ranking_file
 from layerfit.models.architecture import model_config, read_anatomy
 from layerfit.models.hub import dataset_source, has_weights, model_source, weight_files
+from layerfit.records.aside import KINDS
 from layerfit.records.record import read_findings
 from layerfit.world.spec import ORG, world_of
 
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_GIB = 2**30
+RECORD_BYTES = 2**18
+"""What a record and the outcomes of its items take, with room to spare: the largest committed one has 45 KiB."""
+RANK_BYTES = 300 * 2**20
+"""What a process has for itself once it has imported what a run needs (measured: 369 MiB), rounded down."""
 
 
 def preflight(run: RunConfig, *, here: bool = True) -> None:
@@ -48,6 +55,8 @@ def preflight(run: RunConfig, *, here: bool = True) -> None:
     """
     if here:
         check_device(run.engine)
+    if here and find_place() is None:  # ranks that were started separately are on their machines already
+        check_ranks(run.engine)
     check_tracker(run.tracker)
     check_writable(run.paths)
     if not isinstance(source := model_source(run.model, run.hub), str):
@@ -78,6 +87,22 @@ def check_device(engine: EngineConfig) -> None:
         raise UserError("engine.device=cuda but there is no CUDA device here; set engine.device=cpu, or auto")
 
 
+def check_ranks(engine: EngineConfig) -> None:
+    """Raise UserError if this machine cannot run the ranks of `engine.ranks`: a GPU for each, or memory."""
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*"))) if engine.device != "cpu" else 0
+    if 0 < gpus < engine.ranks:
+        raise UserError(
+            f"engine.ranks={engine.ranks} but this machine has {gpus} GPU{'s' if gpus > 1 else ''} and each rank needs "
+            f"one of its own; set engine.ranks={gpus} or lower, or engine.device=cpu"
+        )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if engine.ranks * RANK_BYTES > memory:
+        raise UserError(
+            f"engine.ranks={engine.ranks}: each needs {in_units(RANK_BYTES)} before any model is loaded and this "
+            f"machine has {in_units(memory)}; at most {memory // RANK_BYTES} fit"
+        )
+
+
 def check_tracker(tracker: TrackerConfig) -> None:
     """Raise UserError if W&B is asked for and is not installed, or is to be reached without a key."""
     if tracker.name != "wandb":
@@ -103,20 +128,33 @@ def has_cuda() -> bool:
 
 
 def _existing(path: Path) -> Path:
-    """Return the path, or the nearest folder above it that exists."""
+    """Return the path, or the nearest place above it that is there: a folder, a file, a link that leads nowhere."""
     path = path.expanduser().absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(place for place in (path, *path.parents) if os.path.lexists(place))
 
 
 def check_writable(paths: PathsConfig) -> None:
-    """Raise UserError if the output folders cannot be made or written to."""
-    for key in ("outputs", "results"):
+    """Raise UserError if the output folders, or those of `results/`, cannot be made or written to."""
+    for key, below in (("outputs", ()), ("results", KINDS)):
         value = getattr(paths, key)
-        place = _existing(Path(value))
-        if not place.is_dir():
-            raise UserError(f"paths.{key}={value}: {place} is a file, not a folder; give another folder")
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise UserError(f"paths.{key}={value}: no permission to write in {place}; give another folder")
+        for place in dict.fromkeys(_existing(Path(value) / name) for name in ("", *below)):
+            if why := _refuses(place):
+                raise UserError(f"paths.{key}={value}: {why}; give another folder")
+
+
+def _refuses(place: Path) -> str | None:
+    """Return why nothing can be written in a folder that should be there, None if it can."""
+    try:
+        status = place.stat()
+    except FileNotFoundError:
+        return f"{place} is a link to {place.readlink()}, which is not there"
+    except OSError as error:
+        return in_words(error)
+    if not stat.S_ISDIR(status.st_mode):
+        return f"{place} is a file, not a folder"
+    if os.statvfs(place).f_flag & os.ST_RDONLY:
+        return f"{place} is on a read-only disk"
+    return None if os.access(place, os.W_OK | os.X_OK) else f"no permission to write in {place}"
 
 
 def check_model(model: ModelConfig, hub: HubConfig, anatomy: Anatomy) -> None:
@@ -193,14 +231,25 @@ def bytes_needed(run: RunConfig, folder: Path) -> int:
 
 
 def check_space(run: RunConfig) -> None:
-    """Raise UserError if the disk of `paths.outputs` cannot hold what a run on a local model writes."""
+    """Raise UserError if a disk cannot hold what a run writes: its record, and of a local model checkpoint and weights.
+
+    Runs beside it, and what others write meanwhile, are not counted.
+    """
     folder = model_source(run.model, run.hub)
-    if isinstance(folder, str):
-        return
-    place = _existing(Path(run.paths.outputs))
-    needed, free = bytes_needed(run, folder), shutil.disk_usage(place).free
-    if needed > free:
-        raise UserError(
-            f"paths.outputs={run.paths.outputs}: a run needs about {needed / _GIB:.1f} GiB for checkpoint and weights, "
-            f"{free / _GIB:.1f} are free; give a folder on another disk"
-        )
+    working = 0 if isinstance(folder, str) else bytes_needed(run, folder)
+    for key, needed, what in (("outputs", working, "checkpoint and weights"), ("results", RECORD_BYTES, "its record")):
+        value = getattr(run.paths, key)
+        free = shutil.disk_usage(_existing(Path(value))).free
+        if needed > free:
+            raise UserError(
+                f"paths.{key}={value}: a run needs about {in_units(needed)} for {what}, {in_units(free)} are free; "
+                "free some space there, or give a folder on another disk"
+            )
+
+
+def in_units(number: int) -> str:
+    """Return bytes in a unit that shows them: `3.5 MiB`, `512 bytes`."""
+    if number < 1024:
+        return f"{number} bytes"
+    unit = next(k for k in (3, 2, 1) if number >= 1024**k)
+    return f"{number / 1024**unit:.1f} {' KMG'[unit]}iB"

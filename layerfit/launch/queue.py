@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,14 @@ from layerfit import config
 from layerfit.config.schema import RunConfig
 from layerfit.distributed.place import find_place, writes
 from layerfit.errors import UserError
+from layerfit.files.trouble import in_words
 from layerfit.files.writing import write_atomically
 from layerfit.methods.rankings import ranking_file
 from layerfit.records import record
 from layerfit.records.manifest import dirt, manifest
+
+_TAIL = 2**16
+"""Bytes at the end of a log that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,9 @@ class Queued:
             record.record_path(self.run.paths.results, self.run_id).unlink(missing_ok=True)
 
     def record_failure(self, message: str) -> None:
-        """Record that it could not begin, or that its process left no record."""
+        """Record that it could not begin, or that its process left no record. A final record is never written again."""
+        if self.status() in record.FINAL:  # it was to be run again for its weights
+            return
         result = record.Result(config.identity_of(self.run), "failed", message)
         measured = record.Measured(manifest=manifest("unknown", {}))
         failed = record.Record(self.run_id, self.run.method_name(), self.run.label, result, measured)
@@ -66,8 +73,19 @@ class Queued:
 
 
 def read_queued(path: Path) -> Queued:
-    """Return the run that `Queued.write` wrote; its folder has its id for a name."""
-    return Queued(config.load(json.loads(path.read_text())), path.parent.name)
+    """Return the run that `Queued.write` wrote; its folder has its id for a name.
+
+    Raises:
+        UserError: if it is something else: of another version, or written over.
+    """
+    try:
+        run = config.load(json.loads(path.read_text()))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        said = f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
+        raise UserError(
+            f"{path} is not the run that was written there ({said}); start the same command again"
+        ) from error
+    return Queued(run, path.parent.name)
 
 
 @dataclass
@@ -85,10 +103,6 @@ class Queue:
             tracker = dataclasses.replace(run.tracker, group=run.tracker.group or self.group)
             self.runs[run_id] = Queued(dataclasses.replace(run, tracker=tracker), run_id, needs)
         return run_id
-
-    def todo(self) -> dict[str, Queued]:
-        """Return the runs that are not done, by id."""
-        return {run_id: queued for run_id, queued in self.runs.items() if not queued.is_done()}
 
 
 def prepare(runs: list[RunConfig], *, here: bool = True) -> None:
@@ -117,6 +131,19 @@ def prepare(runs: list[RunConfig], *, here: bool = True) -> None:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log, where an error stands."""
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it is empty")
+    """Return the line of a log where an error stands: its end may be long, binary, or a launcher's summary.
+
+    That is the last one that layerfit itself has written, else the last one.
+    """
+    try:
+        with log.open("rb") as file:
+            file.seek(-min(_TAIL, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return "it is empty"
+    except OSError as error:
+        return f"it cannot be read: {in_words(error)}"
+    shown = ("".join(c for c in line if c.isprintable()).strip()[:200] for line in reversed(text.split("\n")))
+    lines = [line for line in shown if line]
+    own = (line.removeprefix("layerfit: ") for line in lines if line.startswith("layerfit: "))
+    return next(own, lines[0] if lines else "it is empty")
