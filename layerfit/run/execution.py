@@ -17,7 +17,7 @@ from layerfit.adapters.peft import is_adapted, save_trained
 from layerfit.distributed import process
 from layerfit.engines import make_engine
 from layerfit.engines.base import Engine
-from layerfit.errors import UserError
+from layerfit.errors import UserError, finite
 from layerfit.evaluation.judge.run import judged
 from layerfit.evaluation.protocols import evaluate
 from layerfit.models.hub import MODELS, origin
@@ -28,7 +28,7 @@ from layerfit.run import checkpoint, interrupt
 from layerfit.run.attempt import Attempt
 from layerfit.run.history import history_dict, restore
 from layerfit.run.loading import Loaded, fresh_model, load
-from layerfit.run.loop import Clock, train
+from layerfit.run.loop import Clock, check_trained, diverging, train
 from layerfit.run.measure import Memory, memory_of, phases_of, watch_activations
 from layerfit.run.norms import Norms
 
@@ -122,7 +122,7 @@ def execute(attempt: Attempt) -> tuple[Result, Items, Measured] | None:
         Result, items and measurements on the rank that writes; None on the others.
 
     Raises:
-        Diverged: if the loss is not finite.
+        Diverged: if a number that the run rests on is not finite: in training, or of the trained model.
         Interrupted: if this process was asked to stop; the checkpoint holds all steps taken.
     """
     run = attempt.run
@@ -143,6 +143,7 @@ def execute(attempt: Attempt) -> tuple[Result, Items, Measured] | None:
             with process.together():
                 clock = train(loaded, engine, attempt.history, *hooks)
         memory_of(engine, memory)
+        check_trained(loaded, engine)
     phases_of(engine, memory)
     found = {} if norms is None or engine.rank != 0 else {"norms": norms.findings()}
     training = Trained(clock, memory, time.perf_counter() - start, list(engine.switch_seconds), engine.num_trained())
@@ -174,6 +175,8 @@ def evaluated(
         scores, items = _scores(loaded, model, attempt.folder)
     eval_seconds = time.perf_counter() - start
     found = run.method.findings(model, loaded.anatomy, loaded.state) | found
+    with diverging("after the last step", run.optim.lr):
+        check_found(scores, found)
     result = _result(attempt, loaded, training.num_trained, scores, found)
     if run.save.weights == "final":
         save_weights(attempt, model, loaded.tokenizer, result)
@@ -182,6 +185,18 @@ def evaluated(
     made = manifest(process.describe_device(run.engine.device), sources | loaded.data.sources)
     memory = training.memory
     return result, items, memory.measured(training.clock, training.seconds, eval_seconds, training.switch_seconds, made)
+
+
+def check_found(scores: list[Score], found: dict[str, Any]) -> None:
+    """Check what an evaluation and a ranking found.
+
+    Raises:
+        Diverged: if a score of either is not finite, naming it.
+    """
+    for score in scores:
+        finite(f"score {score.key}", score.value)
+    for unit, value in found.get("ranking", {}).get("scores", {}).items():
+        finite(f"ranking score of {unit}", value)
 
 
 def _scores(loaded: Loaded, model: nn.Module, folder: Path) -> tuple[list[Score], Items]:

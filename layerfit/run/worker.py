@@ -12,7 +12,7 @@ import torch
 
 from layerfit.distributed import process
 from layerfit.distributed.place import find_place, writes
-from layerfit.errors import UserError
+from layerfit.errors import Diverged, UserError
 from layerfit.evaluation.judge.run import keep_judgments
 from layerfit.files.writing import write_atomically
 from layerfit.records import record
@@ -22,7 +22,7 @@ from layerfit.run import interrupt
 from layerfit.run.attempt import Attempt, begin
 from layerfit.run.execution import execute
 from layerfit.run.interrupt import Interrupted
-from layerfit.run.loop import Diverged
+from layerfit.run.nulls import without_infinities
 
 
 class Ending:
@@ -96,7 +96,7 @@ def keep(ending: Ending) -> Record:
     assert ending.done is not None
     attempt, run = ending.attempt, ending.attempt.run
     result, items, measured = ending.done
-    kept = Record(attempt.run_id, run.method_name(), run.label, result, measured)
+    kept = without_infinities(Record(attempt.run_id, run.method_name(), run.label, result, measured))
     before = record.read(run.paths.results, attempt.run_id)
     if before is None or before.result.status not in record.FINAL:
         if run.eval.judge.benchmarks and result.status == "ok":
