@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from layerfit.data import FineTuningData, order, probe_indices
 from layerfit.data.batches import Batch
@@ -17,6 +18,12 @@ from layerfit.run import interrupt
 from layerfit.run.history import History
 from layerfit.run.loading import Loaded
 from layerfit.run.schedule import learning_rate
+
+
+class Save(Protocol):
+    """Writes a checkpoint. stops: whether the run ends there unfinished."""
+
+    def __call__(self, *, stops: bool) -> None: ...
 
 
 @dataclass
@@ -98,7 +105,7 @@ def train(
     loaded: Loaded,
     engine: Engine,
     history: History,
-    save: Callable[[], None],
+    save: Save,
     watch: Callable[[int, dict[str, float]], None],
 ) -> Clock:
     """Train from where `history` ends to the end; `history` grows in place.
@@ -132,7 +139,7 @@ def train(
         watch(history.step, values)
         stop = not history.finished and engine.any(interrupt.asked() is not None)
         if history.finished or stop or _due(training.checkpoint_every, history):
-            save()
+            save(stops=stop)
         if stop:
             raise interrupt.Interrupted(interrupt.asked() or "SIGTERM")  # a signal to another rank: a scheduler's
     return clock

@@ -18,7 +18,7 @@ from layerfit.files.writing import write_atomically
 from layerfit.records import record
 from layerfit.records.manifest import manifest
 from layerfit.records.record import Items, Measured, Record, Result
-from layerfit.run import interrupt
+from layerfit.run import interrupt, resume
 from layerfit.run.attempt import Attempt, begin
 from layerfit.run.execution import execute
 from layerfit.run.interrupt import Interrupted
@@ -107,7 +107,8 @@ def keep(ending: Ending) -> Record:
         text = json.dumps(content, indent=1) + "\n"
         write_atomically(Path(run.paths.results) / "rankings" / f"{attempt.run_id}.json", text.encode())
     if result.status in record.FINAL:
-        (attempt.folder / "checkpoint.pt").unlink(missing_ok=True)
+        for left in (attempt.folder / resume.NAME, (attempt.folder / resume.NAME).with_suffix(".writing")):
+            left.unlink(missing_ok=True)
     return kept
 
 
