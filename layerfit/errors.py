@@ -1,12 +1,30 @@
-"""Mistakes that a user can fix: one exception, with a one-line message that names the fix."""
+"""Mistakes that a user can fix, and numbers that are none: exceptions whose message is one line."""
 
 import argparse
+import math
 from collections.abc import Iterable
 from typing import NoReturn
 
 
 class UserError(ValueError):
     """A mistake in the request: shown as one line, exit status 2, no traceback."""
+
+
+class Diverged(ArithmeticError):
+    """A number that a run rests on is not finite: training has diverged, which is a result."""
+
+
+def finite(what: str, value: float) -> float:
+    """Return a number that a run rests on; every loss, gradient norm and score passes here.
+
+    The message does not hold the value: where one engine finds NaN another finds infinity.
+
+    Raises:
+        Diverged: if it is NaN or infinite.
+    """
+    if not math.isfinite(value):
+        raise Diverged(f"the {what} is not finite")
+    return value
 
 
 class Parser(argparse.ArgumentParser):

@@ -2,9 +2,17 @@
 
 from collections.abc import Mapping
 
+from layerfit.errors import finite
+
 
 def ranks(scores: Mapping[str, float]) -> dict[str, float]:
-    """Return the rank of every unit, 1 = lowest score; ties share the mean of their ranks."""
+    """Return the rank of every unit, 1 = lowest score; ties share the mean of their ranks.
+
+    Raises:
+        Diverged: if a score is not finite: NaN has no rank.
+    """
+    for unit, score in scores.items():
+        finite(f"ranking score of {unit}", score)
     ordered = sorted(scores, key=scores.__getitem__)
     out: dict[str, float] = {}
     start = 0

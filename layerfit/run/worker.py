@@ -13,18 +13,18 @@ import torch
 
 from layerfit.distributed import process
 from layerfit.distributed.place import find_place, writes
-from layerfit.errors import UserError
+from layerfit.errors import Diverged, UserError
 from layerfit.evaluation.judge.run import keep_judgments
 from layerfit.files.trouble import in_words
 from layerfit.files.writing import write_atomically
 from layerfit.records import record
 from layerfit.records.manifest import manifest
 from layerfit.records.record import Items, Measured, Record, Result
-from layerfit.run import interrupt
+from layerfit.run import interrupt, resume
 from layerfit.run.attempt import Attempt, begin
 from layerfit.run.execution import execute
 from layerfit.run.interrupt import Interrupted
-from layerfit.run.loop import Diverged
+from layerfit.run.nulls import without_infinities
 
 
 class Ending:
@@ -105,7 +105,7 @@ def keep(ending: Ending) -> Record:
     assert ending.done is not None
     attempt, run = ending.attempt, ending.attempt.run
     result, items, measured = ending.done
-    kept = Record(attempt.run_id, run.method_name(), run.label, result, measured)
+    kept = without_infinities(Record(attempt.run_id, run.method_name(), run.label, result, measured))
     if ranking := result.findings.get("ranking"):
         content = {"run_id": attempt.run_id, "model": run.model.name, "dataset": run.dataset.name, **ranking}
         text = json.dumps(content, indent=1) + "\n"
@@ -116,7 +116,8 @@ def keep(ending: Ending) -> Record:
             keep_judgments(attempt.folder, run.paths.results)
         record.write(kept, items, run.paths.results)
     if result.status in record.FINAL:
-        (attempt.folder / "checkpoint.pt").unlink(missing_ok=True)
+        for left in (attempt.folder / resume.NAME, (attempt.folder / resume.NAME).with_suffix(".writing")):
+            left.unlink(missing_ok=True)
     return kept
 
 
