@@ -37,6 +37,8 @@ class Shape:
     """Linear modules inside one block, relative to it: `self_attn.q_proj`, ..."""
     smallest_side: int | None = None
     """Rows or columns, whichever is fewer, of the smallest of them."""
+    tied: bool = False
+    """Whether embedding and head are one matrix."""
 
     def blocks(self) -> list[str]:
         """Return the unit names of all blocks, from the lowest."""
@@ -81,7 +83,11 @@ class Anatomy:
     def shape(self, num_steps: int) -> Shape:
         """Return what methods check their parameters against."""
         return Shape(
-            num_layers=self.num_layers, num_steps=num_steps, linear=self.linear, smallest_side=self.smallest_side
+            num_layers=self.num_layers,
+            num_steps=num_steps,
+            linear=self.linear,
+            smallest_side=self.smallest_side,
+            tied=self.head == self.embedding,
         )
 
     def modules(self, targets: Collection[str] = ()) -> list[str]:
