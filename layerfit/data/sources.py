@@ -161,7 +161,8 @@ def _from_hub(repo: str, dataset: DatasetConfig, split: str) -> list[RawRow]:
     from datasets import load_dataset
 
     try:
-        return load_dataset(repo, dataset.subset, split=split, revision=dataset.revision).to_list()
+        rows = load_dataset(repo, dataset.subset, split=split, revision=dataset.revision, trust_remote_code=False)
+        return rows.to_list()
     except (
         OSError,
         ValueError,

@@ -36,7 +36,9 @@ Slot = int | None
 def slots() -> list[Slot]:
     """Return a slot for every GPU, or for every core on a machine without one."""
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=True
+        ).stdout
         gpus: list[Slot] = list(range(len(listed.strip().splitlines())))
     except (OSError, subprocess.SubprocessError):
         gpus = []

@@ -6,6 +6,7 @@ Nothing is fetched for a check: models and data that only the hub has are not lo
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shutil
 import stat
@@ -29,11 +30,15 @@ from layerfit.distributed.place import find_place
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.check import check_judge
 from layerfit.evaluation.protocols import check_protocols
+from layerfit.files.sizes import show, show_both
 from layerfit.files.trouble import in_words
 from layerfit.methods.base import STATIC, Method
 from layerfit.methods.rankings import ranking_file
 from layerfit.models.architecture import model_config, read_anatomy
-from layerfit.models.hub import dataset_source, has_weights, model_source, weight_files
+from layerfit.models.hub import dataset_source, model_source
+from layerfit.models.metadata import check_metadata
+from layerfit.models.tokens import check_ids, num_rows
+from layerfit.models.weights import check_weights, weight_files
 from layerfit.records.aside import KINDS
 from layerfit.records.record import read_findings
 from layerfit.world.spec import ORG, world_of
@@ -98,8 +103,8 @@ def check_ranks(engine: EngineConfig) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if engine.ranks * RANK_BYTES > memory:
         raise UserError(
-            f"engine.ranks={engine.ranks}: each needs {in_units(RANK_BYTES)} before any model is loaded and this "
-            f"machine has {in_units(memory)}; at most {memory // RANK_BYTES} fit"
+            f"engine.ranks={engine.ranks}: each needs {show(RANK_BYTES)} before any model is loaded and this "
+            f"machine has {show(memory)}; at most {memory // RANK_BYTES} fit"
         )
 
 
@@ -162,17 +167,19 @@ def check_model(model: ModelConfig, hub: HubConfig, anatomy: Anatomy) -> None:
     folder = model_source(model, hub)
     if isinstance(folder, str):
         return
-    found = read_parts(model_config(folder))
+    config = model_config(folder)
+    check_metadata(folder)
+    found = read_parts(config)
     layers, positions = found.get("num_layers"), found.get("max_positions")
     if layers is not None and layers != anatomy.num_layers:
         raise UserError(f"model.num_layers={anatomy.num_layers} but {folder} has {layers} layers; set it to {layers}")
     if positions is not None and anatomy.max_positions is not None and positions < anatomy.max_positions:
         raise UserError(f"model.max_positions={anatomy.max_positions} but {folder} has {positions}; lower it")
     check_parts(anatomy, found, folder)
-    if model.weights == "pretrained" and not has_weights(folder):
-        raise UserError(f"{folder} holds no weights; put them there, or set model.weights=random")
+    shapes = check_weights(folder, config) if model.weights == "pretrained" else {}
     if not any((folder / name).is_file() for name in TOKENIZER):
         raise UserError(f"{folder} holds no tokenizer ({', '.join(TOKENIZER)}); copy it there")
+    check_ids(folder, num_rows(config, shapes))
 
 
 def check_world(run: RunConfig) -> None:
@@ -219,10 +226,9 @@ def bytes_needed(run: RunConfig, folder: Path) -> int:
     A method that adapts the model trains and keeps little of it; one that does not keeps its weights, fp32 masters and,
     where the plan never changes, two fp32 moments of each.
     """
-    files = sum(path.stat().st_size for path in weight_files(folder))
     config = model_config(folder)
-    stored = 4 if "32" in str(config.get("dtype", config.get("torch_dtype", "float32"))) else 2
-    number = files // stored if files else num_parameters(config) or 0
+    shapes = check_weights(folder, config) if weight_files(folder) else {}
+    number = sum(map(math.prod, shapes.values())) or num_parameters(config) or 0
     width = 4 if run.training.dtype == "fp32" else 2
     keeps_all = run.method.trains and type(run.method).adapt is Method.adapt
     checkpoint = number * (width + (12 if run.method.switching == STATIC else 4)) if keeps_all else 0
@@ -241,15 +247,8 @@ def check_space(run: RunConfig) -> None:
         value = getattr(run.paths, key)
         free = shutil.disk_usage(_existing(Path(value))).free
         if needed > free:
+            wanted, there = show_both(needed, free)
             raise UserError(
-                f"paths.{key}={value}: a run needs about {in_units(needed)} for {what}, {in_units(free)} are free; "
+                f"paths.{key}={value}: a run needs about {wanted} for {what}, {there} are free; "
                 "free some space there, or give a folder on another disk"
             )
-
-
-def in_units(number: int) -> str:
-    """Return bytes in a unit that shows them: `3.5 MiB`, `512 bytes`."""
-    if number < 1024:
-        return f"{number} bytes"
-    unit = next(k for k in (3, 2, 1) if number >= 1024**k)
-    return f"{number / 1024**unit:.1f} {' KMG'[unit]}iB"

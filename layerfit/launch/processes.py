@@ -139,7 +139,8 @@ def _leaving() -> Iterator[list[int]]:
 
 
 def _enter(folder: Path, gpus: list[int], place: Place | None) -> None:
-    """Send this process's output to its log, and tell it its GPUs and its rank."""
+    """Send this process's output to its log, take its input away, and tell it its GPUs and its rank."""
+    no_input()
     with log_path(folder, place).open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -148,6 +149,12 @@ def _enter(folder: Path, gpus: list[int], place: Place | None) -> None:
     if place is not None:
         end_with_sweep()
         place.export(os.environ)
+
+
+def no_input() -> None:
+    """Let this process and those that it becomes or starts read nothing: a library's question would wait for ever."""
+    with Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), 0)
 
 
 def become_launcher(path: Path, ranks: int, lock: int) -> None:

@@ -16,7 +16,7 @@ from layerfit.config.launcher import SLURM
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
 from layerfit.launch.preflight import check_device
-from layerfit.launch.processes import alone, set_environment
+from layerfit.launch.processes import alone, no_input, set_environment
 from layerfit.launch.queue import Queued, read_queued
 from layerfit.models.hub import prepare_environment
 from layerfit.records import record
@@ -51,6 +51,7 @@ class Task:
             SystemExit: after the job was sent back to the queue: no result is to be written for it.
         """
         sys.argv = list(self.command)
+        no_input()
         rank = take_place()
         folder = Path(self.path).parent
         with interrupt.listening(), output_to(folder / (f"log.{rank}.txt" if rank else "log.txt")):
@@ -153,7 +154,14 @@ def requeue(launcher: str) -> bool:
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
     try:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            ["scontrol", "requeue", job],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     except (OSError, subprocess.SubprocessError) as error:
         print(f"layerfit: scontrol requeue {job} failed: {error}", file=sys.stderr)
         return False

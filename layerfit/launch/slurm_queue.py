@@ -85,7 +85,9 @@ def states(jobs: list[Job]) -> dict[str, str] | None:
 def _squeue() -> dict[str, str] | None:
     command = ["squeue", "--noheader", "--array", "--format=%i|%T", f"--user={getpass.getuser()}"]
     try:
-        text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        text = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     rows = [line.strip().split("|") for line in text.splitlines() if "|" in line]

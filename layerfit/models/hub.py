@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from layerfit.config.schema import HubConfig, ModelConfig
 from layerfit.errors import UserError
-from layerfit.models import architecture, packed, receipt
+from layerfit.models import architecture, packed, receipt, weights
+from layerfit.models.architecture import one_line
+from layerfit.models.metadata import check_metadata
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 MODELS, DATASETS = "models", "datasets"
 EMBEDDED = Path(__file__).resolve().parents[1] / "world" / "assets"
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-_WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def _roots(hub: HubConfig) -> list[Path]:
@@ -138,16 +139,6 @@ def prepare_environment(hub: HubConfig) -> None:
     os.environ.update(dict.fromkeys(_OFFLINE, "1"))
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Return the weight files of a model's folder, in the format that transformers prefers."""
-    return next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
-
-
-def has_weights(folder: Path) -> bool:
-    """Return whether a model's folder holds weights."""
-    return bool(weight_files(folder))
-
-
 def load_tokenizer(model: ModelConfig, hub: HubConfig) -> PreTrainedTokenizerBase:
     """Return the model's tokenizer, padding on the right.
 
@@ -160,10 +151,20 @@ def load_tokenizer(model: ModelConfig, hub: HubConfig) -> PreTrainedTokenizerBas
     from transformers import AutoTokenizer
 
     source = model_source(model, hub)
+    if isinstance(source, Path):
+        check_metadata(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), revision=architecture.revision(model, source))
-    except (OSError, ValueError) as error:
-        raise UserError(f"model={model.name}: no tokenizer in {source}: {str(error).splitlines()[0]}") from error
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(source), revision=architecture.revision(model, source), trust_remote_code=False
+        )
+    except Exception as error:  # each of its files has its own way to be wrong
+        raise UserError(f"model={model.name}: no tokenizer in {source}: {one_line(error)}") from error
+    rows = getattr(architecture.transformers_config(model, source), "vocab_size", None)
+    if rows is not None and len(tokenizer) > rows:
+        raise UserError(
+            f"model={model.name}: the tokenizer in {source} has {len(tokenizer)} tokens and the model's embedding "
+            f"{rows} rows; copy both from the same place, or resize the embedding (resize_token_embeddings)"
+        )
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise UserError(f"model={model.name}: the tokenizer in {source} must be a fast one with an eos token")
     if tokenizer.pad_token_id is None:
@@ -191,8 +192,8 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
 
     logging.disable_progress_bar()
     source, number = model_source(model, hub), getattr(torch, _TORCH[dtype])
-    if model.weights == "pretrained" and isinstance(source, Path) and not has_weights(source):
-        raise UserError(f"model={model.name}: {source} holds no weights; put them there, or set model.weights=random")
+    if model.weights == "pretrained" and isinstance(source, Path):
+        weights.check_weights(source, architecture.model_config(source))
     config = architecture.transformers_config(model, source)
     anatomy = architecture.read_anatomy(model, source)
     attention = architecture.prepare(model, config)
@@ -200,19 +201,42 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
     with torch.random.fork_rng(devices=devices), torch.device(device):
         torch.manual_seed(seed)
         if model.weights == "random":
-            module = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation=attention)
-        else:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                str(source),
-                config=config,
-                revision=architecture.revision(model, source),
-                dtype=number,
-                attn_implementation=attention,
-                output_loading_info=True,
+            module = AutoModelForCausalLM.from_config(
+                config, dtype=number, attn_implementation=attention, trust_remote_code=False
             )
-            module, loading = loaded
-            architecture.check_loading(model, loading)
+        else:
+            module = _pretrained(model, source, config=config, dtype=number, attn_implementation=attention)
     return _checked(model, anatomy, module)
+
+
+def _pretrained(model: ModelConfig, source: str | Path, **settings: Any) -> Any:
+    """Return a model with its weights, all of them finite.
+
+    Raises:
+        UserError: if weights are missing or cannot be read, or one is NaN or infinite, naming the first.
+    """
+    import pickle
+
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    from layerfit.models.finite import first_not_finite
+
+    revision = architecture.revision(model, source)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(source), revision=revision, trust_remote_code=False, output_loading_info=True, **settings
+        )
+    except (OSError, SafetensorError, pickle.UnpicklingError) as error:
+        raise UserError(f"model={model.name}: the weights in {source} cannot be read: {one_line(error)}") from error
+    module, loading = loaded
+    architecture.check_loading(model, loading)
+    if (name := first_not_finite(module)) is not None:
+        raise UserError(
+            f"model={model.name}: {name} of {source} holds NaN or infinite numbers, so nothing that is computed with "
+            "it means anything; give another checkpoint"
+        )
+    return module
 
 
 def empty_model(model: ModelConfig, anatomy: Anatomy, config: Any, dtype: str) -> nn.Module:
@@ -226,7 +250,9 @@ def empty_model(model: ModelConfig, anatomy: Anatomy, config: Any, dtype: str) -
 
     attention, number = architecture.prepare(model, config), getattr(torch, _TORCH[dtype])
     with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation=attention)
+        module = AutoModelForCausalLM.from_config(
+            config, dtype=number, attn_implementation=attention, trust_remote_code=False
+        )
     return _checked(model, anatomy, module)
 
 

@@ -8,7 +8,6 @@ subset and split that a task reads, every shard of the weights, every fetched fi
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,8 @@ from layerfit.evaluation.protocols import check_protocols
 from layerfit.launch import preflight
 from layerfit.models import receipt
 from layerfit.models.architecture import model_config, read_anatomy
-from layerfit.models.hub import DATASETS, MODELS, cached_snapshot, has_weights, local_copy, model_source
+from layerfit.models.hub import DATASETS, MODELS, cached_snapshot, local_copy, model_source
+from layerfit.models.weights import check_weights, weight_files
 from layerfit.prefetch.needs import Need, needs, parts_of, unknown
 
 
@@ -83,22 +83,16 @@ def _of_model(need: Need, folder: Path) -> list[str]:
     out = [] if (folder / "config.json").is_file() else [f"{folder} holds no config.json"]
     if not any((folder / name).is_file() for name in preflight.TOKENIZER):
         out.append(f"{folder} holds no tokenizer ({', '.join(preflight.TOKENIZER)})")
-    if need.weights and not has_weights(folder):
-        out.append(f"{folder} holds no weights")
-    elif need.weights and not (folder / "model.safetensors").is_file():
-        out += [f"{folder / shard} is missing" for shard in _shards(folder) if not (folder / shard).is_file()]
+    if not need.weights:
+        return out
+    files = weight_files(folder)
+    if absent := [f"{path} is missing" for path in files if not path.is_file()]:
+        return out + absent
+    if not files:
+        return [*out, f"{folder} holds no weights"]
+    if not out:
+        check_weights(folder, model_config(folder))
     return out
-
-
-def _shards(folder: Path) -> list[str]:
-    """Return the files listed in the index of sharded weights; [] without an index."""
-    for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        if (folder / name).is_file():
-            try:
-                return sorted(set(json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError) as error:
-                raise UserError(f"{folder / name} is not an index of weights; fetch it again") from error
-    return []
 
 
 def _of_dataset(need: Need, folder: Path) -> list[str]:

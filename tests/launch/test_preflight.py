@@ -26,6 +26,7 @@ from layerfit.launch import preflight as module
 from layerfit.launch.preflight import bytes_needed, num_parameters, preflight
 from layerfit.methods import METHODS
 from layerfit.models import hub as hub_module
+from tests.helpers.model_files import safetensors
 
 CONFIG = {"num_hidden_layers": 2, "max_position_embeddings": 32, "hidden_size": 8, "vocab_size": 16, "dtype": "float32"}
 
@@ -38,8 +39,8 @@ def run(tmp_path, monkeypatch):
     folder = tmp_path / "mirror/models/org/model"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(bytes(400))
+    (folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
+    (folder / "model.safetensors").write_bytes(safetensors({"weight": (100,)}))
     data = tmp_path / "mirror/datasets/org/data"
     data.mkdir(parents=True)
     for split in ("train", "validation"):
@@ -123,7 +124,7 @@ def test_the_network_may_have_what_is_not_here(run):
 def test_a_full_disk_is_said(run, monkeypatch):
     usage = shutil._ntuple_diskusage(10, 9, 100)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match=r"paths.outputs=.* needs about"):
+    with pytest.raises(UserError, match=r"paths.outputs=.* needs about 1.6 KiB .*, 100 B are free"):
         preflight(run)
 
 
