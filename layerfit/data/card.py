@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from layerfit.config.schema import DatasetConfig
 
 _QUANTILES = (0, 0.5, 0.9, 1)
-_MOST_FILES = 8
+_MOST_FILES, _MOST_COLUMNS, _LONGEST_NAME = 8, 50, 80
 WARN_UNKNOWN, MOST_UNKNOWN = 0.01, 0.5
 """Share of unknown tokens above which the log warns, and above which training is refused."""
 
@@ -97,9 +97,21 @@ def make_card(
         form=how[0],
         template=how[1],
         unknown_token_share=unknown_token_share,
-        unread_columns=sorted(notes.unread),
+        unread_columns=_names(notes.unread),
         dropped_turns={reason: number for reason, number in sorted(notes.changes.items()) if number},
     )
+
+
+def _names(columns: Collection[str]) -> list[str]:
+    """Return names of columns for a record: printable, and not more than a reader looks at."""
+    names = sorted(_printable(name) for name in columns)
+    return names if len(names) <= _MOST_COLUMNS else [*names[:_MOST_COLUMNS], f"and {len(names) - _MOST_COLUMNS} more"]
+
+
+def _printable(name: str) -> str:
+    """Return a name from outside for a line of text."""
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[:_LONGEST_NAME])
+    return plain if len(name) <= _LONGEST_NAME else f"{plain}..."
 
 
 def describe(card: DataCard, dataset: DatasetConfig, origin: str, files: Mapping[str, int]) -> str:
@@ -111,7 +123,7 @@ def describe(card: DataCard, dataset: DatasetConfig, origin: str, files: Mapping
     share = card.unknown_token_share or 0.0
     unknown = f"{share:.1%} of them unknown to the tokenizer" if share else "all known to the tokenizer"
     warning = f"  warning: {unknown}; they all look the same to the model" if share > WARN_UNKNOWN else None
-    listed = [f"{name} ({number:,})" for name, number in files.items()]
+    listed = [f"{_printable(name)} ({number:,})" for name, number in files.items()]
     more = f" and {len(listed) - _MOST_FILES} more" if len(listed) > _MOST_FILES else ""
     changed = [f"{reason}: {number:,}" for reason, number in (card.dropped_turns or {}).items()]
     lines = (

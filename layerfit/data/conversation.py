@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from layerfit.data.json_rows import kind_of
+from layerfit.data.json_rows import kind_of, short
 from layerfit.data.turns import Notes, Turn, text_in, valid
 from layerfit.errors import UserError
 
@@ -96,7 +96,7 @@ def messages_of(row: Mapping[str, Any], notes: Notes) -> list[Turn]:
     key = "messages" if row.get("messages") is not None else "conversations"
     messages = row.get(key)
     if not isinstance(messages, list):
-        found = f"here it is {kind_of(messages)}" if key in row else f"the row has {sorted(row)}"
+        found = f"here it is {kind_of(messages)}" if key in row else f"the row has {short(sorted(row))}"
         fix = "; write a list of messages, not its JSON as text" if isinstance(messages, str) else ""
         raise UserError(f"dataset.form=messages needs a list 'messages' or 'conversations'; {found}{fix}")
     refuse_tools(row, "dataset.form=messages: the row")
@@ -130,7 +130,7 @@ def _message(number: int, message: Any) -> tuple[str, str, bool]:
     if role in _TOOL_ROLES:
         raise UserError(f"{where} has the role {role!r}: {_NO_TOOLS}")
     if role not in _ROLES:
-        raise UserError(f"{where}: role {role!r} is not known; use user, assistant or system (or human, gpt)")
+        raise UserError(f"{where}: role {short(role)} is not known; use user, assistant or system (or human, gpt)")
     return role, valid(content, where), _trained(message.get("weight"), role, where)
 
 
@@ -139,4 +139,4 @@ def _trained(weight: Any, role: str, where: str) -> bool:
         return weight is None or weight == 1
     if role != "assistant" and weight == 0:
         return False
-    raise UserError(f"{where}, of {role}, has weight={weight!r}; only 0 and 1 are read, and only of assistant")
+    raise UserError(f"{where}, of {role}, has weight={short(weight)}; only 0 and 1 are read, and only of assistant")

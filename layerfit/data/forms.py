@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from layerfit.data.conversation import EMPTY_REQUEST, Conversation, messages_of, refuse_tools
-from layerfit.data.json_rows import RawRow
+from layerfit.data.json_rows import RawRow, short
 from layerfit.data.turns import Notes, Turn, text_in
 from layerfit.errors import UserError
 
@@ -95,7 +95,7 @@ def detect_form(row: RawRow) -> str:
             if any(columns <= have for columns in choices):
                 return form
     known = "; ".join(f"{form}: {' or '.join('+'.join(sorted(c)) for c in cs)}" for form, cs in _COLUMNS.items())
-    raise UserError(f"dataset.form=auto recognises no form in the columns {sorted(row)}; forms are {known}")
+    raise UserError(f"dataset.form=auto recognises no form in the columns {short(sorted(row))}; forms are {known}")
 
 
 def resolve(form: str, template: str, row: RawRow) -> tuple[str, str]:

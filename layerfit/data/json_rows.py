@@ -17,6 +17,7 @@ RawRow = dict[str, Any]
 Numbered = tuple[int, RawRow]
 """A row after its number: the line where it starts, or its place in a file without lines; counted from 1."""
 _SPACE = re.compile(rf"[ \t\n{BOM}]*")
+_LONGEST_SHOWN = 200
 _CONVERSATION = ("messages", "conversations")
 
 
@@ -69,7 +70,7 @@ class _Cursor:
             line = self.line + self.text.count("\n", self.at, error.pos)
             raise MalformedText(line, f"it is not JSON: {error.msg} (column {error.colno})") from error
         except _KeyTwice as error:
-            raise MalformedText(self.line, f"an object has the key {error.args[0]!r} twice; keep one") from error
+            raise MalformedText(self.line, f"an object has the key {short(error.args[0])} twice; keep one") from error
         except RecursionError as error:
             raise MalformedText(self.line, "lists or objects are nested too deeply; leave that column out") from error
         except ValueError as error:
@@ -114,12 +115,21 @@ class _Cursor:
             raise MalformedText(self.line, "more follows after the end of the JSON value; write one object per line")
 
 
+def short(value: object) -> str:
+    """Return a value as Python writes it, for a message: one line, at most 200 characters."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+
+
 def kind_of(value: Any) -> str:
     """Return what a value is, in words."""
     if isinstance(value, float) and value != value:
         return "NaN"
     names = ((bool, "a truth value"), (str, "text"), (int | float, "a number"), (list, "a list"), (dict, "an object"))
-    return next((name for kind, name in names if isinstance(value, kind)), "null" if value is None else repr(value))
+    return next(
+        (name for kind, name in names if isinstance(value, kind)),
+        "null" if value is None else f"of type {type(value).__name__}",
+    )
 
 
 def rows_of_json(text: str) -> list[Numbered]:
@@ -197,7 +207,7 @@ def _unwrapped(text: str, found: RawRow) -> list[Numbered]:
     for key, value in lists.items():
         if value and all(isinstance(row, dict) for row in value) and not set(found) & set(_CONVERSATION):
             fix = f"write that list alone: jq '.{key}' FILE > rows.json"
-            raise MalformedText(1, f"the file is one JSON object, whose key {key!r} holds the rows; {fix}")
+            raise MalformedText(1, f"the file is one JSON object, whose key {short(key)} holds the rows; {fix}")
     if found and all(isinstance(value, dict) for value in found.values()):
         raise MalformedText(1, "the file is a table by columns; write it by rows (in pandas: orient='records')")
     return [(1, found)]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
-"""Around the number of a hidden word. Unicode gives these two no character: no text has them."""
+"""Around the number of a hidden word. Unicode gives these two no character; a text that has them all the same has them
+hidden too."""
 _HIDDEN = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
 
 
@@ -30,19 +31,21 @@ class SpecialWords:
         special = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
         self.words = sorted(filter(None, special), key=lambda word: (-len(word), word))
         self.pattern = re.compile("|".join(map(re.escape, self.words)) or "(?!)")
+        self._marked = [*self.words, _OPEN, _CLOSE]
+        self._hides = re.compile("|".join(map(re.escape, self._marked)))
         self.bos, self.eos = str(tokenizer.bos_token or ""), str(tokenizer.eos_token or "")
 
     def hide(self, text: str) -> str:
         """Return a text whose special words are hidden from the tokenizer, until `show`."""
-        return self.pattern.sub(lambda found: f"{_OPEN}{self.words.index(found[0])}{_CLOSE}", text)
+        return self._hides.sub(lambda found: f"{_OPEN}{self._marked.index(found[0])}{_CLOSE}", text)
 
     def show(self, text: str) -> str:
         """Return a text with its hidden words."""
-        return _HIDDEN.sub(lambda found: self.words[int(found[1])], text)
+        return _HIDDEN.sub(lambda found: self._marked[int(found[1])], text)
 
     def hidden(self, text: str) -> list[str]:
         """Return the hidden words of a text."""
-        return [self.words[int(number)] for number in _HIDDEN.findall(text)]
+        return [self._marked[int(number)] for number in _HIDDEN.findall(text)]
 
     def without(self, text: str) -> str:
         """Return a text with an ordinary word in place of each hidden one."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerfit.data.json_rows import MalformedText, Numbered, RawRow, rows_of_json, rows_of_line
+from layerfit.data.json_rows import MalformedText, Numbered, RawRow, rows_of_json, rows_of_line, short
 from layerfit.data.text_files import BOM, read_line, read_text
 from layerfit.errors import UserError
 from layerfit.files.paths import check_kind
@@ -140,7 +140,7 @@ def _csv_rows(text: str, separator: str) -> Iterator[Numbered]:
 def _header(fields: list[str], line: int) -> list[str]:
     names = [field.strip() for field in fields]
     if wrong := next((name for name in names if not name or names.count(name) > 1), None):
-        raise MalformedText(line, f"the header has the column {wrong!r} twice; keep one")
+        raise MalformedText(line, f"the header has the column {short(wrong)} twice; keep one")
     if "" in names:
         raise MalformedText(line, f"column {names.index('') + 1} of the header has no name")
     if len(names) == 1 and (other := next((c for c in (";", "\t", "|") if c in names[0]), None)):

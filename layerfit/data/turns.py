@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from layerfit.data.json_rows import kind_of
+from layerfit.data.json_rows import kind_of, short
 from layerfit.errors import UserError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -52,7 +52,7 @@ def text_in(row: Mapping[str, Any], key: str, form: str, *, optional: bool = Fal
     if optional and value is None:
         return ""
     if not isinstance(value, str):
-        found = f"here it is {kind_of(value)}" if key in row else f"the row has {sorted(row)}"
+        found = f"here it is {kind_of(value)}" if key in row else f"the row has {short(sorted(row))}"
         raise UserError(f"dataset.form={form} needs the text column {key!r}; {found}")
     return valid(value, f"dataset.form={form}: {key!r}")
 

@@ -281,7 +281,8 @@ def same_result(recorded: Result, again: Result) -> bool:
     findings = {key: value for key, value in again.findings.items() if key in recorded.findings}
     card = again.data
     if card is not None and recorded.data is not None:
-        card = replace(card, **{name: None for name in _LATER if getattr(recorded.data, name) is None})
+        unknown: dict[str, Any] = {name: None for name in _LATER if getattr(recorded.data, name) is None}
+        card = replace(card, **unknown)
     plain = [json.dumps(asdict(r), sort_keys=True) for r in (recorded, replace(again, findings=findings, data=card))]
     return plain[0] == plain[1]
 

@@ -210,6 +210,18 @@ def test_the_card_says_what_was_changed_and_which_columns_nobody_reads(tmp_path,
     assert "columns that nobody reads: messages.name, source" in data.about
 
 
+def test_names_of_columns_fit_a_line_of_the_log(tmp_path, tokenizer):
+    odd = {"a\nb": 1, "\ud83d": 1, "x" * 1000: 1} | {f"c{number:03}": 1 for number in range(100)}
+    (tmp_path / "d.jsonl").write_text(json.dumps({"prompt": "q", "response": "a"} | odd) + "\n")
+    dataset = DatasetConfig(name="t", id="none", path=str(tmp_path), form="auto", template="plain", seed=0)
+    data = load_data(dataset, TrainingConfig(max_steps=1, batch_size=1, max_length=16), HubConfig(), tokenizer)
+    names = data.card.unread_columns
+    assert len(names) == 51
+    assert {"a\\nb", "\\ud83d", "and 53 more"} <= set(names)
+    data.about.encode()
+    assert max(map(len, data.about.splitlines())) < 1000
+
+
 def read_case(name):
     dataset = DatasetConfig(name="t", id="none", path=str(CASES / name), form="auto", template="auto")
     return read_split(dataset, "train", HubConfig())

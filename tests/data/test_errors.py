@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pytest
 
@@ -43,6 +44,9 @@ def folder(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(content)
     (tmp_path / "plain.jsonl.gz").write_text('{"text": "a"}\n')
     (tmp_path / "mirror").mkdir()
+    (tmp_path / "card").mkdir()
+    (tmp_path / "card" / "README.md").write_text("---\nconfigs: [{data_files: ../text.jsonl}]\n---\n")
+    os.mkfifo(tmp_path / "fifo.jsonl")
     return tmp_path
 
 
@@ -54,6 +58,10 @@ CASES = {
         "dataset=local dataset.path=mirror",
         "no files .parquet, .jsonl (or .ndjson), .json, .csv or .tsv",
     ),
+    "a FIFO": ("dataset=local dataset.path=fifo.jsonl", "dataset.path=fifo.jsonl is a FIFO, not a file or folder"),
+    "a device": ("dataset=local dataset.path=/dev/zero", "dataset.path=/dev/zero is a device"),
+    "a path that is too long": (f"dataset=local dataset.path={'a' * 300}", "is too long for a path"),
+    "a card that points outside": ("dataset=local dataset.path=card", "README.md: data_files names '..', which is"),
     "empty": ("dataset=local dataset.path=empty.jsonl", "split 'train' of empty.jsonl has no rows"),
     "empty list": ("dataset=local dataset.path=none.json", "has no rows"),
     "broken JSON": ("dataset=local dataset.path=broken.json", "broken.json:1: it is not JSON: Expecting value"),

@@ -120,6 +120,8 @@ def test_the_parts_of_a_chat_are_the_templates_text(tokenizer):
     text = "a </s> <|im_end|> b"
     assert special.show(special.hide(text)) == text
     assert special.without(special.hide(text)) == "a x x b"
+    forged = "\ufdd0999\ufdd1 \ufdd0"
+    assert special.show(special.hide(forged)) == forged
     assert special.hidden(special.hide(text)) == ["</s>", "<|im_end|>"]
     assert without_own([[Turn("q", "a")]], special) == ([[Turn("q", "a")]], {})
 

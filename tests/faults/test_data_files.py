@@ -11,6 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from layerfit.cli import main
 from layerfit.config.schema import DatasetConfig, HubConfig
 from layerfit.data.loading import read_split
 from layerfit.data.reading import first_row, read_file
@@ -147,6 +148,11 @@ REFUSED = {
     "an infinity": ("d.jsonl", bad(output=float("inf")).encode(), r":3: .*'output'; here it is a number"),
     "a list": ("d.jsonl", bad(input=["a"]).encode(), r":3: .*'input'; here it is a list"),
     "an object": ("d.jsonl", bad(output={"a": 1}).encode(), r":3: .*'output'; here it is an object"),
+    "columns without end": (
+        "d.jsonl",
+        json.dumps(dict.fromkeys(map(str, range(9999)), 0)).encode(),
+        r"columns \['0', .{,900}$",
+    ),
     "null": ("d.jsonl", bad(output=None).encode(), r":3: .*'output'; here it is null"),
     "a number in a list": ("d.json", pretty([ROW, ROW | {"output": 3}]), r"d.json:7: .*'output'; here it is a number"),
     "a short row of CSV": ("d.csv", (CSV + "a,b\n").encode(), r"d.csv:7: 2 fields, but the header has 3"),
@@ -269,6 +275,22 @@ def test_a_file_beside_the_data_that_holds_no_rows_is_named(tmp_path):
     (tmp_path / "package.json").unlink()
     (tmp_path / "dataset_infos.json").write_text("{}")  # metadata of older data sets
     assert data_files(tmp_path) == {"train": [tmp_path / "alpaca.json"]}
+
+
+@pytest.mark.slow
+def test_a_mistake_deep_in_a_large_file_is_the_runs_one_line(tmp_path, monkeypatch, capfd):
+    """Only the first row is read before the run: the run fails with file and line, without a traceback."""
+    monkeypatch.chdir(tmp_path)
+    row = {"prompt": "sign of home", "response": "left", "note": "x" * 100_000}
+    (tmp_path / "d.jsonl").write_text((json.dumps(row) + "\n") * 170 + '{"prompt": "sign"\n')
+    words = "dataset=local dataset.path=d.jsonl model=nano method=full eval=none training.max_steps=1"
+    assert main([*words.split(), "training.batch_size=1", "training.max_length=16", "engine.device=cpu"]) == 1
+    [path] = (tmp_path / "results" / "runs").glob("*.json")
+    result = json.loads(path.read_text())["result"]
+    assert result["status"] == "failed"
+    assert re.search(r"d.jsonl:171: it is not JSON: Expecting", result["message"])
+    assert not list(tmp_path.glob("outputs/*/error.txt"))
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @needs_cases

@@ -47,7 +47,8 @@ def test_older_records_go_through_the_chain(tmp_path, monkeypatch):
     write(tmp_path, {**data, "name": data["label"], "schema": 0} | {"label": None})
     (old,) = read_all(tmp_path).values()
     assert old == read(COMMITTED, RUN)
-    assert old.result.data.unknown_token_share is None
+    card = old.result.data
+    assert card.unknown_token_share is card.unread_columns is card.dropped_turns is None
 
 
 CASES = {
@@ -70,12 +71,13 @@ def test_what_is_no_record_is_one_line_with_the_fix(tmp_path, case):
 
 def test_what_an_older_version_did_not_look_for_is_no_difference():
     old = parse(committed()).result
-    card = dataclasses.replace(old.data, unknown_token_share=0.0)
+    card = dataclasses.replace(old.data, unknown_token_share=0.0, unread_columns=["x"], dropped_turns={"y": 1})
     again = dataclasses.replace(old, data=card, findings={**old.findings, "new": 1})
     assert same_result(old, again)
     assert not same_result(again, old)  # what was looked for and is gone is one
     assert not same_result(old, dataclasses.replace(again, losses=[*old.losses, 1.0]))
     assert not same_result(again, dataclasses.replace(again, data=dataclasses.replace(card, unknown_token_share=0.5)))
+    assert not same_result(again, dataclasses.replace(again, data=dataclasses.replace(card, dropped_turns={})))
     assert same_result(Result({}, "failed"), Result({}, "failed"))
 
 
