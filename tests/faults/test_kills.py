@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from layerfit import config
 from tests.helpers import forks
 from tests.helpers.small_runs import SMALL, command, environment, results
 
@@ -177,9 +178,9 @@ def test_out_of_memory_is_recorded_and_the_others_go_on(tmp_path):
     sweep = forks.sweep(tmp_path, runs, memory=400 * 2**20)
     sweep.join()
     assert sweep.exitcode == 1
-    statuses = {found[0]["config"]["method"]["name"]: found[0] for found in map(json.loads, results(tmp_path).values())}
-    print(statuses)
-    assert [statuses[name]["status"] for name in ("full", "lora", "lisa")] == ["oom", "ok", "ok"], statuses["full"]
+    found = results(tmp_path)
+    ended = [json.loads(found[config.run_id(run)])[0] for run in runs]
+    assert [one["status"] for one in ended] == ["oom", "ok", "ok"], ended[0]["message"]
 
 
 @pytest.mark.slow
