@@ -16,7 +16,11 @@ from layerfit.config.schema import RunConfig
 from layerfit.launch import local
 from layerfit.launch.queue import Queued
 from layerfit.records import record
+from tests.helpers.cluster_fakes import SWEEP as CLUSTER_SWEEP
+from tests.helpers.cluster_fakes import cluster
 from tests.helpers.small_runs import SMALL, layerfit, results
+
+__all__ = ["cluster"]
 
 SWEEP = ["-m", "method=full,lora,lisa", *SMALL]
 
@@ -143,6 +147,25 @@ def test_what_needs_a_run_that_failed_so_is_not_begun(stubs, monkeypatch, capsys
     assert cli.main(["method=ila", *SMALL]) == 1
     found = record.read("results", config.run_id(run)).result
     assert (found.status, found.message) == ("failed", f"its required run {ranking} is not ok")
+
+
+def test_a_job_whose_failure_cannot_be_recorded_fails_alone(cluster, monkeypatch, capsys):
+    """The queue is empty: all jobs are over and have left no record; one of them cannot be given one."""
+    lora = config.run_id(composed("method=lora", *CLUSTER_SWEEP[2:]))
+    refusing(monkeypatch, f"runs/.{lora}", errno.ENOSPC)
+    assert cli.main([*CLUSTER_SWEEP, "hydra/launcher=slurm"]) == 1
+    said = capsys.readouterr().err
+    assert f"layerfit: lora s0 ({lora}): results/runs/{lora}.json: the disk is full (ENOSPC)" in said
+    assert said.count("failed") == 3
+    assert len(results(Path())) == 2
+
+
+def test_jobs_without_a_folder_are_not_submitted(cluster, capsys):
+    Path("outputs").mkdir()
+    Path("outputs/slurm").write_text("mine")
+    assert cli.main([*CLUSTER_SWEEP, "hydra/launcher=slurm"]) == 2
+    assert "outputs/slurm: a file stands where a folder should be" in capsys.readouterr().err
+    assert not list(cluster.glob("*.sh"))
 
 
 def test_a_server_that_starts_nothing_fails_runs_with_one_line(stubs, monkeypatch, capsys):
