@@ -133,7 +133,7 @@ def count_operations(kill_at: int | None) -> None:
     flush = os.fsync
 
     def fsync(handle: int) -> None:
-        note("fsync", "", handle)
+        note("fsync", str(Path(f"/proc/self/fd/{handle}").readlink()).removeprefix(here), handle)
         flush(handle)
 
     os.fsync = fsync
