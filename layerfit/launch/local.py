@@ -73,8 +73,8 @@ def run_all(runs: list[RunConfig], *, group: str) -> bool:
 
 def crowded(runs: list[RunConfig]) -> str | None:
     """Return that runs have more ranks than this machine has slots for, None if none has."""
-    most, places = max(run.engine.ranks for run in runs), slots()
-    if most <= len(places):
+    most = max(run.engine.ranks for run in runs)
+    if most == 1 or most <= len(places := slots()):
         return None
     here = f"{len(places)} {'cores' if places[0] is None else 'GPUs'}"
     return f"engine.ranks={most} on {here}: the ranks take turns, which is slower than fewer of them"

@@ -92,9 +92,14 @@ def check_device(engine: EngineConfig) -> None:
         raise UserError("engine.device=cuda but there is no CUDA device here; set engine.device=cpu, or auto")
 
 
+def _gpus() -> int:
+    """Return the number of NVIDIA's devices that this machine shows; 0 if it has none or shows them in another way."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
 def check_ranks(engine: EngineConfig) -> None:
     """Raise UserError if this machine cannot run the ranks of `engine.ranks`: a GPU for each, or memory."""
-    gpus = len(list(Path("/dev").glob("nvidia[0-9]*"))) if engine.device != "cpu" else 0
+    gpus = _gpus() if engine.device != "cpu" else 0
     if 0 < gpus < engine.ranks:
         raise UserError(
             f"engine.ranks={engine.ranks} but this machine has {gpus} GPU{'s' if gpus > 1 else ''} and each rank needs "

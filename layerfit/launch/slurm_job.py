@@ -15,6 +15,7 @@ from layerfit import config
 from layerfit.config.launcher import SLURM
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
+from layerfit.files.writing import clear_temporaries
 from layerfit.launch.preflight import check_device
 from layerfit.launch.processes import alone, no_input, set_environment
 from layerfit.launch.queue import Queued, read_queued
@@ -77,6 +78,7 @@ class Task:
                 if why := refusal(queued.run):
                     print(f"layerfit: {why}", file=sys.stderr)
                 if rank == 0:
+                    clear_temporaries(path.parent, locked=True)
                     queued.forget_failure()
                     if why:
                         queued.record_failure(why)

@@ -1,9 +1,7 @@
 """A disk that is full, read-only or not there fails the runs that need it, in one line each; the others go on."""
 
 import contextlib
-import copy
 import errno
-import functools
 import json
 import os
 import subprocess
@@ -12,58 +10,17 @@ from pathlib import Path
 import pytest
 
 from layerfit import cli, config
-from layerfit.config.schema import RunConfig
 from layerfit.launch import local
 from layerfit.launch.queue import Queued
 from layerfit.records import record
+from tests.helpers.cluster_fakes import SWEEP as CLUSTER_SWEEP
+from tests.helpers.cluster_fakes import cluster
 from tests.helpers.small_runs import SMALL, layerfit, results
+from tests.helpers.stubs import Stub, composed, stubs
+
+__all__ = ["cluster", "stubs"]
 
 SWEEP = ["-m", "method=full,lora,lisa", *SMALL]
-
-
-def of_a_stub(queued: Queued, *_) -> "Stub":
-    queued.forget_failure()
-    queued.write()
-    return Stub(queued)
-
-
-class Stub:
-    """A process that has ended, ok if its record could be written, when it is looked at."""
-
-    def __init__(self, queued: Queued) -> None:
-        self.queued = queued
-
-    def exit_code(self) -> int:
-        run = self.queued.run
-        made = record.Record(self.queued.run_id, "m", "", record.Result({}, "ok", None), record.Measured())
-        try:
-            record.write(made, {}, run.paths.results)
-        except OSError:
-            return 1
-        return 0
-
-    def stop(self) -> None:
-        """It has."""
-
-
-@pytest.fixture
-def stubs(monkeypatch, tmp_path):
-    """Sweeps in this folder start nothing."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(local, "server", lambda: None)
-    monkeypatch.setattr(local, "start", of_a_stub)
-    monkeypatch.setattr(config, "compose", lambda words: copy.deepcopy(composed(*words)))
-    return tmp_path
-
-
-compose = config.compose
-
-
-@functools.cache
-def composed(*words: str) -> RunConfig:
-    """Composing takes longer than the rest of these tests."""
-    with config.composer():
-        return compose(list(words))
 
 
 def ids(*methods: str) -> list[str]:
@@ -143,6 +100,25 @@ def test_what_needs_a_run_that_failed_so_is_not_begun(stubs, monkeypatch, capsys
     assert cli.main(["method=ila", *SMALL]) == 1
     found = record.read("results", config.run_id(run)).result
     assert (found.status, found.message) == ("failed", f"its required run {ranking} is not ok")
+
+
+def test_a_job_whose_failure_cannot_be_recorded_fails_alone(cluster, monkeypatch, capsys):
+    """The queue is empty: all jobs are over and have left no record; one of them cannot be given one."""
+    lora = config.run_id(composed("method=lora", *CLUSTER_SWEEP[2:]))
+    refusing(monkeypatch, f"runs/.{lora}", errno.ENOSPC)
+    assert cli.main([*CLUSTER_SWEEP, "hydra/launcher=slurm"]) == 1
+    said = capsys.readouterr().err
+    assert f"layerfit: lora s0 ({lora}): results/runs/{lora}.json: the disk is full (ENOSPC)" in said
+    assert said.count("failed") == 3
+    assert len(results(Path())) == 2
+
+
+def test_jobs_without_a_folder_are_not_submitted(cluster, capsys):
+    Path("outputs").mkdir()
+    Path("outputs/slurm").write_text("mine")
+    assert cli.main([*CLUSTER_SWEEP, "hydra/launcher=slurm"]) == 2
+    assert "outputs/slurm: a file stands where a folder should be" in capsys.readouterr().err
+    assert not list(cluster.glob("*.sh"))
 
 
 def test_a_server_that_starts_nothing_fails_runs_with_one_line(stubs, monkeypatch, capsys):

@@ -64,7 +64,7 @@ def test_look_alikes_stay(left):
 
 
 def test_where_the_writer_cannot_be_known_a_day_must_pass(tmp_path):
-    others = tmp_path / ".a.json.0123abcd-1.abcdefgh.part"
+    others = tmp_path / ".a.json.0123abcd-4999999.abcdefgh.part"  # here nobody has that number
     taken = tmp_path / f".a.json.{writing._machine()}-{os.getpid()}.abcdefgh.part"
     for path in (others, taken):
         path.write_text("half")

@@ -126,14 +126,14 @@ def count_operations(kill_at: int | None) -> None:
         if (event == "open" and not args[2] & WRITING) or (event == "os.remove" and args[1] != -1):
             return  # read, or in a folder of the system's by its number
         if isinstance(args[0], (str, bytes, os.PathLike)):
-            path = os.path.abspath(os.fsdecode(args[0]))
+            path = str(Path.cwd() / os.fsdecode(args[0]))
             if path.startswith(here):
                 note(event, path.removeprefix(here))
 
     flush = os.fsync
 
     def fsync(handle: int) -> None:
-        note("fsync", "", handle)
+        note("fsync", str(Path(f"/proc/self/fd/{handle}").readlink()).removeprefix(here), handle)
         flush(handle)
 
     os.fsync = fsync

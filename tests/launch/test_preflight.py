@@ -21,9 +21,11 @@ from layerfit.config.schema import (
     TaskConfig,
     TrainingConfig,
 )
+from layerfit.distributed.place import Place
 from layerfit.errors import UserError
+from layerfit.launch import local
 from layerfit.launch import preflight as module
-from layerfit.launch.preflight import bytes_needed, num_parameters, preflight
+from layerfit.launch.preflight import bytes_needed, in_units, num_parameters, preflight
 from layerfit.methods import METHODS
 from layerfit.models import hub as hub_module
 from tests.helpers.model_files import safetensors
@@ -167,3 +169,36 @@ def test_the_module_is_light():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_ranks_need_a_gpu_each_and_memory(run, monkeypatch):
+    run.engine = EngineConfig(name="zero0", ranks=4)
+    monkeypatch.setattr(module, "find_place", lambda: None)
+    monkeypatch.setattr(module, "_gpus", lambda: 2)
+    with pytest.raises(UserError, match=r"engine\.ranks=4 but this machine has 2 GPUs .* set engine\.ranks=2 or lower"):
+        module.check_ranks(run.engine)
+    run.engine.device = "cpu"
+    module.check_ranks(run.engine)
+    run.engine.ranks = 999_999
+    with pytest.raises(UserError, match=r"engine\.ranks=999999: each needs 300\.0 MiB .* at most \d+ fit"):
+        module.check_ranks(run.engine)
+    with pytest.raises(UserError, match="at most"):
+        preflight(run)
+    monkeypatch.setattr(module, "find_place", lambda: Place(0, 999_999, 0, "localhost", 1))
+    module.preflight(run)  # they were started elsewhere
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (3 * 2**20 + 2**19, "3.5 MiB"), (2**41, "2048.0 GiB")],
+)
+def test_bytes_are_said_in_a_unit_that_shows_them(number, shown):
+    assert in_units(number) == shown
+
+
+def test_more_ranks_than_cores_is_a_warning(run, monkeypatch):
+    monkeypatch.setattr(local, "slots", lambda: [None, None])
+    run.engine.ranks = 2
+    assert local.crowded([run]) is None
+    run.engine.ranks = 8
+    assert local.crowded([run]).startswith("engine.ranks=8 on 2 cores: the ranks take turns")
