@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from layerfit.config.schema import HubConfig, ModelConfig
 from layerfit.errors import UserError
+from layerfit.files.names import check_repository, check_revision, is_repository, is_revision
+from layerfit.files.paths import expand
 from layerfit.models import architecture, packed, receipt, weights
 from layerfit.models.architecture import one_line
 from layerfit.models.metadata import check_metadata
@@ -32,7 +34,7 @@ def _roots(hub: HubConfig) -> list[Path]:
     """Return the folders that are searched before the hub, in order."""
     if hub.mirror is None:
         return [EMBEDDED]
-    mirror = Path(hub.mirror).expanduser()
+    mirror = expand("hub.mirror", hub.mirror)
     if not mirror.is_dir():
         raise UserError(f"hub.mirror={hub.mirror} is not a folder; give one with models/ and datasets/, or null")
     return [EMBEDDED, mirror]
@@ -42,28 +44,36 @@ def hub_cache() -> Path:
     """Return the Hugging Face cache folder, from the same environment variables as the Hugging Face libraries."""
     home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("HF_HOME", f"{home}/huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+    return expand("HF_HUB_CACHE", os.environ.get("HF_HUB_CACHE", f"{home}/hub"))
 
 
 def cached_snapshot(kind: str, repo: str, revision: str | None) -> Path | None:
     """Return the snapshot of a repository in the Hugging Face cache, None if there is none."""
+    wanted = revision or "main"
+    if not (is_repository(repo) and is_revision(wanted)):
+        return None
     folder = hub_cache() / f"{kind}--{repo.replace('/', '--')}"
-    reference = folder / "refs" / (revision or "main")
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    snapshot = folder / "snapshots" / commit if commit else None
-    return snapshot if snapshot is not None and snapshot.is_dir() else None
+    reference = folder / "refs" / wanted
+    commit = reference.read_text(errors="replace").strip() if reference.is_file() else wanted
+    snapshot = folder / "snapshots" / commit
+    return snapshot if is_revision(commit) and snapshot.is_dir() else None
 
 
 def local_copy(kind: str, repo: str, hub: HubConfig) -> Path | None:
     """Return the embedded or mirrored folder of a repository, None if there is none. `kind`: MODELS or DATASETS.
 
+    A text that is no hub id (`../..`, or what a task calls its data) has none.
     The weights of an embedded model are unpacked.
     """
-    found = next((folder for root in _roots(hub) if (folder := root / kind / repo).is_dir()), None)
+    roots = _roots(hub) if is_repository(repo) else []
+    found = next((folder for root in roots if (folder := root / kind / repo).is_dir()), None)
     return packed.unpack(found) if found is not None and found.is_relative_to(EMBEDDED) else found
 
 
 def _source(kind: str, repo: str, revision: str | None, hub: HubConfig) -> str | Path:
+    check_repository(f"{kind.removesuffix('s')} id", repo)
+    if revision is not None:
+        check_revision(f"revision of {kind.removesuffix('s')} {repo}", revision)
     if (folder := local_copy(kind, repo, hub)) is not None:
         return folder
     if not hub.offline:
@@ -85,7 +95,7 @@ def model_source(model: ModelConfig, hub: HubConfig) -> str | Path:
     if model.path is None:
         assert model.id is not None  # checked by ModelConfig
         return _source(MODELS, model.id, model.revision, hub)
-    if not (folder := Path(model.path).expanduser()).is_dir():
+    if not (folder := expand("model.path", model.path)).is_dir():
         raise UserError(f"model.path={model.path} is not a folder; give a folder with config.json, or model.path=null")
     return folder
 
@@ -98,7 +108,7 @@ def dataset_source(repo: str, hub: HubConfig, path: str | None = None, revision:
     """
     if path is None:
         return _source(DATASETS, repo, revision, hub)
-    if not (local := Path(path).expanduser()).exists():
+    if not (local := expand("dataset.path", path)).exists():
         raise UserError(
             f"dataset.path={path} does not exist (relative to the working directory); "
             "give a .jsonl, .jsonl.gz, .json or .parquet file, or a folder"

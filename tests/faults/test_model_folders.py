@@ -134,7 +134,7 @@ def test_shards(folder, tmp_path):
         text["weight_map"]["model.norm.weight"] = outside
         (folder / "i.json").write_text(json.dumps(text))
         (folder / "i.json").replace(folder / INDEX)
-        refused(folder, r"names .*secret.* outside")
+        refused(folder, r"index.json names '.*secret.*', which is no path inside its folder")
 
 
 @pytest.mark.parametrize(

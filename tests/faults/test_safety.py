@@ -116,7 +116,7 @@ def test_a_models_own_code_never_runs_on_any_rank(hostile, ranks, tmp_path):
     if kind != "llama":
         words += ["model.norm=model.norm", "model.head=lm_head", "model.linear=[mlp.up_proj]", "model.norms=[]"]
     words += [f"model.path={hostile}", "dataset=nano", "eval=none", "method=full", f"engine.ranks={ranks}"]
-    words += ["training.max_steps=2", "training.batch_size=2", "training.max_length=32", "engine=torch"]
+    words += ["training.max_steps=2", "training.batch_size=2", "training.max_length=32", "engine=zero0"]
     command = [sys.executable, "-m", "layerfit", *words, "engine.device=cpu", "hub.offline=true"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     done = subprocess.run(
