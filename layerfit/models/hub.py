@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,7 +210,7 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
     anatomy = architecture.read_anatomy(model, source)
     attention = architecture.prepare(model, config)
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.device(device):
+    with torch.random.fork_rng(devices=devices), torch.device(device), _told(model, source):
         torch.manual_seed(seed)
         if model.weights == "random":
             module = AutoModelForCausalLM.from_config(
@@ -219,26 +221,38 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
     return _checked(model, anatomy, module)
 
 
+@contextmanager
+def _told(model: ModelConfig, source: str | Path) -> Iterator[None]:
+    """Turn what transformers raises over the files of a model into one line."""
+    import pickle
+
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UserError:
+        raise
+    # Not RuntimeError: out of memory is one.
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, ArithmeticError) as error:
+        raise UserError(f"model={model.name}: transformers cannot use {source}: {one_line(error)}") from error
+    except (SafetensorError, pickle.UnpicklingError) as error:
+        raise UserError(f"model={model.name}: the weights in {source} cannot be read: {one_line(error)}") from error
+
+
 def _pretrained(model: ModelConfig, source: str | Path, **settings: Any) -> Any:
     """Return a model with its weights, all of them finite.
 
     Raises:
         UserError: if weights are missing or cannot be read, or one is NaN or infinite, naming the first.
     """
-    import pickle
-
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     from layerfit.models.finite import first_not_finite
 
     revision = architecture.revision(model, source)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(source), revision=revision, trust_remote_code=False, output_loading_info=True, **settings
-        )
-    except (OSError, SafetensorError, pickle.UnpicklingError) as error:
-        raise UserError(f"model={model.name}: the weights in {source} cannot be read: {one_line(error)}") from error
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        str(source), revision=revision, trust_remote_code=False, output_loading_info=True, **settings
+    )
     module, loading = loaded
     architecture.check_loading(model, loading)
     if (name := first_not_finite(module)) is not None:
@@ -259,7 +273,7 @@ def empty_model(model: ModelConfig, anatomy: Anatomy, config: Any, dtype: str) -
     from transformers import AutoModelForCausalLM
 
     attention, number = architecture.prepare(model, config), getattr(torch, _TORCH[dtype])
-    with torch.device("meta"):
+    with torch.device("meta"), _told(model, "its config.json"):
         module = AutoModelForCausalLM.from_config(
             config, dtype=number, attn_implementation=attention, trust_remote_code=False
         )
