@@ -342,6 +342,17 @@ def test_weights_that_are_no_numbers(folder, value, dtype):
         load_model(model(folder), HUB, dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("place", [0, 1, 7, 31, 12_345, 209_999])
+def test_a_number_that_is_none_is_found_anywhere(dtype, place):
+    """The largest magnitude is taken in vectors of several numbers: each of them has to hand a NaN on."""
+    module = torch.nn.Sequential(torch.nn.Linear(300, 700, dtype=dtype), torch.nn.Linear(700, 3, dtype=dtype))
+    assert first_not_finite(module) is None
+    module[0].weight.data.view(-1)[place] = float("nan")
+    module[1].bias.data[0] = float("nan")
+    assert first_not_finite(module) == "0.weight"
+
+
 def test_the_largest_numbers_are_finite():
     module = torch.nn.Linear(3, 3).to(torch.bfloat16)
     with torch.no_grad():
