@@ -97,8 +97,12 @@ def model_source(model: ModelConfig, hub: HubConfig) -> str | Path:
     if model.path is None:
         assert model.id is not None  # checked by ModelConfig
         return _source(MODELS, model.id, model.revision, hub)
-    if not (folder := expand("model.path", model.path)).is_dir():
-        raise UserError(f"model.path={model.path} is not a folder; give a folder with config.json, or model.path=null")
+    folder = expand("model.path", model.path)
+    if not (os.access(folder, os.R_OK | os.X_OK) and folder.is_dir()):
+        raise UserError(
+            f"model.path={model.path} is not a folder, or may not be read; give a folder with config.json, or "
+            "model.path=null"
+        )
     return folder
 
 
@@ -257,8 +261,8 @@ def _pretrained(model: ModelConfig, source: str | Path, **settings: Any) -> Any:
     architecture.check_loading(model, loading)
     if (name := first_not_finite(module)) is not None:
         raise UserError(
-            f"model={model.name}: {name} of {source} holds NaN or infinite numbers, so nothing that is computed with "
-            "it means anything; give another checkpoint"
+            f"model={model.name}: {name} of {source} holds NaN or infinite numbers in {settings['dtype']}, so nothing "
+            "that is computed with it means anything; give another checkpoint"
         )
     return module
 

@@ -18,8 +18,10 @@ from layerfit.launch import preflight
 from layerfit.launch.preflight import check_model
 from layerfit.models.architecture import read_anatomy
 from layerfit.models.finite import first_not_finite
-from layerfit.models.hub import load_model, load_tokenizer
+from layerfit.models.hub import MODELS, load_model, load_tokenizer
 from layerfit.models.weights import check_weights
+from layerfit.prefetch.check import lacks
+from layerfit.prefetch.needs import Need
 from tests.helpers.model_files import LLAMA, llama_shapes, safetensors, write_llama
 from tests.helpers.tiny import composed
 
@@ -371,3 +373,18 @@ def test_space_is_said_in_units_that_show_it(folder, monkeypatch):
         with pytest.raises(UserError, match=r"needs about [\d.]+ KiB .*, ([\d.]+ Ki)?[\dB ]*are free") as error:
             preflight.check_space(run)
         assert "0.0" not in str(error.value)
+
+
+def test_a_mirror_with_broken_weights_is_not_complete(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder = write_llama(tmp_path / "mirror/models/org/name")
+    need = Need(MODELS, "org/name", weights=True)
+    assert lacks(need, tmp_path / "mirror") == []
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(cut(whole))
+    [line] = lacks(need, tmp_path / "mirror")
+    assert "it was cut or changed" in line
+    (folder / WEIGHTS).write_bytes(whole)
+    (folder / "adapter_config.json").write_text("{}")
+    [line] = lacks(need, tmp_path / "mirror")
+    assert "holds an adapter" in line
