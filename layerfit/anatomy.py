@@ -293,11 +293,16 @@ _ROWS_COLUMNS = {
 """The weight of each kind of linear module, [out, in]."""
 
 
+_SPLIT_WIDTH = ("llama", "mistral", "qwen2", "gptj", "bloom", "opt")
+_OWN_KEYS = ("llama", "gptj", "bloom", "opt")
+"""Where a head has its share of the width, and where each head has keys of its own, if the file does not say."""
+
+
 def _sizes(config: Mapping[str, Any], kind: str) -> dict[str, int | None]:
     """Return the sizes of _ROWS_COLUMNS; None where the file leaves them to the default of its architecture."""
     width, heads, inner = first(config, WIDTH), first(config, HEADS), first(config, INNER)
-    head = config.get("head_dim") or (None if kind in ("gemma", "qwen3") else (width or 0) // (heads or 1))
-    shared = config.get("num_key_value_heads") or (None if kind in ("mistral", "qwen2", "qwen3", "gemma") else heads)
+    head = config.get("head_dim") or ((width or 0) // (heads or 1) if kind in _SPLIT_WIDTH else None)
+    shared = config.get("num_key_value_heads") or (heads if kind in _OWN_KEYS else None)
     if kind == "bloom" or (kind == "gptj" and inner is None):
         inner = width and 4 * width
     return {
@@ -322,7 +327,8 @@ def expected_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int,
     sizes = _sizes(config, kind)
     places = {parts["embedding"]: ("vocabulary", "embedding")}
     for index in range(first(config, LAYERS) or 0):
-        places |= {f"{parts['blocks']}.{index}.{name}": _ROWS_COLUMNS[kind_of(name)] for name in parts["linear"]}
+        named = ((name, _ROWS_COLUMNS.get(kind_of(name))) for name in parts["linear"])
+        places |= {f"{parts['blocks']}.{index}.{name}": shape for name, shape in named if shape is not None}
     for path, (rows, columns) in places.items():
         if (shape := (sizes[rows], sizes[columns])) and all(shape):
             yield f"{path}.weight", shape  # type: ignore[misc]

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerfit.config.schema import HubConfig, ModelConfig
 from layerfit.errors import UserError
+from layerfit.files.names import check_repository, check_revision, is_repository, is_revision
+from layerfit.files.paths import expand
 from layerfit.models import architecture, packed, receipt, weights
 from layerfit.models.architecture import one_line
 from layerfit.models.metadata import check_metadata
@@ -32,7 +36,7 @@ def _roots(hub: HubConfig) -> list[Path]:
     """Return the folders that are searched before the hub, in order."""
     if hub.mirror is None:
         return [EMBEDDED]
-    mirror = Path(hub.mirror).expanduser()
+    mirror = expand("hub.mirror", hub.mirror)
     if not mirror.is_dir():
         raise UserError(f"hub.mirror={hub.mirror} is not a folder; give one with models/ and datasets/, or null")
     return [EMBEDDED, mirror]
@@ -42,28 +46,36 @@ def hub_cache() -> Path:
     """Return the Hugging Face cache folder, from the same environment variables as the Hugging Face libraries."""
     home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("HF_HOME", f"{home}/huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+    return expand("HF_HUB_CACHE", os.environ.get("HF_HUB_CACHE", f"{home}/hub"))
 
 
 def cached_snapshot(kind: str, repo: str, revision: str | None) -> Path | None:
     """Return the snapshot of a repository in the Hugging Face cache, None if there is none."""
+    wanted = revision or "main"
+    if not (is_repository(repo) and is_revision(wanted)):
+        return None
     folder = hub_cache() / f"{kind}--{repo.replace('/', '--')}"
-    reference = folder / "refs" / (revision or "main")
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    snapshot = folder / "snapshots" / commit if commit else None
-    return snapshot if snapshot is not None and snapshot.is_dir() else None
+    reference = folder / "refs" / wanted
+    commit = reference.read_text(errors="replace").strip() if reference.is_file() else wanted
+    snapshot = folder / "snapshots" / commit
+    return snapshot if is_revision(commit) and snapshot.is_dir() else None
 
 
 def local_copy(kind: str, repo: str, hub: HubConfig) -> Path | None:
     """Return the embedded or mirrored folder of a repository, None if there is none. `kind`: MODELS or DATASETS.
 
+    A text that is no hub id (`../..`, or what a task calls its data) has none.
     The weights of an embedded model are unpacked.
     """
-    found = next((folder for root in _roots(hub) if (folder := root / kind / repo).is_dir()), None)
+    roots = _roots(hub) if is_repository(repo) else []
+    found = next((folder for root in roots if (folder := root / kind / repo).is_dir()), None)
     return packed.unpack(found) if found is not None and found.is_relative_to(EMBEDDED) else found
 
 
 def _source(kind: str, repo: str, revision: str | None, hub: HubConfig) -> str | Path:
+    check_repository(f"{kind.removesuffix('s')} id", repo)
+    if revision is not None:
+        check_revision(f"revision of {kind.removesuffix('s')} {repo}", revision)
     if (folder := local_copy(kind, repo, hub)) is not None:
         return folder
     if not hub.offline:
@@ -85,8 +97,12 @@ def model_source(model: ModelConfig, hub: HubConfig) -> str | Path:
     if model.path is None:
         assert model.id is not None  # checked by ModelConfig
         return _source(MODELS, model.id, model.revision, hub)
-    if not (folder := Path(model.path).expanduser()).is_dir():
-        raise UserError(f"model.path={model.path} is not a folder; give a folder with config.json, or model.path=null")
+    folder = expand("model.path", model.path)
+    if not (os.access(folder, os.R_OK | os.X_OK) and folder.is_dir()):
+        raise UserError(
+            f"model.path={model.path} is not a folder, or may not be read; give a folder with config.json, or "
+            "model.path=null"
+        )
     return folder
 
 
@@ -98,7 +114,7 @@ def dataset_source(repo: str, hub: HubConfig, path: str | None = None, revision:
     """
     if path is None:
         return _source(DATASETS, repo, revision, hub)
-    if not (local := Path(path).expanduser()).exists():
+    if not (local := expand("dataset.path", path)).exists():
         raise UserError(
             f"dataset.path={path} does not exist (relative to the working directory); "
             "give a .jsonl, .json, .csv or .parquet file, or a folder"
@@ -198,7 +214,7 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
     anatomy = architecture.read_anatomy(model, source)
     attention = architecture.prepare(model, config)
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.device(device):
+    with torch.random.fork_rng(devices=devices), torch.device(device), _told(model, source):
         torch.manual_seed(seed)
         if model.weights == "random":
             module = AutoModelForCausalLM.from_config(
@@ -209,32 +225,44 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
     return _checked(model, anatomy, module)
 
 
+@contextmanager
+def _told(model: ModelConfig, source: str | Path) -> Iterator[None]:
+    """Turn what transformers raises over the files of a model into one line."""
+    import pickle
+
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UserError:
+        raise
+    # Not RuntimeError: out of memory is one.
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, ArithmeticError) as error:
+        raise UserError(f"model={model.name}: transformers cannot use {source}: {one_line(error)}") from error
+    except (SafetensorError, pickle.UnpicklingError) as error:
+        raise UserError(f"model={model.name}: the weights in {source} cannot be read: {one_line(error)}") from error
+
+
 def _pretrained(model: ModelConfig, source: str | Path, **settings: Any) -> Any:
     """Return a model with its weights, all of them finite.
 
     Raises:
         UserError: if weights are missing or cannot be read, or one is NaN or infinite, naming the first.
     """
-    import pickle
-
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     from layerfit.models.finite import first_not_finite
 
     revision = architecture.revision(model, source)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(source), revision=revision, trust_remote_code=False, output_loading_info=True, **settings
-        )
-    except (OSError, SafetensorError, pickle.UnpicklingError) as error:
-        raise UserError(f"model={model.name}: the weights in {source} cannot be read: {one_line(error)}") from error
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        str(source), revision=revision, trust_remote_code=False, output_loading_info=True, **settings
+    )
     module, loading = loaded
     architecture.check_loading(model, loading)
     if (name := first_not_finite(module)) is not None:
         raise UserError(
-            f"model={model.name}: {name} of {source} holds NaN or infinite numbers, so nothing that is computed with "
-            "it means anything; give another checkpoint"
+            f"model={model.name}: {name} of {source} holds NaN or infinite numbers in {settings['dtype']}, so nothing "
+            "that is computed with it means anything; give another checkpoint"
         )
     return module
 
@@ -249,7 +277,7 @@ def empty_model(model: ModelConfig, anatomy: Anatomy, config: Any, dtype: str) -
     from transformers import AutoModelForCausalLM
 
     attention, number = architecture.prepare(model, config), getattr(torch, _TORCH[dtype])
-    with torch.device("meta"):
+    with torch.device("meta"), _told(model, "its config.json"):
         module = AutoModelForCausalLM.from_config(
             config, dtype=number, attn_implementation=attention, trust_remote_code=False
         )

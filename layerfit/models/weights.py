@@ -21,7 +21,7 @@ from typing import Any
 
 from layerfit.anatomy import expected_shapes, read_parts
 from layerfit.errors import UserError
-from layerfit.files.paths import inside
+from layerfit.files.names import check_file
 from layerfit.models.metadata import read_object
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -56,7 +56,7 @@ def weight_files(folder: Path) -> list[Path]:
     if not chosen.endswith(".index.json"):
         return [folder / chosen]
     index = folder / chosen
-    return [inside(folder, shard, str(index)) for shard in sorted(set(_weight_map(index).values()))]
+    return [folder / shard for shard in sorted(set(_weight_map(index).values()))]
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -64,6 +64,8 @@ def _weight_map(index: Path) -> dict[str, str]:
     found = read_object(index).get("weight_map")
     if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
         raise UserError(f"{index} is not an index of weights: no weight_map of tensors to files; {_AGAIN}")
+    for name in set(found.values()):
+        check_file(str(index), name)
     return found
 
 

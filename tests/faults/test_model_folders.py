@@ -18,8 +18,10 @@ from layerfit.launch import preflight
 from layerfit.launch.preflight import check_model
 from layerfit.models.architecture import read_anatomy
 from layerfit.models.finite import first_not_finite
-from layerfit.models.hub import load_model, load_tokenizer
+from layerfit.models.hub import MODELS, load_model, load_tokenizer
 from layerfit.models.weights import check_weights
+from layerfit.prefetch.check import lacks
+from layerfit.prefetch.needs import Need
 from tests.helpers.model_files import LLAMA, llama_shapes, safetensors, write_llama
 from tests.helpers.tiny import composed
 
@@ -134,7 +136,7 @@ def test_shards(folder, tmp_path):
         text["weight_map"]["model.norm.weight"] = outside
         (folder / "i.json").write_text(json.dumps(text))
         (folder / "i.json").replace(folder / INDEX)
-        refused(folder, r"names .*secret.* outside")
+        refused(folder, r"index.json names '.*secret.*', which is no path inside its folder")
 
 
 @pytest.mark.parametrize(
@@ -300,11 +302,19 @@ def test_a_configuration_that_contradicts_itself(folder, changes, match):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"rms_norm_eps": []}, {"rope_parameters": 3}, {"dtype": "zzz"}, {"auto_map": 5}, {"model_type": "no"}]
+    "changes",
+    [
+        {"rms_norm_eps": []},
+        {"rope_parameters": 3},
+        {"dtype": "zzz"},
+        {"auto_map": 5},
+        {"model_type": "no"},
+        {"hidden_act": "zzz"},
+    ],
 )
 def test_what_transformers_cannot_read_is_one_line_too(folder, changes):
     (folder / "config.json").write_text(json.dumps(LLAMA | changes))
-    with pytest.raises(UserError, match="model=m: no configuration in") as error:
+    with pytest.raises(UserError, match=r"model=m: (no configuration in|transformers cannot use)") as error:
         load_model(model(folder, num_layers=2), HUB, "fp32")
     assert "\n" not in str(error.value)
 
@@ -334,6 +344,17 @@ def test_weights_that_are_no_numbers(folder, value, dtype):
         load_model(model(folder), HUB, dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("place", [0, 1, 7, 31, 12_345, 209_999])
+def test_a_number_that_is_none_is_found_anywhere(dtype, place):
+    """The largest magnitude is taken in vectors of several numbers: each of them has to hand a NaN on."""
+    module = torch.nn.Sequential(torch.nn.Linear(300, 700, dtype=dtype), torch.nn.Linear(700, 3, dtype=dtype))
+    assert first_not_finite(module) is None
+    module[0].weight.data.view(-1)[place] = float("nan")
+    module[1].bias.data[0] = float("nan")
+    assert first_not_finite(module) == "0.weight"
+
+
 def test_the_largest_numbers_are_finite():
     module = torch.nn.Linear(3, 3).to(torch.bfloat16)
     with torch.no_grad():
@@ -352,3 +373,18 @@ def test_space_is_said_in_units_that_show_it(folder, monkeypatch):
         with pytest.raises(UserError, match=r"needs about [\d.]+ KiB .*, ([\d.]+ Ki)?[\dB ]*are free") as error:
             preflight.check_space(run)
         assert "0.0" not in str(error.value)
+
+
+def test_a_mirror_with_broken_weights_is_not_complete(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder = write_llama(tmp_path / "mirror/models/org/name")
+    need = Need(MODELS, "org/name", weights=True)
+    assert lacks(need, tmp_path / "mirror") == []
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(cut(whole))
+    [line] = lacks(need, tmp_path / "mirror")
+    assert "it was cut or changed" in line
+    (folder / WEIGHTS).write_bytes(whole)
+    (folder / "adapter_config.json").write_text("{}")
+    [line] = lacks(need, tmp_path / "mirror")
+    assert "holds an adapter" in line

@@ -42,7 +42,7 @@ def lacking(text: str) -> list[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and (wanted := must(function := ast.unparse(node.func))):
             given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-            if given.get(wanted[0]) != wanted[1]:
+            if given.get(wanted[0]) != wanted[1] and not (wanted[0] == "stdin" and "input" in given):
                 found.append(f"{node.lineno}: {function} without {wanted[0]}={wanted[1]}")
     return found
 
@@ -116,7 +116,7 @@ def test_a_models_own_code_never_runs_on_any_rank(hostile, ranks, tmp_path):
     if kind != "llama":
         words += ["model.norm=model.norm", "model.head=lm_head", "model.linear=[mlp.up_proj]", "model.norms=[]"]
     words += [f"model.path={hostile}", "dataset=nano", "eval=none", "method=full", f"engine.ranks={ranks}"]
-    words += ["training.max_steps=2", "training.batch_size=2", "training.max_length=32", "engine=torch"]
+    words += ["training.max_steps=2", "training.batch_size=2", "training.max_length=32", "engine=zero0"]
     command = [sys.executable, "-m", "layerfit", *words, "engine.device=cpu", "hub.offline=true"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     done = subprocess.run(
