@@ -12,9 +12,10 @@ from typing import Any
 from layerfit.errors import UserError
 from layerfit.files.writing import write_atomically
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of a record's JSON. Every change of its fields raises it, also an addition: an older layerfit must be able to
-report that a record is too new for it. 2: the data card has the share of unknown tokens."""
+report that a record is too new for it. 2: the data card has the share of unknown tokens. 3: activations are the largest
+of all steps, and it says so."""
 STATUSES = ("ok", "diverged", "oom", "failed", "interrupted")
 FINAL = ("ok", "diverged")
 """Statuses that are results; a run with another one is tried again."""
@@ -112,6 +113,8 @@ class Measured:
     switch_seconds: float | None = None
     peak_memory_bytes: dict[str, int | None] = field(default_factory=dict)
     """weights, gradients, optimizer, activations, allocated, reserved."""
+    activations_over: str | None = None
+    """The steps whose largest activations are recorded, `every step` (of this process); null = the first (schema 2)."""
     gpu_seconds: float | None = None
     energy_joules: float | None = None
     tokens_per_step: float | None = None
@@ -186,8 +189,13 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "result": {**result, "data": card and {"unknown_token_share": None, **card}}}
 
 
+def _from_2(data: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2 recorded the activations of the first step."""
+    return {**data, "measured": {"activations_over": None, **data["measured"]}}
+
+
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
-UPGRADES: Mapping[int, Upgrade] = {1: _from_1}
+UPGRADES: Mapping[int, Upgrade] = {1: _from_1, 2: _from_2}
 """Schema -> upgrade to the next one: a committed record is never rewritten, it is upgraded when read."""
 
 

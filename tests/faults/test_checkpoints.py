@@ -168,7 +168,7 @@ def test_a_good_one_is_used(cut, tmp_path, capsys, monkeypatch):
 
 
 def test_a_checkpoint_that_cannot_be_written_costs_nothing_but_itself(cut, tmp_path, capsys, monkeypatch):
-    def full(path, content):  # noqa: ARG001
+    def full(path, content):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save", full)
@@ -183,7 +183,7 @@ def test_what_was_half_written_is_removed_and_the_cause_is_named(tmp_path, monke
     checkpoint.save(path, CONTENT)
     before = path.read_bytes()
 
-    def full(self, data):  # noqa: ARG001
+    def full(self, data):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint._Hashing, "write", full)
