@@ -1,8 +1,8 @@
 """Accuracy of estimates: predicted over recorded bytes, for runs that have a record.
 
 Predicted here is the quantity that a record holds, not the peak of the run: gradients and optimizer state of the last
-plan, and activations of the largest (of the first step's, where the record has those). The micro-batch comes from the table's configuration, since a record does not
-hold it.
+plan, and the activations of the largest plan (of the first, where a record has those). The micro-batch comes from the
+table's configuration, since a record does not hold it.
 """
 
 from __future__ import annotations
