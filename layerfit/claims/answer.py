@@ -101,10 +101,11 @@ def _ours(claim: Claim, profile: str, tables: _Tables) -> Verdict:
 
 def _rests_on_the_first_step(test: Test, loaded: build.LoadedTable) -> bool:
     """Return whether a test compares memory, and a record of its table has activations of the first step alone."""
-    if "view" in test.options:
-        keys = OF_ACTIVATIONS if test.options["view"] == "memory" else ()
-    else:
-        keys = tuple(column.key or "" for column in columns_of(loaded.spec, test.options.get("columns")))
+    view, keys = test.options.get("view"), list(OF_ACTIVATIONS)
+    if view is None:
+        keys = [column.key or "" for column in columns_of(loaded.spec, test.options.get("columns"))]
+    elif view != "memory":
+        return False
     have = [loaded.store.records[cell.run_id] for cell in loaded.cells if cell.run_id in loaded.store.records]
     return any(is_of_first_step(record, key) for record in have for key in keys)
 

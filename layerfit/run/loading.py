@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from layerfit.methods.rankings import ranking_file
 from layerfit.models.architecture import checkpoint_activations, read_anatomy
 from layerfit.models.hub import load_model, load_tokenizer, model_source
 from layerfit.records import record
+from layerfit.run.trouble import say
 
 
 @dataclass
@@ -75,7 +77,7 @@ def load(run: RunConfig) -> Loaded:
         check_template(run.eval.judge, tokenizer)
     data = load_data(run.dataset, run.training, run.hub, tokenizer, Path(run.paths.outputs) / "cache" / "tokens")
     if process.rank() == 0:
-        print(data.about, flush=True)
+        say(data.about, sys.stdout)
     if run.method.trains:
         check_known(data.card, run.dataset.name, run.model.name)
     steps = num_steps(run, data.num_rows)
