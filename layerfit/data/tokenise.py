@@ -128,7 +128,7 @@ def _pieces_apart(text: str, tokenizer: PreTrainedTokenizerBase, words: SpecialW
         starts += [at + start for start, _ in piece.offset_mapping]
         at += len(plain)
         if found is not None:
-            ids.append(tokenizer.convert_tokens_to_ids(found[0]))
+            ids += tokenizer.convert_tokens_to_ids([found[0]])
             starts.append(at)
             at, before = at + len(found[0]), found.end()
     return ids, starts

@@ -288,9 +288,9 @@ class Engine(ABC):
                 loss.backward()
                 total += float(loss)
         grads = [0.0 if f.grad is None else float(f.grad) for f in factors.values()]
-        loss, *derivatives = self.all_sum([total, *grads])
-        finite("probe loss", loss)
-        return loss, {u: finite("gradient of a probe", d) for u, d in zip(factors, derivatives, strict=True)}
+        mean, *derivatives = self.all_sum([total, *grads])
+        finite("probe loss", mean)
+        return mean, {u: finite("gradient of a probe", d) for u, d in zip(factors, derivatives, strict=True)}
 
     # Checkpoints: full-size tensors, so that they do not depend on the engine or the number of ranks.
 

@@ -92,8 +92,9 @@ def console(
     out.print("\nPredicted / recorded bytes (1 = exact; mean over a row's records)", style="bold")
     out.print(_ratios(found))
     out.print(
-        "A record holds the activations of its first step, and gradients and optimizer state of its last plan; these "
-        "are predicted here, with logits of all positions but one, the most that a batch can need.",
+        "A record holds the activations of its largest step (before schema 3: of its first), and gradients and "
+        "optimizer state of its last plan; these are predicted here, with logits of all positions but one, the most "
+        "that a batch can need.",
         style="dim",
     )
 

@@ -15,7 +15,7 @@ from layerfit.files.writing import write_atomically
 SCHEMA = 3
 """Version of a record's JSON. Every change of its fields raises it, also an addition: an older layerfit must be able to
 report that a record is too new for it. 2: the data card has the share of unknown tokens. 3: and what of the data was
-not read as it stands."""
+not read as it stands; activations are the largest of all steps, and the record says so."""
 STATUSES = ("ok", "diverged", "oom", "failed", "interrupted")
 FINAL = ("ok", "diverged")
 """Statuses that are results; a run with another one is tried again."""
@@ -117,6 +117,8 @@ class Measured:
     switch_seconds: float | None = None
     peak_memory_bytes: dict[str, int | None] = field(default_factory=dict)
     """weights, gradients, optimizer, activations, allocated, reserved."""
+    activations_over: str | None = None
+    """The steps whose largest activations are recorded, `every step` (of this process); null = the first (schema 2)."""
     gpu_seconds: float | None = None
     energy_joules: float | None = None
     tokens_per_step: float | None = None
@@ -192,9 +194,11 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_2(data: dict[str, Any]) -> dict[str, Any]:
-    """Schema 2 did not say what of the data was not read."""
+    """Schema 2 did not say what of the data was not read, and recorded the activations of the first step."""
     result, card = data["result"], data["result"]["data"]
-    return {**data, "result": {**result, "data": card and {"unread_columns": None, "dropped_turns": None, **card}}}
+    card = card and {"unread_columns": None, "dropped_turns": None, **card}
+    measured = {"activations_over": None, **data["measured"]}
+    return {**data, "result": {**result, "data": card}, "measured": measured}
 
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]

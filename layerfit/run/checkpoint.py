@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import time
 from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+
+from layerfit.run.trouble import say
 
 FORMAT = 3
 """3: with a digest and the run's id."""
@@ -119,7 +120,7 @@ def set_aside(path: Path, why: str) -> None:
         path.rename(kept)
     except FileNotFoundError:
         return  # another rank has
-    print(f"layerfit: {path} cannot be used: {why}; kept as {kept.name}, the run starts anew", file=sys.stderr)
+    say(f"layerfit: {path} cannot be used: {why}; kept as {kept.name}, the run starts anew")
 
 
 def fields_of(state: Any) -> dict[str, Any] | None:

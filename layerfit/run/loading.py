@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from layerfit.methods.rankings import ranking_file
 from layerfit.models.architecture import checkpoint_activations, read_anatomy
 from layerfit.models.hub import load_model, load_tokenizer, model_source
 from layerfit.records import record
+from layerfit.run.trouble import say
 
 
 @dataclass
@@ -76,7 +78,7 @@ def load(run: RunConfig) -> Loaded:
         check_template(run.eval.judge, tokenizer)
     data = load_data(run.dataset, run.training, run.hub, tokenizer, Path(run.paths.outputs) / "cache" / "tokens")
     if process.rank() == 0:
-        print(data.about, flush=True)
+        say(data.about, sys.stdout)
     probes = run.method.probe_source()
     if probes is not None and probes[0] == "validation":
         check_probe_size(probes[1], len(data.validation))

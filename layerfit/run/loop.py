@@ -23,7 +23,8 @@ from layerfit.run.schedule import learning_rate
 class Save(Protocol):
     """Writes a checkpoint. stops: whether the run ends there unfinished."""
 
-    def __call__(self, *, stops: bool) -> None: ...
+    def __call__(self, *, stops: bool) -> None:
+        """Write it."""
 
 
 @dataclass

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from layerfit.run.checkpoint import Unusable
 from layerfit.run.history import History, history_dict, restore
 from layerfit.run.loading import Loaded
 from layerfit.run.norms import Norms
+from layerfit.run.trouble import in_one_line, say
 
 NAME = "checkpoint.pt"
 
@@ -131,9 +130,5 @@ def save(training: Training, *, stops: bool) -> None:
     except OSError as error:
         if stops:
             raise
-        why = f"{os.strerror(error.errno)}" if error.errno else str(error)
         step = training.attempt.history.step
-        print(
-            f"layerfit: no checkpoint after step {step}: {training.path}: {why}; the run goes on without it",
-            file=sys.stderr,
-        )
+        say(f"layerfit: no checkpoint after step {step}: {in_one_line(error)}; the run goes on without it")
