@@ -14,12 +14,13 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
 from layerfit.errors import UserError
+from layerfit.files.content import SUFFIXES, is_data
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 RawRow = dict[str, Any]
 """A row as in its file, by column; not yet checked against a form."""
-SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json")
-_ABOUT = ("dataset_infos.json", "dataset_dict.json", "state.json")
-"""Metadata files beside the data."""
 _PIECE = re.compile(r"-\d+-of-\d+(-[0-9a-f]{16})?$")
 _SPLIT = re.compile(r"(^|[-._ ])(train(ing)?|test(ing)?|val(id|idation)?|dev|eval(uation)?)(?![a-z])", re.IGNORECASE)
 
@@ -43,13 +41,6 @@ class Part(NamedTuple):
     repo: str | None
     subset: str | None = None
     split: str | None = None
-
-
-def is_data(name: str) -> bool:
-    """Return whether a file (given by its path in a repository) is a data file."""
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") for part in path.parts)
-    return path.name.endswith(SUFFIXES) and path.name not in _ABOUT and not hidden
 
 
 def _stem(path: Path) -> str:

@@ -52,7 +52,7 @@ def run_all(runs: list[RunConfig], *, group: str) -> bool:
     for run in runs:
         queue.add(run if place is None else as_rank_of(run, place))
     todo = queue.todo()
-    ended = {i: one.status() or "" for i, one in queue.runs.items() if i not in todo}
+    ended = queue.ended
     if todo:
         prepare([queued.run for queued in todo.values()])
         sweep = Sweep(place, todo, ended)  # its fork server takes the environment that `prepare` has set

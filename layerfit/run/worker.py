@@ -16,6 +16,7 @@ from layerfit.errors import UserError
 from layerfit.evaluation.judge.run import keep_judgments
 from layerfit.files.writing import write_atomically
 from layerfit.records import record
+from layerfit.records.aside import sound
 from layerfit.records.manifest import manifest
 from layerfit.records.record import Items, Measured, Record, Result
 from layerfit.run import interrupt
@@ -97,7 +98,7 @@ def keep(ending: Ending) -> Record:
     attempt, run = ending.attempt, ending.attempt.run
     result, items, measured = ending.done
     kept = Record(attempt.run_id, run.method_name(), run.label, result, measured)
-    before = record.read(run.paths.results, attempt.run_id)
+    before = sound(run.paths.results, attempt.run_id)
     if before is None or before.result.status not in record.FINAL:
         if run.eval.judge.benchmarks and result.status == "ok":
             keep_judgments(attempt.folder, run.paths.results)
