@@ -22,7 +22,8 @@ from layerfit.files.writing import write_atomically
 class Given:
     """A run under its id. needs: ids of the runs that must be ok before it, in the order of `required_runs`.
 
-    identity: everything that decides its result (`identity_of`); {}: not taken, as nothing is written from it.
+    identity: everything that decides its result (`identity_of`); {}: it was made without a queue, so neither this nor
+    `needs` is known.
     """
 
     run: RunConfig
@@ -31,8 +32,8 @@ class Given:
     identity: dict[str, Any] = field(default_factory=dict)
 
     def to_file(self, path: Path) -> None:
-        """Write it for `from_file`."""
-        found = {"needs": list(self.needs), "identity": self.identity or identity_of(self.run)}
+        """Write it for `from_file`, with what was found out if anything was."""
+        found = {"needs": list(self.needs), "identity": self.identity} if self.identity else {}
         write_atomically(path, (json.dumps(dump(self.run) | found, indent=1) + "\n").encode())
 
 

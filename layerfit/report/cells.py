@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -110,8 +112,8 @@ def expand(
 
     vary: the key that a seed sets: the run's, or one that defaults to it (`method.seed`: the draw alone).
 
-    Hydra composes once (0.1 s); each seed is then set in the composed config, which is resolved again (3 ms), so that
-    values interpolated from the run's seed follow it, and pinned values stay.
+    Hydra composes once (0.1 s) and the first seed's config is resolved (3 ms); the runs of the others are copies of
+    it, except where a value is interpolated from a seed: there each is resolved, so that the value follows it.
 
     Raises:
         UserError: if the overrides do not compose.
@@ -123,7 +125,11 @@ def expand(
     out: list[tuple[int | None, RunConfig]] = []
     try:
         config = _composed((*overrides, f"paths.results={results}"))
+        alike = vary in ("seed", "method.seed") and not _follows_seed(config)
         for seed in seeds:
+            if alike and out:
+                out.append((seed, _with_seed(out[0][1], config, vary, seed)))
+                continue
             OmegaConf.update(config, vary, seed)
             run = typed(config)
             if not run.method.trains:
@@ -132,6 +138,20 @@ def expand(
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UserError(half_registered(overrides) or one_line(error)) from error
     return out
+
+
+def _follows_seed(config: DictConfig) -> bool:
+    """Return whether a value other than a seed may differ between seeds: by interpolation, or by data of rankings."""
+    text = json.dumps(OmegaConf.to_container(config, resolve=False), default=str)
+    return bool(config.ranking_data) or any("seed" in found for found in re.findall(r"\$\{[^\"]*", text))
+
+
+def _with_seed(run: RunConfig, config: DictConfig, vary: str, seed: int) -> RunConfig:
+    """Return a composed run with another seed; `config` says which seeds are pinned, and which follow the run's."""
+    if vary == "method.seed":
+        return replace(run, method=replace(run.method, seed=seed))
+    method = replace(run.method, seed=config.method.seed)
+    return replace(run, seed=seed, method=method, dataset=replace(run.dataset, seed=config.dataset.seed))
 
 
 def cells(spec: TableSpec, extra: tuple[str, ...] = ()) -> list[Cell]:

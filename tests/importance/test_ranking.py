@@ -27,7 +27,7 @@ def test_scores_are_found(findings):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, True, "1", [1.0], {}])
 def test_a_score_that_is_no_number_is_refused(value):
-    with pytest.raises(ValueError, match="the score of b is .*, not a finite number"):
+    with pytest.raises(ValueError, match=r"the score of b is .*, not a finite number"):
         read_scores({"scores": {**SCORES, "b": value}}, UNITS)
 
 

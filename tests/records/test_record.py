@@ -110,5 +110,5 @@ def test_records_set_aside_within_a_second_lie_in_folders_of_their_own(tmp_path)
 def test_records_that_cannot_be_moved_are_one_line(tmp_path):
     write(tmp_path, committed())
     (tmp_path / "replaced").write_text("a file")
-    with pytest.raises(UserError, match="records cannot be moved to .*replaced: "):
+    with pytest.raises(UserError, match=r"records cannot be moved to .*replaced: "):
         set_aside([RUN], tmp_path, None)
