@@ -71,10 +71,6 @@ CASES = {
         s, n, result={"data": dataclasses.replace(s.records[n].result.data, complete=False)}
     ),
     "no account of the training data": lambda s, n: changed(s, n, result={"data": None}),
-    "record of another configuration": lambda s, n: changed(
-        s, n, result={"config": {**s.records[n].result.config, "seed": 2}}
-    ),
-    "record of another configuration under": lambda s, n: changed(s, n, run_id="0" * 10),
     "mixed lm_eval version": lambda s, n: manifest(s, n, versions={"lm_eval": "0.4.14"}),
 }
 
