@@ -199,11 +199,12 @@ def _run(argv: list[str]) -> int:
         runs = [config.compose(cell) for cell in config.expand(overrides, multirun=multirun)]
     from layerfit.launch import make_launcher
 
+    named = {config.run_id(run): run for run in runs}  # before they start: files may be changed meanwhile
     ok = make_launcher(launcher, group="sweep" if multirun else "run")(runs)
     if ok is None:  # jobs were submitted with wait=false: no result yet
         return 0
     if writes(find_place()):
-        for run_id, run in {config.run_id(run): run for run in runs}.items():
+        for run_id, run in named.items():
             print(summary(run, run_id))
     return 0 if ok else 1
 

@@ -22,7 +22,7 @@ class DatasetConfig:
 
     name: str = MISSING
     id: str = MISSING
-    path: str | None = field(default=None, metadata={"identity": "content"})
+    path: str | None = field(default=None, metadata={"identity": "data"})
     """A local file (.jsonl, .json, .csv, .parquet) or folder, instead of the hub; relative to the working
     directory."""
     subset: str | None = None

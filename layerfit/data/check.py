@@ -10,9 +10,9 @@ from layerfit.data.forms import RUNNING, resolve, turns
 from layerfit.data.loading import answers_in, check_held_out, hold_out, num_held_out, read_split
 from layerfit.data.reading import count_rows, first_row
 from layerfit.data.rehearse import rehearse
-from layerfit.data.sources import data_files
 from layerfit.data.turns import Turn
 from layerfit.errors import UserError
+from layerfit.files.dataset_folder import data_files
 from layerfit.models.hub import dataset_source, model_source
 
 if TYPE_CHECKING:

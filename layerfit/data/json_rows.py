@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from layerfit.data.text_files import BOM
+from layerfit.files.text_files import BOM
 
 RawRow = dict[str, Any]
 """A row as in its file, by column; not yet checked against a form."""

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerfit.data.json_rows import MalformedText, Numbered, RawRow, rows_of_json, rows_of_line, short
-from layerfit.data.text_files import BOM, read_line, read_text
 from layerfit.errors import UserError
+from layerfit.files.dataset_folder import SHOWN, format_of
 from layerfit.files.paths import check_kind
+from layerfit.files.text_files import BOM, read_line, read_text
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 _JSON = ("jsonl", "ndjson", "json")
 _SEPARATORS = {"csv": ",", "tsv": "\t"}
-FORMATS = ("parquet", *_JSON, *_SEPARATORS)
-"""Extensions of data files, in any case; all but Parquet also with `.gz` behind."""
-SHOWN = ".parquet, .jsonl (or .ndjson), .json, .csv or .tsv, the last five also as .gz"
 _LONGEST_FIELD = 2**31 - 1
 """Characters in a field of CSV; Python's own bound is 131,072."""
 
@@ -48,14 +46,6 @@ class Located(NamedTuple):
 
     row: RawRow
     place: RowPlace
-
-
-def format_of(name: str) -> str | None:
-    """Return the format of a data file by its name, None if it is no data file."""
-    plain = name.lower()
-    packed = plain.endswith(".gz")
-    found = plain.removesuffix(".gz").rpartition(".")[2]
-    return None if found not in FORMATS or (packed and found == "parquet") else found
 
 
 def read_located(path: Path) -> list[Located]:

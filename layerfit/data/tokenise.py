@@ -128,7 +128,8 @@ def _pieces_apart(text: str, tokenizer: PreTrainedTokenizerBase, words: SpecialW
         starts += [at + start for start, _ in piece.offset_mapping]
         at += len(plain)
         if found is not None:
-            ids += tokenizer.convert_tokens_to_ids([found[0]])
+            (special,) = tokenizer.convert_tokens_to_ids([found[0]])  # type: ignore[misc]
+            ids.append(special)
             starts.append(at)
             at, before = at + len(found[0]), found.end()
     return ids, starts

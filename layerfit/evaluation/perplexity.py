@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerfit.config.schema import DatasetConfig, EvalConfig, HubConfig
-from layerfit.data.sources import Part, data_files, read_rows
+from layerfit.data.sources import Part, read_rows
 from layerfit.errors import UserError
+from layerfit.files.dataset_folder import data_files
 from layerfit.models.hub import dataset_source
 from layerfit.records.record import Items, Score
 

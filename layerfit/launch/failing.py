@@ -36,19 +36,22 @@ def failing_alone(queued: Queued, fail: Callable[[], None]) -> Iterator[None]:
 def look_up(queue: Queue) -> tuple[dict[str, Queued], dict[str, str]]:
     """Return the runs that are not done, by id, and how the others have ended; clear away what killed writers left.
 
-    A run whose record the system does not let us read has failed: whether it is done is not known.
+    A run whose record the system does not let us read, or that a newer layerfit wrote, has failed: whether it is done
+    is not known.
     """
     todo: dict[str, Queued] = {}
     ended: dict[str, str] = {}
     for run_id, queued in queue.runs.items():
         try:
-            if queued.is_done():
-                ended[run_id] = queued.status() or ""
-            else:
-                todo[run_id] = queued
-        except OSError as error:
-            say(queued, in_words(error))
+            status = queued.first_status()
+        except (OSError, UserError) as error:
+            say(queued, in_words(error) if isinstance(error, OSError) else str(error))
             ended[run_id] = "failed"
+            continue
+        if queued.is_enough(status):
+            ended[run_id] = status or ""
+        else:
+            todo[run_id] = queued
     for results in {queued.run.paths.results for queued in todo.values()}:
         for kind in KINDS:
             clear_temporaries(Path(results) / kind)

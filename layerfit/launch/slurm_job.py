@@ -11,9 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from layerfit import config
 from layerfit.config.launcher import SLURM
-from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
 from layerfit.files.writing import clear_temporaries
 from layerfit.launch.preflight import check_device
@@ -75,7 +73,7 @@ class Task:
             with alone(path.parent) if rank == 0 else nullcontext():
                 if queued.is_done():  # by another process that held the folder before
                     return 0
-                if why := refusal(queued.run):
+                if why := refusal(queued):
                     print(f"layerfit: {why}", file=sys.stderr)
                 if rank == 0:
                     clear_temporaries(path.parent, locked=True)
@@ -88,14 +86,14 @@ class Task:
             return EXIT_STATUS["interrupted"]
 
 
-def refusal(run: RunConfig) -> str | None:
+def refusal(queued: Queued) -> str | None:
     """Return why a run cannot be executed here and now, None if it can: the same on every rank."""
-    for required in config.required_runs(run):
-        before = Queued(required, config.run_id(required))
-        if before.status() != "ok":
-            return f"its required run {before.run_id} is not ok"
+    for needed in queued.needs:
+        before = record.read(queued.run.paths.results, needed)
+        if before is None or before.result.status != "ok":
+            return f"its required run {needed} is not ok"
     try:
-        check_device(run.engine)
+        check_device(queued.run.engine)
     except UserError as error:
         return str(error)
     return None

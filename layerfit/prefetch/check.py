@@ -14,11 +14,11 @@ from pathlib import Path
 
 from layerfit.config.schema import HubConfig, RunConfig
 from layerfit.data.check import check_dataset, check_template
-from layerfit.data.sources import data_files
 from layerfit.errors import UserError
 from layerfit.evaluation.judge import check as judge
 from layerfit.evaluation.judge.files import REFERENCE, REPOSITORY, load_bench
 from layerfit.evaluation.protocols import check_protocols
+from layerfit.files.dataset_folder import data_files
 from layerfit.launch import preflight
 from layerfit.models import receipt
 from layerfit.models.architecture import model_config, read_anatomy

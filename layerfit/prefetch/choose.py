@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from layerfit.data.sources import published
+from layerfit.files.dataset_folder import published
 
 _MODEL_FILES = frozenset(
     [

@@ -8,10 +8,9 @@ from statistics import median
 
 import numpy as np
 
-from layerfit.config import run_id
 from layerfit.records.record import Record
 from layerfit.report import stats
-from layerfit.report.cells import Cell, Store, hole, required
+from layerfit.report.cells import Cell, Store, hole
 from layerfit.report.matrix import Matrix
 from layerfit.report.spec import Column, Published, Row, TableSpec
 from layerfit.report.values import is_of_first_step, items_of, peak_bytes, score_of
@@ -261,7 +260,7 @@ def _costs(cells: list[Cell], store: Store) -> Costs:
 
     def parts(cell: Cell, of: Callable[[Record], float | None]) -> list[float]:
         """Return the values of a run and those it requires; [] where one of them is not known."""
-        records = [store.records.get(name) for name in (cell.run_id, *map(run_id, required(cell.run)))]
+        records = [store.records.get(name) for name in (cell.run_id, *(before.run_id for before in cell.before))]
         values = [of(record) if record else None for record in records]
         return [] if None in values else [value for value in values if value is not None]
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from layerfit.adapters.peft import is_adapted, save_trained
+from layerfit.config import check_unchanged
 from layerfit.distributed import process
 from layerfit.engines import make_engine
 from layerfit.engines.base import Engine
@@ -95,7 +96,8 @@ def execute(attempt: Attempt) -> tuple[Result, Items, Measured] | None:
     run = attempt.run
     attempt.tracker.phase("load", 1)
     with interrupt.at_once():
-        loaded = load(run)
+        loaded = load(run, attempt.needs)
+        check_unchanged(run, attempt.identity)
     per_rank = run.training.batch_size // run.engine.ranks
     micro_batches = per_rank // (run.training.micro_batch_size or per_rank)
     engine = make_engine(loaded.model, loaded.anatomy, run, num_steps=loaded.num_steps, micro_batches=micro_batches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,17 +43,19 @@ class Loaded:
     state: Any
 
 
-def findings_of(run: RunConfig) -> list[dict[str, Any]]:
+def findings_of(run: RunConfig, needs: Sequence[str]) -> list[dict[str, Any]]:
     """Return the findings that the method begins with: of its required runs, or of a file that it names.
+
+    needs: the ids of the required runs.
 
     Raises:
         UserError: if they are not there.
     """
     out = []
-    for required in config.required_runs(run):
-        found = record.read(run.paths.results, config.run_id(required))
+    for needed in needs:
+        found = record.read(run.paths.results, needed)
         if found is None or found.result.status != "ok":
-            raise UserError(f"run {config.run_id(required)} ({required.method_name()}) must be ok before this one")
+            raise UserError(f"run {needed}, a ranking, must be ok before this one")
         out.append(found.result.findings)
     path = ranking_file(run.method)
     return out if path is None else [record.read_findings(path)]
@@ -68,8 +71,10 @@ def fresh_model(run: RunConfig, anatomy: Anatomy, state: Any, device: torch.devi
     return model
 
 
-def load(run: RunConfig) -> Loaded:
-    """Load everything a run needs."""
+def load(run: RunConfig, needs: Sequence[str] | None = None) -> Loaded:
+    """Load everything a run needs. needs: the ids of its required runs, None: not computed yet."""
+    if needs is None:
+        needs = [config.run_id(before) for before in config.required_runs(run)]
     anatomy = read_anatomy(run.model, model_source(run.model, run.hub))
     config.check_against_model(run, anatomy)
     device = process.device_for(run.engine.device)
@@ -85,7 +90,7 @@ def load(run: RunConfig) -> Loaded:
     if run.method.trains:
         check_known(data.card, run.dataset.name, run.model.name)
     steps = num_steps(run, data.num_rows)
-    state = run.method.begin(anatomy.shape(steps), findings_of(run))
+    state = run.method.begin(anatomy.shape(steps), findings_of(run, needs))
     model = fresh_model(run, anatomy, state, device)
     total = sum(p.numel() for p in model.parameters())
     return Loaded(run, device, model, tokenizer, data, steps, total, anatomy, state)

@@ -15,6 +15,7 @@ from layerfit.errors import Diverged, UserError
 from layerfit.evaluation.judge.run import keep_judgments
 from layerfit.files.writing import write_atomically
 from layerfit.records import record
+from layerfit.records.aside import sound
 from layerfit.records.manifest import manifest
 from layerfit.records.record import Items, Measured, Record, Result
 from layerfit.run import interrupt, resume
@@ -112,7 +113,7 @@ def keep(ending: Ending) -> Record:
     attempt, run = ending.attempt, ending.attempt.run
     result, items, measured = ending.done
     kept = without_infinities(Record(attempt.run_id, run.method_name(), run.label, result, measured))
-    before = record.read(run.paths.results, attempt.run_id)
+    before = sound(run.paths.results, attempt.run_id)
     if ranking := result.findings.get("ranking"):  # before the record: a run with a record is complete
         content = {"run_id": attempt.run_id, "model": run.model.name, "dataset": run.dataset.name, **ranking}
         text = json.dumps(content, indent=1) + "\n"

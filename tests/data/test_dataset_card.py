@@ -2,8 +2,8 @@
 
 import pytest
 
-from layerfit.data.sources import data_files
 from layerfit.errors import UserError
+from layerfit.files.dataset_folder import data_files
 
 READ = {
     "a pattern": ("data_files: part*.jsonl", {"train": ["part1.jsonl", "part2.jsonl"]}),

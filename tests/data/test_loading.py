@@ -13,10 +13,11 @@ from layerfit.config.schema import DatasetConfig, HubConfig, ModelConfig, Traini
 from layerfit.data import load_data
 from layerfit.data.forms import turns
 from layerfit.data.reading import first_row, read_file
-from layerfit.data.sources import data_files, load_folder, read_rows
+from layerfit.data.sources import load_folder, read_rows
 from layerfit.data.templates import exchanges
 from layerfit.data.tokenise import IGNORE, tokenise
 from layerfit.errors import UserError
+from layerfit.files.dataset_folder import data_files
 from layerfit.models.hub import EMBEDDED, load_tokenizer
 
 MIRROR = Path(__file__).resolve().parents[3] / "shared" / "hub"

@@ -15,8 +15,9 @@ from layerfit.cli import main
 from layerfit.config.schema import DatasetConfig, HubConfig
 from layerfit.data.loading import read_split
 from layerfit.data.reading import first_row, read_file
-from layerfit.data.sources import data_files, load_folder
+from layerfit.data.sources import load_folder
 from layerfit.errors import UserError
+from layerfit.files.dataset_folder import data_files
 
 CASES = Path(__file__).resolve().parents[2].parent / "shared" / "cases"
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason=f"no inputs at {CASES}")

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerfit.config.schema import EvalConfig, HubConfig
-from layerfit.data.dataset_card import read_readme
 from layerfit.data.redirect import local_datasets
 from layerfit.errors import UserError
 from layerfit.evaluation.lm_eval.published import NUM_ITEMS
 from layerfit.evaluation.lm_eval.tasks import check_tasks, task_manager
+from layerfit.files.dataset_card import read_readme
 from layerfit.models.hub import DATASETS, local_copy
 from layerfit.records.record import Items, Score
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from layerfit.data.text_files import read_text
 from layerfit.errors import UserError
 from layerfit.files.paths import inside
+from layerfit.files.text_files import read_text
 
 _SPLIT = "split"
 
