@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerfit.config.schema import HubConfig, ModelConfig
 from layerfit.errors import UserError
+from layerfit.files.paths import expand
 from layerfit.models import architecture, packed, receipt
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _roots(hub: HubConfig) -> list[Path]:
     """Return the folders that are searched before the hub, in order."""
     if hub.mirror is None:
         return [EMBEDDED]
-    mirror = Path(hub.mirror).expanduser()
+    mirror = Path(hub.mirror)
     if not mirror.is_dir():
         raise UserError(f"hub.mirror={hub.mirror} is not a folder; give one with models/ and datasets/, or null")
     return [EMBEDDED, mirror]
@@ -41,7 +42,7 @@ def hub_cache() -> Path:
     """Return the Hugging Face cache folder, from the same environment variables as the Hugging Face libraries."""
     home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("HF_HOME", f"{home}/huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+    return expand("HF_HUB_CACHE", os.environ.get("HF_HUB_CACHE", f"{home}/hub"))
 
 
 def cached_snapshot(kind: str, repo: str, revision: str | None) -> Path | None:
@@ -84,7 +85,7 @@ def model_source(model: ModelConfig, hub: HubConfig) -> str | Path:
     if model.path is None:
         assert model.id is not None  # checked by ModelConfig
         return _source(MODELS, model.id, model.revision, hub)
-    if not (folder := Path(model.path).expanduser()).is_dir():
+    if not (folder := Path(model.path)).is_dir():
         raise UserError(f"model.path={model.path} is not a folder; give a folder with config.json, or model.path=null")
     return folder
 
@@ -97,7 +98,7 @@ def dataset_source(repo: str, hub: HubConfig, path: str | None = None, revision:
     """
     if path is None:
         return _source(DATASETS, repo, revision, hub)
-    if not (local := Path(path).expanduser()).exists():
+    if not (local := Path(path)).exists():
         raise UserError(
             f"dataset.path={path} does not exist (relative to the working directory); "
             "give a .jsonl, .jsonl.gz, .json or .parquet file, or a folder"

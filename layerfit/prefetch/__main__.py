@@ -14,6 +14,7 @@ from layerfit import config
 from layerfit.config import expand
 from layerfit.config.schema import HubConfig, RunConfig
 from layerfit.errors import Parser, UserError
+from layerfit.files import paths
 from layerfit.installation import checkout
 from layerfit.models.hub import dataset_source, model_source, prepare_environment
 from layerfit.prefetch import fetch, remote
@@ -113,7 +114,7 @@ def _mirror(asked: str | None, runs: list[RunConfig]) -> Path:
     named = asked or next((run.hub.mirror for run in runs if run.hub.mirror), None)
     if not named:
         raise UserError("name the folder to fill: --mirror DIR (make: MIRROR=DIR)")
-    path = Path(named).expanduser()
+    path = paths.expand("--mirror", named)
     if path.exists() and not path.is_dir():
         raise UserError(f"--mirror {named} is a file, not a folder; give a folder (it is created if missing)")
     return path

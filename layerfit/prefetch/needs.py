@@ -75,7 +75,7 @@ def _models(run: RunConfig) -> list[Need]:
     if model.path is None and model.id is not None:
         weights = model.weights == "pretrained"
         out.append(Need(MODELS, model.id, model.revision, weights, why=(f"model={model.name}",)))
-    if judge.model_path is not None and not Path(judge.model_path).expanduser().is_dir():
+    if judge.model_path is not None and not Path(judge.model_path).is_dir():
         out.append(Need(MODELS, judge.model_path, judge.revision, weights=True, why=("eval.judge.model_path",)))
     return out
 

@@ -130,7 +130,7 @@ BAD = {
     "keys of no launcher": ("hydra.launcher.nodes=2", "add hydra/launcher=slurm"),
     "a name of its own": ("hydra/launcher=slurm hydra.launcher.name=local", "choose one"),
     "taken away": ("~hydra/launcher", "choose one"),
-    "no nodes": ("hydra/launcher=slurm hydra.launcher.nodes=0", "[1, inf)"),
+    "no nodes": ("hydra/launcher=slurm hydra.launcher.nodes=0", "[1, 65,536]"),
     "no time": ("hydra/launcher=slurm hydra.launcher.time=soon", "D-HH:MM:SS"),
     "signal after the end": ("hydra/launcher=slurm hydra.launcher.time=2", "not before the end"),
     "no size": ("hydra/launcher=slurm hydra.launcher.mem=much", "64GB"),
