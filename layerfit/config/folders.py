@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +17,7 @@ from layerfit.files.paths import expand
 from layerfit.installation import checkout, conf_folder
 
 CONF = conf_folder()
+_NAME = re.compile(r"[\w.\-]{1,200}")
 _joined: ContextVar[tuple[Path, ...]] = ContextVar("joined", default=())
 
 
@@ -57,6 +59,8 @@ def find(group: str, name: str, only: Path | None = None, *, own_first: bool = F
 
     only: search this folder alone. own_first: the user's file takes precedence over layerfit's of the same name.
     """
+    if not _NAME.fullmatch(name):  # a path, or no name at all
+        return None
     order = conf_folders() if only is None else (only,)
     paths = (folder / group / f"{name}.yaml" for folder in (reversed(order) if own_first else order))
     return next((path for path in paths if path.is_file()), None)

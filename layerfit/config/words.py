@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import shlex
 from collections.abc import Iterable
 from fractions import Fraction
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 LAUNCHER, LAUNCHER_KEY = "hydra/launcher", "hydra.launcher."
+_CHOICE = re.compile(r"(?!.*\.\.)\w[\w.\-]*")
 MOST_CELLS = 10_000
 """Runs of one sweep."""
 GROUPS = ("model", "method", "dataset", "eval", "engine", "optim", "tracker", "experiment")
@@ -95,7 +97,7 @@ def _check(override: Override, word: str) -> None:
     if override.is_delete():
         raise UserError(f"{word}: every run has one {key}; choose another, {key}={_some(key)}")
     value = override.value()
-    if override.is_sweep_override() or (isinstance(value, str) and value.strip(" ?")):
+    if override.is_sweep_override() or (isinstance(value, str) and _CHOICE.fullmatch(value)):
         return
     if key == "experiment" and value is None:
         return

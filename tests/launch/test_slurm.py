@@ -196,7 +196,7 @@ def test_a_tables_missing_cells_are_one_array(cluster, tmp_path, monkeypatch, ca
         (["optim.lr=0.1"], "optim.lr=0.1 changes the runs of the table's rows; edit conf/table/tiny.yaml or copy it"),
         (["seed=3"], "seed=3: a table sets seeds and results itself"),
         (["paths.results=x"], "paths.results=x: a table sets seeds and results itself"),
-        (["method=lora"], "with method=lora: "),
+        (["method=lora"], "method=lora changes the runs"),
         (["hydra/launcher=slrum"], "local, slurm, submitit_local"),
     ],
 )
