@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -27,10 +27,13 @@ from layerfit.config.schema import (
     TrackerConfig,
 )
 from layerfit.config.values import check_values, expand_paths
-from layerfit.config.words import GROUPS, LAUNCHER, LAUNCHER_KEY, parse
+from layerfit.config.words import GROUPS, LAUNCHER, LAUNCHER_KEY, check_switch, parse, read
 from layerfit.errors import UserError, check_one_of
 from layerfit.methods import METHODS, name_of
 from layerfit.methods.base import Method
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 
 def register() -> None:
@@ -157,17 +160,24 @@ def composed(overrides: Sequence[str]) -> DictConfig:
         return hydra_compose("config", overrides=list(overrides))
     config = copy.deepcopy(_chosen(tuple(choices)))
     for override in values:
-        try:
-            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-        except OmegaConfBaseException as error:
-            raise UserError(_not_set(override.input_line or "", error)) from error
+        _set(config, override)
     return config
 
 
-def _not_set(word: str, error: Exception) -> str:
-    """Return one line about a value that a key does not take."""
-    text = one_line(error)
-    return text if text.startswith("unknown key") else f"{word}: {text}"
+def _set(config: DictConfig, override: Override) -> None:
+    """Set a value as Hydra does.
+
+    Raises:
+        UserError: if its key is unknown, or is not of this type.
+    """
+    word, key, value = override.input_line, override.key_or_group, override.value()
+    try:
+        OmegaConf.update(config, key, value, merge=True)
+        current = OmegaConf.select(config, key)
+    except OmegaConfBaseException as error:
+        text = one_line(error)
+        raise UserError(text if text.startswith("unknown key") else f"{word}: {text}") from error
+    check_switch(override, current)
 
 
 @lru_cache(maxsize=64)
@@ -184,12 +194,11 @@ def compose_launcher(overrides: list[str]) -> LauncherConfig:
         UserError: if one of them is wrong, in one line.
     """
     from hydra import compose as hydra_compose
-    from hydra.core.override_parser.overrides_parser import OverridesParser
 
     if not overrides:
         return LauncherConfig()
     with told(overrides):
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        parsed = read(overrides)
         if several := next((p for p in parsed if p.is_sweep_override()), None):
             raise UserError(f"{several.input_line} lists several values; give one: a sweep has one launcher")
         chosen = [str(p.value()) for p in parsed if p.key_or_group == LAUNCHER] or [LOCAL]
@@ -200,7 +209,10 @@ def compose_launcher(overrides: list[str]) -> LauncherConfig:
             raise UserError(f"{keys[0]} needs a launcher that submits jobs; add {LAUNCHER}={SLURM}")
         # Keys of `extra` are not in the schema; Hydra adds them only with `++`.
         words = [f"++{o}" if o.startswith(f"{LAUNCHER_KEY}extra") else o for o in overrides]
-        made = hydra_compose("launcher_alone", overrides=words, return_hydra_config=True).hydra.launcher
+        whole = hydra_compose("launcher_alone", overrides=words, return_hydra_config=True)
+        for one in parsed:
+            check_switch(one, OmegaConf.select(whole, one.key_or_group))
+        made = whole.hydra.launcher
         check_values(made)
         launcher = OmegaConf.to_object(made)
     assert isinstance(launcher, LauncherConfig)

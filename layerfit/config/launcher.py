@@ -57,6 +57,8 @@ class LauncherConfig:
         check_range("hydra.launcher.signal_before_end_s", self.signal_before_end_s, 1)
         if self.mem is not None and not _MEM.fullmatch(self.mem):
             raise UserError(f"hydra.launcher.mem={self.mem} is not a memory size of SLURM; write 64GB, or 0 for all")
+        if listed := next((name for name, value in self.extra.items() if isinstance(value, dict | list)), None):
+            raise UserError(f"hydra.launcher.extra.{listed} is not one value; write hydra.launcher.extra.exclude=node7")
         if self.signal_before_end_s >= 60 * self.minutes():
             raise UserError(
                 f"hydra.launcher.signal_before_end_s={self.signal_before_end_s} is not before the end: "

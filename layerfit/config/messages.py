@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 from yaml import YAMLError
 
 from layerfit.config.folders import CONF
@@ -30,10 +30,11 @@ def told(overrides: Iterable[str]) -> Iterator[None]:
     except UserError:
         raise
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        # OmegaConf gives a TypeError inside a data class of ours this type: a bug, and no mistake of the user's.
+        if isinstance(error, ConfigTypeError) and _raised_by(error.__traceback__) == _OURS:
+            raise
         raise UserError(half_registered(overrides) or one_line(error)) from error
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, OSError) as error:
-        raise _theirs(overrides, error) from error
-    except (RecursionError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise _theirs(overrides, error) from error
 
 

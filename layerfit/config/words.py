@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -31,11 +31,23 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for folder in conf_folders() for path in (folder / group).glob("*.yaml"))
 
 
-def parse(words: Iterable[str]) -> list[Override]:
-    """Parse and check overrides.
+def parse(words: Sequence[str]) -> list[Override]:
+    """Parse and check the overrides of a run.
 
     Raises:
         UserError: naming the first that cannot be read, or asks for what no run has.
+    """
+    out = read(words)
+    for word, override in zip(words, out, strict=True):
+        _check(override, word)
+    return out
+
+
+def read(words: Iterable[str]) -> list[Override]:
+    """Parse overrides.
+
+    Raises:
+        UserError: naming the first that is not in Hydra's grammar, with the quotes that it needs.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -47,27 +59,24 @@ def parse(words: Iterable[str]) -> list[Override]:
                 override = parser.parse_override(word)
         except (HydraException, UserError) as error:
             raise UserError(_unread(word)) from error
-        _check(override, word)
         out.append(override)
     return out
 
 
 def _unread(word: str) -> str:
     """Return what to do about a word that Hydra's grammar does not have."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
     key, equals, value = word.partition("=")
     if not equals:
         example = f"{word}={_some(word)}" if word in GROUPS else f"{word}=..."
         return f"{word!r} has no value; write KEY=VALUE, {example}"
     if not key.strip("+~ "):
         return f"{word!r} has no key; write KEY=VALUE, such as training.max_steps=100"
-    quoted = f'{key}="{_escaped(value)}"'
+    quoted = f"{key}={QuotedString(value, Quote.double).with_quotes()}"
     if value and _reads(quoted):
         return f"{key}={value} cannot be read: with = # , brackets or braces it needs quotes: {shlex.quote(quoted)}"
     return f"{word!r} cannot be read; write KEY=VALUE, with a key such as training.max_steps"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _reads(word: str) -> bool:
@@ -109,6 +118,16 @@ def _some(group: str) -> str:
     return "|".join(names[:6]) + ("|..." if len(names) > 6 else "")
 
 
+def check_switch(override: Override, current: object) -> None:
+    """Raise UserError if a number is given where true or false belongs: OmegaConf takes every number for true.
+
+    current: the value of its key.
+    """
+    value = override.value()
+    if isinstance(current, bool) and isinstance(value, int | float) and value not in (0, 1):
+        raise UserError(f"{override.input_line}: {override.key_or_group} is a switch; set it to true or false")
+
+
 def expand(overrides: list[str], *, multirun: bool) -> list[list[str]]:
     """Return the override lists of a sweep, the last key varying fastest; one list without a sweep.
 
@@ -126,8 +145,9 @@ def expand(overrides: list[str], *, multirun: bool) -> list[list[str]]:
         counts[text] = _count(override, text)
         if math.prod(counts.values()) > MOST_CELLS:
             shown = " x ".join(f"{count:,}" for count in counts.values())
+            total = f" = {math.prod(counts.values()):,}" if len(counts) > 1 else ""
             raise UserError(
-                f"{' '.join(counts)} asks for {shown} = {math.prod(counts.values()):,} runs; one sweep has at most "
+                f"{' '.join(counts)} asks for {shown}{total} runs; one sweep has at most "
                 f"{MOST_CELLS:,}: name fewer values, or take several sweeps"
             )
         with told([text]):

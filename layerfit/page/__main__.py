@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = parser().parse_args(argv)
         path = expand("--output", options.output)
-        if path.is_dir():
-            raise UserError(f"--output {path} is a folder; give a file, {path / 'index.html'}")
+        if path.is_dir() or any(above.is_file() for above in path.absolute().parents):
+            raise UserError(f"--output {path} is a folder, or below a file; give a file, such as report/index.html")
         with composer():
             report = gather()
             text = page(report).encode()

@@ -197,7 +197,8 @@ def _rerun(options: argparse.Namespace) -> int:
     from layerfit.launch.local import run_all
 
     names = options.tables or [name for name in build.committed() if name.endswith(spec.PROFILE)]
-    tables, folder = [build.load(name) for name in names], expand("--folder", options.folder)
+    folder = expand("--folder", options.folder)
+    tables = [build.load(name) for name in names]
     runs = rerun.elsewhere(tables, folder)
     run_all([run for _, run in runs.values()], group="rerun")
     committed = {number: table.spec.results for table in tables for number in rerun.elsewhere([table], folder)}

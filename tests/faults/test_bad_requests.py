@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import signal
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +15,7 @@ from layerfit.launch.preflight import preflight
 from tests.helpers.bad_requests import SEED, Bad, everything
 
 LIMIT_S = 30
-SAMPLE, ALL = 200, 1200
+SAMPLE, ALL = 200, 2200
 
 
 class Slow(BaseException):
@@ -72,7 +72,8 @@ def wrong_with(bad: Bad) -> str | None:
         return f"not one line: {lines}"
     if not any(name in lines[0] for name in bad.named):
         return f"names neither key nor value: {lines[0]}"
-    return f"wrote {os.listdir()}" if os.listdir() else None
+    written = [str(path) for path in Path().iterdir()]
+    return f"wrote {written}" if written else None
 
 
 def faults(requests: list[Bad]) -> list[str]:

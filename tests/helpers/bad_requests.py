@@ -12,6 +12,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 
+from layerfit.config.launcher import LauncherConfig
 from layerfit.config.schema import RunConfig
 from layerfit.methods import METHODS
 from layerfit.methods.base import Method
@@ -20,7 +21,6 @@ SEED = 11
 BASE = ("model=nano", "dataset=nano", "eval=none", "engine=torch")
 NEEDED = {
     "static": ("method.units=[layers.0]",),
-    "ila": ("method.freeze=first",),
     "judge": ("eval=mt_bench", "eval.judge.base_url=http://127.0.0.1/v1", "eval.judge.model=a"),
 }
 """Words without which a method or part is refused for another reason than the planted one."""
@@ -106,30 +106,11 @@ GROUP = {
     **ANY,
 }
 
-FREE = frozenset(
-    [
-        "model.name",
-        "model.id",
-        "model.revision",
-        "dataset.name",
-        "dataset.id",
-        "dataset.subset",
-        "dataset.revision",
-        "dataset.fingerprint",
-        "eval.name",
-        "eval.include",
-        "engine.name",
-        "tracker.project",
-        "tracker.entity",
-        "tracker.group",
-        "label",
-        "eval.judge.model",
-        "eval.judge.base_url",
-        "eval.judge.revision",
-        "eval.judge.key_variable",
-        "optim.name",
-        "tracker.name",
-    ]
+FREE = (
+    *("model.name", "model.id", "model.revision", "dataset.name", "dataset.id", "dataset.subset", "dataset.revision"),
+    *("dataset.fingerprint", "eval.name", "tracker.project", "tracker.entity", "tracker.group", "label"),
+    *("eval.judge.model", "eval.judge.revision", "paths.outputs", "paths.results"),
+    *(f"hydra.launcher.{name}" for name in ("partition", "account", "qos", "constraint")),
 )
 """Texts that nobody can say are wrong from the text alone."""
 
@@ -163,6 +144,7 @@ def keys() -> Iterator[Key]:
         yield from _keys(cls, "method.", (*BASE, f"method={name}", *NEEDED.get(name, ())))
     judge = typing.get_type_hints(typing.get_type_hints(RunConfig)["eval"])["judge"]
     yield from _keys(judge, "eval.judge.", (*BASE, *NEEDED["judge"]))
+    yield from _keys(LauncherConfig, "hydra.launcher.", (*BASE, "hydra/launcher=slurm"))
 
 
 def _keys(cls: type, above: str, needs: tuple[str, ...], skip: tuple[str, ...] = ()) -> Iterator[Key]:
@@ -229,13 +211,14 @@ def of_groups() -> Iterator[Bad]:
 
 def of_sweeps() -> Iterator[Bad]:
     """Sweeps of nothing, of too much, and of what has no end."""
-    values = "range(0,0) range(3,0) range(0,3,0) range(0,3,-1) range(0,1000000000) range(0,1,1e-12) range(0,inf) "
-    values += (
-        "range(nan,3) range(0.0,1e300) glob(*) glob([a,b]) interval(0,1) choice() shuffle(1,2) shuffle(range(0,3)) "
+    values = (
+        *("range(0,0)", "range(3,0)", "range(0,3,0)", "range(0,3,-1)", "range(0,1000000000)", "range(0,1,1e-12)"),
+        *("range(0,inf)", "range(nan,3)", "range(0.0,1e300)", "range(0,10001)", "range(0)", "range(a,b)"),
+        *("glob(*)", "glob([a,b])", "interval(0,1)", "choice()", "choice(range(0,3))", "sort()", ",", "1,,"),
+        *("shuffle(1,2)", "shuffle(range(0,3))", "tag(a)", "sort(range(0,99999999))"),
     )
-    values += "range(0,10001) sort() , 1,, range(0) range(a,b) choice(range(0,3)) tag(a) sort(range(0,99999999))"
     for key in ("seed", "optim.lr", "training.max_steps", "method.seed", "label"):
-        for value in values.split():
+        for value in values:
             yield Bad("a sweep", ("-m", f"{key}={value}"), (key, value))
     many = ("seed=range(0,2000)", "method.seed=range(0,2000)", "dataset.seed=range(0,2000)")
     yield Bad("a product of sweeps", ("-m", *many), ("seed",))
@@ -277,7 +260,13 @@ def everything() -> list[Bad]:
     return kept
 
 
-RIGHT: dict[str, frozenset[str]] = {}
+RIGHT: dict[str, tuple[str, ...]] = {
+    "a key below": ("model.sizes", "hydra.launcher.extra"),
+    "empty": ("label",),
+    "holds what nobody knows": ("hydra.launcher.setup",),
+    "holds a number": ("hydra.launcher.setup",),
+    "list of a list": ("hydra.launcher.setup",),
+}
 """Kind of mistake -> keys for which it is none."""
 
 
