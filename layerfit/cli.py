@@ -5,20 +5,21 @@ All runs of a sweep are composed before the first one starts, and a mistake is r
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from layerfit import __version__
-from layerfit.errors import UserError, did_you_mean
+from layerfit.errors import UserError, did_you_mean, shown
 from layerfit.installation import conf_folder, source
 from layerfit.run.interrupt import Interrupted, say_interrupted
 
@@ -60,11 +61,13 @@ OPTIONS = "--cfg job (all keys of a run)  --conf DIR (join DIR/dataset/mine.yaml
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 ok, 1 a run failed or was refused, 2 a mistake in the request."""
     try:
-        own, words = split_folders(sys.argv[1:] if argv is None else argv)
+        words = sys.argv[1:] if argv is None else argv
+        check_printable(words)
+        own, words = split_folders(words)
         with _joined(own):
             return chosen(words)()
     except UserError as error:
-        print(f"layerfit: {error}", file=sys.stderr)
+        print(f"layerfit: {shown(error)}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Interrupted) as error:
         return say_interrupted(error)
@@ -167,21 +170,57 @@ def choices(group: str) -> list[str]:
     return [word for words in shown for word in words]
 
 
+def check_printable(words: Iterable[str]) -> None:
+    """Raise UserError if an argument holds bytes that are no text: they can be no name, no path and no value."""
+    for word in words:
+        if any(0xD800 <= ord(c) < 0xE000 for c in word):
+            raise UserError(
+                f"argument {word[:80]!a} is not valid Unicode (bytes that are no UTF-8?); write it in UTF-8"
+            )
+        if any(ord(c) < 32 or ord(c) == 127 for c in word):
+            raise UserError(f"argument {word[:80]!a} has control characters (a line break, a tab, NUL); leave them out")
+
+
 def _hydra(argv: list[str]) -> int:
-    """Let Hydra handle its own flags: help, the composed configuration, shell completion."""
+    """Let Hydra handle its own flags: help, the composed configuration, shell completion.
+
+    Raises:
+        UserError: for what Hydra would refuse, and for a request that no run could be made of.
+    """
     import hydra
+    from hydra._internal.utils import get_args_parser
 
     from layerfit import config
 
     config.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = ["layerfit", *argv]
+    said = io.StringIO()
     try:
-        hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(lambda _: None)()
-    except Exception as error:
-        print(f"layerfit: {config.one_line(error)}", file=sys.stderr)
-        return 2
+        with redirect_stderr(said):
+            asked = get_args_parser().parse_args(argv)
+        if asked.run or asked.config_path or asked.config_name or asked.config_dir or asked.experimental_rerun:
+            raise UserError(f"{' '.join(argv)}: only {' '.join(HYDRA_FLAGS)} of Hydra's options are taken; {USAGE}")
+        if asked.cfg:
+            _check_requested(asked.overrides, multirun=asked.multirun)
+        sys.argv = ["layerfit", *argv]
+        with config.told(asked.overrides), redirect_stderr(said if asked.package else sys.stderr):
+            hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(lambda _: None)()
+    except SystemExit as ended:
+        if ended.code:
+            line = (said.getvalue().splitlines() or ["Hydra refuses it"])[-1]
+            raise UserError(f"{' '.join(argv)}: {line.partition('error: ')[2] or line}") from ended
     return 0
+
+
+def _check_requested(overrides: list[str], *, multirun: bool) -> None:
+    """Raise UserError unless runs can be composed of the words."""
+    from layerfit import config
+
+    launcher_words, words = config.split_launcher(overrides)
+    with config.composer():
+        config.compose_launcher(launcher_words)
+        for cell in config.expand(words, multirun=multirun):
+            config.compose(cell)
 
 
 def _run(argv: list[str]) -> int:
@@ -193,6 +232,7 @@ def _run(argv: list[str]) -> int:
     overrides = [a for a in argv if a not in ("-m", "--multirun") and not a.startswith("--local_rank=")]
     if flags := [arg for arg in overrides if arg.startswith("-")]:
         raise UserError(f"unknown option {flags[0]}; {USAGE}")
+    place = find_place()
     launcher_words, overrides = config.split_launcher(overrides)
     with config.composer():
         launcher = config.compose_launcher(launcher_words)
@@ -203,7 +243,7 @@ def _run(argv: list[str]) -> int:
     ok = make_launcher(launcher, group="sweep" if multirun else "run")(runs)
     if ok is None:  # jobs were submitted with wait=false: no result yet
         return 0
-    if writes(find_place()):
+    if writes(place):
         for run_id, run in named.items():
             print(summary(run, run_id))
     return 0 if ok else 1

@@ -2,8 +2,19 @@
 
 import argparse
 import math
+import re
 from collections.abc import Iterable
 from typing import NoReturn
+
+LARGEST = 2**31 - 1
+"""Of any whole number of a request but a seed: more rows, steps or tokens than any machine gets through."""
+LARGEST_SEED = 2**63 - 1
+"""torch, JSON readers and data frames hold it."""
+LARGEST_FLOAT = 3.4e38
+"""What a 32-bit float holds."""
+MOST_RANKS, MOST_SEQUENCES, WIDEST = 65_536, 2**24, 2**20
+"""Bounds beyond any machine: ranks of a run, sequences of a batch, width of an adapter."""
+_LONGEST_WORD = 200
 
 
 class UserError(ValueError):
@@ -47,6 +58,12 @@ def did_you_mean(word: str, choices: Iterable[str], before: str = "") -> str:
     return f" (did you mean {before}{by_lower[near[0]]}?)" if near else ""
 
 
+def shown(error: object) -> str:
+    """Return a message as it is printed: one line, no control characters, no word of thousands of letters."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(error).split()))
+    return re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:80]}...{word[0][-20:]}", line)
+
+
 def check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise UserError unless `value` is one of `allowed`."""
     if value not in allowed:
@@ -64,8 +81,10 @@ def check_range(
     low_open: bool = False,
     high_open: bool = False,
 ) -> None:
-    """Raise UserError unless `low <= value <= high` (bounds excluded where open). NaN is outside every range."""
+    """Raise UserError unless `low <= value <= high` (bounds excluded where open), and a finite number."""
+    finite = isinstance(value, int) or math.isfinite(value)
     inside = (value > low if low_open else value >= low) and (value < high if high_open else value <= high)
-    if not inside:
+    if not (finite and inside):
         left, right = "(" if low_open else "[", ")" if high_open or high == float("inf") else "]"
-        raise UserError(f"{name}={value!r} is outside {left}{low:g}, {high:g}{right}")
+        top = f"{high:,}" if isinstance(high, int) and high >= 10_000 else f"{high:g}"
+        raise UserError(f"{name}={value!r} is outside {left}{low:g}, {top}{right}")

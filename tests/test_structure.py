@@ -147,3 +147,14 @@ def test_no_method_is_named_outside_its_room():
             words = [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
             words += [node.id] if isinstance(node, ast.Name) else []
             assert not names.intersection(words), f"{path}:{node.lineno}"
+
+
+def test_a_path_of_the_users_is_expanded_in_one_place():
+    """Two places would make two folders of one name: the check would look at one, the run would write the other."""
+    named = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("expanduser", "expandvars")
+    }
+    assert named == {"files/paths.py"}

@@ -8,7 +8,7 @@ import sys
 from layerfit.claims import read, show
 from layerfit.claims.answer import CLAIMS, PROFILES, answers
 from layerfit.config import composer
-from layerfit.errors import Parser, UserError
+from layerfit.errors import Parser, UserError, shown
 from layerfit.files.writing import write_atomically
 from layerfit.report.build import committed
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
                 write_atomically(CLAIMS, show.markdown(made, rendered).encode())
                 print(CLAIMS)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(error)}", file=sys.stderr)
         return 2
     return 0
 

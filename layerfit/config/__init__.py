@@ -4,19 +4,18 @@ from layerfit.config.checks import check, check_against_model
 from layerfit.config.composition import (
     compose,
     compose_launcher,
+    composed,
     composer,
     dump,
-    expand,
-    half_registered,
     load,
-    one_line,
     register,
-    split_launcher,
     typed,
 )
 from layerfit.config.folders import CONF, conf_folders, find, joined, place_for_tuned
 from layerfit.config.given import Given, check_unchanged, from_file
 from layerfit.config.identity import identity_of, required_runs, run_id
+from layerfit.config.messages import one_line, told
+from layerfit.config.words import expand, parse, split_launcher
 from layerfit.installation import ROOT
 
 __all__ = [
@@ -28,21 +27,23 @@ __all__ = [
     "check_unchanged",
     "compose",
     "compose_launcher",
+    "composed",
     "composer",
     "conf_folders",
     "dump",
     "expand",
     "find",
     "from_file",
-    "half_registered",
     "identity_of",
     "joined",
     "load",
     "one_line",
+    "parse",
     "place_for_tuned",
     "register",
     "required_runs",
     "run_id",
     "split_launcher",
+    "told",
     "typed",
 ]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from layerfit.anatomy import Anatomy
+from layerfit.config.folders import settings
 from layerfit.config.identity import required_runs, run_id
-from layerfit.config.schema import RunConfig
-from layerfit.errors import UserError
+from layerfit.config.model import ModelConfig
+from layerfit.config.schema import EngineConfig, RunConfig
+from layerfit.config.words import choices
+from layerfit.errors import UserError, check_range
 
 
 def check(run: RunConfig) -> None:
     """Raise UserError if the parts of a run do not fit together. No model or data is loaded."""
     engine, training, method = run.engine, run.training, run.method_name()
+    check_engine(engine)
+    check_parts_given(run.model)
     if run.method.needs_matrices and engine.stage:
         raise UserError(
             f"method={method} needs whole matrices and engine={engine.name} flattens parameters; "
@@ -40,6 +45,32 @@ def check(run: RunConfig) -> None:
     if not run.model.open_parts():
         check_against_model(run, run.model.anatomy())
     check_required(run)
+
+
+def check_engine(engine: EngineConfig) -> None:
+    """Raise UserError if stage and offload are not those of the engine's file, `conf/engine/<name>.yaml`."""
+    if (own := settings("engine", engine.name)) is None:  # a file of the user's own
+        check_range("engine.stage", engine.stage or 0, 0, 3)
+        return
+    if (engine.stage, engine.offload) != (own["stage"], own["offload"]):
+        stage, offload = ("null" if engine.stage is None else engine.stage), str(engine.offload).lower()
+        raise UserError(
+            f"engine.stage={stage} engine.offload={offload} is not how engine={engine.name} works; choose it by "
+            f"its name alone: engine={'|'.join(choices('engine'))}"
+        )
+
+
+def check_parts_given(model: ModelConfig) -> None:
+    """Raise UserError if a part is null that `conf/model/<name>.yaml` gives, or no module could train."""
+    if model.linear == []:
+        raise UserError("model.linear=[] names no module that could train; name some, or null: read from config.json")
+    file = settings("model", model.name)
+    lacking = [] if file is None else [name for name in model.open_parts() if file.get(name, "") is not None]
+    if lacking:
+        raise UserError(
+            f"model.{lacking[0]}=null, but model={model.name} has it in its file; leave it out, or take model=hf, "
+            "which reads every part from config.json"
+        )
 
 
 def check_probes(run: RunConfig) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from layerfit.config.checks import check
 from layerfit.config.folders import CONF
 from layerfit.config.identity import least
 from layerfit.config.launcher import LAUNCHERS, LOCAL, SLURM, LauncherConfig
+from layerfit.config.messages import one_line, told
 from layerfit.config.schema import (
     DatasetConfig,
     EngineConfig,
@@ -26,11 +26,14 @@ from layerfit.config.schema import (
     RunConfig,
     TrackerConfig,
 )
-from layerfit.errors import UserError, check_one_of, did_you_mean
+from layerfit.config.values import check_values, expand_paths
+from layerfit.config.words import GROUPS, LAUNCHER, LAUNCHER_KEY, check_switch, parse, read
+from layerfit.errors import UserError, check_one_of
 from layerfit.methods import METHODS, name_of
 from layerfit.methods.base import Method
 
-_LAUNCHER, _LAUNCHER_KEY = "hydra/launcher", "hydra.launcher."
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 
 def register() -> None:
@@ -44,7 +47,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("least", least, replace=True)
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
-    groups = {
+    schemas = {
         "model": ModelConfig,
         "dataset": DatasetConfig,
         "eval": EvalConfig,
@@ -52,12 +55,12 @@ def register() -> None:
         "optim": OptimConfig,
         "tracker": TrackerConfig,
     }
-    for group, cls in groups.items():
+    for group, cls in schemas.items():
         store.store(group=group, name="schema", node=cls)
     for name, method in METHODS.items():
         store.store(group="method", name=f"{name}_schema", node=method)
     store.store(name="launcher_alone", node={})
-    store.store(group=_LAUNCHER, name="launcher_schema", node=LauncherConfig)
+    store.store(group=LAUNCHER, name="launcher_schema", node=LauncherConfig)
 
 
 def typed(cfg: DictConfig) -> RunConfig:
@@ -66,6 +69,7 @@ def typed(cfg: DictConfig) -> RunConfig:
     Raises:
         UserError: naming the first mistake.
     """
+    check_values(cfg)
     try:
         run = OmegaConf.to_object(cfg)
     except MissingMandatoryValue as error:
@@ -74,6 +78,7 @@ def typed(cfg: DictConfig) -> RunConfig:
             f"no value for {', '.join(missing)}; give it on the command line, {missing[0]}=..., or in its file in conf/"
         ) from error
     assert isinstance(run, RunConfig)
+    expand_paths(run)
     check(run)
     return run
 
@@ -118,42 +123,68 @@ def composer() -> Iterator[None]:
     from hydra.core.global_hydra import GlobalHydra
 
     register()
+    _chosen.cache_clear()
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         yield
 
 
-def compose(overrides: list[str] | tuple[str, ...]) -> RunConfig:
+def compose(overrides: Sequence[str]) -> RunConfig:
     """Compose one run inside `composer()`.
 
     Raises:
         UserError: if an override is wrong, in one line.
     """
+    with told(overrides):
+        return typed(composed(overrides))
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """Return a run's configuration as Hydra composes it, inside `composer()`; nothing of its values is checked yet.
+
+    Hydra takes 0.1 s, mostly for the choice of groups, which many runs share: that is cached. Plain values (`a.b=1`)
+    are then set as Hydra sets them; where keys are added or taken out Hydra composes the whole.
+
+    Raises:
+        UserError: if an override cannot be read, or is not one of a run.
+    """
     from hydra import compose as hydra_compose
-    from hydra.errors import HydraException
+    from hydra.core.override_parser.types import OverrideType
 
+    parsed = list(zip(overrides, parse(overrides), strict=True))
+    if sweep := next((word for word, p in parsed if p.is_sweep_override()), None):
+        raise UserError(f"{sweep} lists several values where one is composed; give one, or quote it")
+    choices = [w for w, p in parsed if p.package is not None or p.key_or_group in GROUPS or "/" in p.key_or_group]
+    values = [p for word, p in parsed if word not in choices]
+    if any(p.type != OverrideType.CHANGE for p in values):
+        return hydra_compose("config", overrides=list(overrides))
+    config = copy.deepcopy(_chosen(tuple(choices)))
+    for override in values:
+        _set(config, override)
+    return config
+
+
+def _set(config: DictConfig, override: Override) -> None:
+    """Set a value as Hydra does.
+
+    Raises:
+        UserError: if its key is unknown, or is not of this type.
+    """
+    word, key, value = override.input_line, override.key_or_group, override.value()
     try:
-        return typed(hydra_compose("config", overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise UserError(half_registered(overrides) or one_line(error)) from error
+        OmegaConf.update(config, key, value, merge=True)
+        current = OmegaConf.select(config, key)
+    except OmegaConfBaseException as error:
+        text = one_line(error)
+        raise UserError(text if text.startswith("unknown key") else f"{word}: {text}") from error
+    check_switch(override, current)
 
 
-def half_registered(overrides: Iterable[str]) -> str | None:
-    """Return a message if the method has only its file or only its entry in METHODS; None if it has both or neither."""
-    name = next((word.partition("=")[2] for word in overrides if word.startswith("method=")), "")
-    file, schema, registry = CONF / "method" / f"{name}.yaml", f"{name}_schema", "layerfit/methods/__init__.py"
-    if name in METHODS and not file.is_file():
-        shown = f"conf/method/{file.name}"
-        return f"method={name} is registered but {shown} is missing; begin it with `defaults: [{schema}, _self_]`"
-    if name and name not in METHODS and file.is_file() and schema in file.read_text():
-        return f"conf/method/{file.name} uses {schema} but no method has that name; add it to METHODS in {registry}"
-    return None
+@lru_cache(maxsize=64)
+def _chosen(overrides: tuple[str, ...]) -> DictConfig:
+    from hydra import compose as hydra_compose
 
-
-def split_launcher(overrides: list[str]) -> tuple[list[str], list[str]]:
-    """Return the overrides of the launcher, and those of the run."""
-    launcher = [o for o in overrides if o.lstrip("+~").startswith((_LAUNCHER, _LAUNCHER_KEY))]
-    return launcher, [o for o in overrides if o not in launcher]
+    return hydra_compose("config", overrides=list(overrides))
 
 
 def compose_launcher(overrides: list[str]) -> LauncherConfig:
@@ -163,88 +194,26 @@ def compose_launcher(overrides: list[str]) -> LauncherConfig:
         UserError: if one of them is wrong, in one line.
     """
     from hydra import compose as hydra_compose
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
 
     if not overrides:
         return LauncherConfig()
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
+    with told(overrides):
+        parsed = read(overrides)
         if several := next((p for p in parsed if p.is_sweep_override()), None):
             raise UserError(f"{several.input_line} lists several values; give one: a sweep has one launcher")
-        chosen = [str(p.value()) for p in parsed if p.key_or_group == _LAUNCHER] or [LOCAL]
-        if wrong := [o for o in overrides if o.startswith("~") or o.lstrip("+").startswith(f"{_LAUNCHER_KEY}name=")]:
-            raise UserError(f"{wrong[0]} is not allowed; choose one: {_LAUNCHER}={', '.join(LAUNCHERS)}")
-        check_one_of(_LAUNCHER, chosen[-1], LAUNCHERS)
-        if chosen[-1] == LOCAL and (keys := [o for o in overrides if o.startswith(_LAUNCHER_KEY)]):
-            raise UserError(f"{keys[0]} needs a launcher that submits jobs; add {_LAUNCHER}={SLURM}")
+        chosen = [str(p.value()) for p in parsed if p.key_or_group == LAUNCHER] or [LOCAL]
+        if wrong := [o for o in overrides if o.startswith("~") or o.lstrip("+").startswith(f"{LAUNCHER_KEY}name=")]:
+            raise UserError(f"{wrong[0]} is not allowed; choose one: {LAUNCHER}={', '.join(LAUNCHERS)}")
+        check_one_of(LAUNCHER, chosen[-1], LAUNCHERS)
+        if chosen[-1] == LOCAL and (keys := [o for o in overrides if o.startswith(LAUNCHER_KEY)]):
+            raise UserError(f"{keys[0]} needs a launcher that submits jobs; add {LAUNCHER}={SLURM}")
         # Keys of `extra` are not in the schema; Hydra adds them only with `++`.
-        words = [f"++{o}" if o.startswith(f"{_LAUNCHER_KEY}extra") else o for o in overrides]
-        made = hydra_compose("launcher_alone", overrides=words, return_hydra_config=True).hydra.launcher
+        words = [f"++{o}" if o.startswith(f"{LAUNCHER_KEY}extra") else o for o in overrides]
+        whole = hydra_compose("launcher_alone", overrides=words, return_hydra_config=True)
+        for one in parsed:
+            check_switch(one, OmegaConf.select(whole, one.key_or_group))
+        made = whole.hydra.launcher
+        check_values(made)
         launcher = OmegaConf.to_object(made)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(one_line(error)) from error
     assert isinstance(launcher, LauncherConfig)
     return launcher
-
-
-def one_line(error: Exception) -> str:
-    """Return a Hydra or OmegaConf error as one line: outermost message first, with choices and the closest one."""
-    causes: list[str] = []
-    current: BaseException | None = error
-    while current is not None:
-        if (known := _unknown_choice(current) or _unknown_key(current)) is not None:
-            return known
-        text = " ".join(str(current).split())
-        text = text.split(" full_key: ")[0].replace(" Set the environment variable HYDRA_FULL_ERROR=1", "")
-        key = getattr(current, "full_key", None)
-        if text and not any(text in seen or seen in text for seen in causes):
-            causes.append(f"{key}: {text}" if key and key not in text else text)
-        current = current.__cause__
-    return "; ".join(causes)
-
-
-def _unknown_choice(error: BaseException) -> str | None:
-    """Return one line if the error is an unknown choice of a group, else None."""
-    from hydra.errors import MissingConfigException
-
-    if not isinstance(error, MissingConfigException) or not error.missing_cfg_file or error.options is None:
-        return None
-    group, _, name = error.missing_cfg_file.rpartition("/")
-    choices = [option for option in error.options if option != "schema" and not option.endswith("_schema")]
-    return f"{group}={name} is not known{did_you_mean(name, choices)}; use one of: {', '.join(choices)}"
-
-
-def _unknown_key(error: BaseException) -> str | None:
-    """Return one line if the error is an unknown key, else None."""
-    parent, full = getattr(error, "parent_node", None), getattr(error, "full_key", None)
-    if not isinstance(error, ConfigKeyError | ConfigAttributeError) or not isinstance(parent, DictConfig) or not full:
-        return None
-    above, _, key = str(full).rpartition(".")
-    keys = [str(one) for one in parent if not str(one).startswith("_")]
-    near = did_you_mean(key, keys, f"{above}." if above else "")
-    return f"unknown key {full}{near}; {above or 'a run'} has: {', '.join(keys)}"
-
-
-def expand(overrides: list[str], *, multirun: bool) -> list[list[str]]:
-    """Return the override lists of a sweep, the last key varying fastest; one list without a sweep.
-
-    Raises:
-        UserError: if an override cannot be parsed, or values are listed without -m.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        raise UserError(one_line(error)) from error
-    choices: list[list[str]] = []
-    for text, override in zip(overrides, parsed, strict=True):
-        if not override.is_sweep_override():
-            choices.append([text])
-        elif multirun:
-            choices.append([f"{override.get_key_element()}={v}" for v in override.sweep_string_iterator()])
-        else:
-            raise UserError(f"{text} lists several values; add -m to run each of them, or quote it")
-    return [list(combination) for combination in itertools.product(*choices)]

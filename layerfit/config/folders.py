@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from layerfit.errors import UserError
+from layerfit.files.paths import expand
 from layerfit.installation import checkout, conf_folder
 
 CONF = conf_folder()
+_NAME = re.compile(r"[\w.\-]{1,200}")
 _joined: ContextVar[tuple[Path, ...]] = ContextVar("joined", default=())
 
 
@@ -26,7 +33,7 @@ def joined(own: Iterable[str]) -> Iterator[None]:
     Raises:
         UserError: if one is not a folder, or has a file of the same name as one of layerfit's.
     """
-    paths = tuple(Path(one).expanduser().resolve() for one in own)
+    paths = tuple(expand("--conf", one).resolve() for one in own)
     for path in paths:
         if not path.is_dir():
             raise UserError(f"--conf {path} is not a folder; give one that holds groups: {path}/dataset/NAME.yaml")
@@ -52,9 +59,22 @@ def find(group: str, name: str, only: Path | None = None, *, own_first: bool = F
 
     only: search this folder alone. own_first: the user's file takes precedence over layerfit's of the same name.
     """
+    if not _NAME.fullmatch(name):  # a path, or no name at all
+        return None
     order = conf_folders() if only is None else (only,)
     paths = (folder / group / f"{name}.yaml" for folder in (reversed(order) if own_first else order))
     return next((path for path in paths if path.is_file()), None)
+
+
+def settings(group: str, name: str) -> dict[str, Any] | None:
+    """Return what layerfit's own file of a choice says, None where the choice is not layerfit's."""
+    known = {path.stem: path for path in (CONF / group).glob("*.yaml")}
+    return _read(known[name]) if name in known else None
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def place_for_tuned() -> Path:

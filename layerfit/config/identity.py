@@ -14,16 +14,17 @@ from typing import Any
 from layerfit.config.schema import DatasetConfig, EvalConfig, RunConfig, SaveConfig
 from layerfit.errors import UserError
 from layerfit.files import content
-from layerfit.files.paths import expand
+from layerfit.files.paths import check_kind, expand
 from layerfit.methods.base import Method
 from layerfit.records.record import id_of
 
 
 def _of_data(node: Any, path: Path) -> str:
+    check_kind("dataset.path", path)
     if not path.exists():
         raise UserError(
             f"dataset.path={path} does not exist (relative to the working directory); "
-            "give a .jsonl, .jsonl.gz, .json or .parquet file, or a folder"
+            "give a .jsonl, .json, .csv or .parquet file, or a folder"
         )
     return content.of_data(path, node.subset)
 

@@ -5,9 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from layerfit.errors import check_one_of, check_range
+from layerfit.files.paths import PATH
 
 LABEL = {"identity": False}
 """Metadata of fields that do not change a run's result (where or how it runs): left out of its id."""
+
+_MOST = {
+    "max_new_tokens": 2**20,
+    "judgments": 1000,
+    "max_judgment_tokens": 2**20,
+    "max_attempts": 1000,
+    "parallel": 1024,
+}
+_LONGEST_WAIT_S = 1e6
 
 
 @dataclass
@@ -17,7 +27,7 @@ class JudgeConfig:
     benchmarks: dict[str, str | None] = field(default_factory=dict)
     """mt_bench, vicuna_bench: each a folder of `data`, with the hash of its questions, references and prompts, checked
     on load; null = any, and no table takes the scores. Empty: nothing is judged."""
-    data: str | None = field(default=None, metadata=LABEL)
+    data: str | None = field(default=None, metadata={**LABEL, **PATH})
     """A folder in FastChat's layout: judge_prompts.jsonl and <benchmark>/question.jsonl; null = the mirror's
     `datasets/lm-sys/FastChat`. Its hashes enter a run's id, not its path."""
     template: str = "chat"
@@ -30,7 +40,7 @@ class JudgeConfig:
     """The judge's model id at the server `base_url`."""
     base_url: str | None = field(default=None, metadata=LABEL)
     """Address of an OpenAI-compatible server, including `/v1`."""
-    model_path: str | None = field(default=None, metadata={"identity": "judge"})
+    model_path: str | None = field(default=None, metadata={"identity": "judge", **PATH})
     """A judge run with transformers, instead of `base_url`: a folder, or a hub id."""
     revision: str | None = None
     """Of a hub id in `model_path`."""
@@ -54,6 +64,6 @@ class JudgeConfig:
         check_one_of("eval.judge.template", self.template, ("chat", "alpaca", "vicuna", "plain"))
         check_one_of("eval.judge.decoding", self.decoding, ("fastchat", "greedy"))
         check_one_of("eval.judge.dtype", self.dtype, ("fp32", "bf16"))
-        for name in ("max_new_tokens", "judgments", "max_judgment_tokens", "max_attempts", "parallel"):
-            check_range(f"eval.judge.{name}", getattr(self, name), 1)
-        check_range("eval.judge.timeout_s", self.timeout_s, 0, low_open=True)
+        for name, most in _MOST.items():
+            check_range(f"eval.judge.{name}", getattr(self, name), 1, most)
+        check_range("eval.judge.timeout_s", self.timeout_s, 0, _LONGEST_WAIT_S, low_open=True)

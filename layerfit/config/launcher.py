@@ -6,12 +6,14 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from layerfit.errors import UserError, check_one_of, check_range
+from layerfit.errors import MOST_RANKS, UserError, check_one_of, check_range
 
 LOCAL, SLURM, SUBMITIT_LOCAL = "local", "slurm", "submitit_local"
 LAUNCHERS = (LOCAL, SLURM, SUBMITIT_LOCAL)
-_TIME = re.compile(r"(?:(?P<days>\d+)-(?P<dh>\d+)(?::(?P<dm>\d+)(?::(?P<ds>\d+))?)?)|(?P<clock>\d+(?::\d+){0,2})")
-_MEM = re.compile(r"\d+([KMGT]B?)?")
+_N = "[0-9]{1,6}"
+_DAYS = rf"(?P<days>{_N})-(?P<dh>{_N})(?::(?P<dm>{_N})(?::(?P<ds>{_N}))?)?"
+_TIME = re.compile(rf"(?:{_DAYS})|(?P<clock>{_N}(?::{_N}){{0,2}})")
+_MEM = re.compile(r"[0-9]{1,12}([KMGT]B?)?")
 
 
 @dataclass
@@ -47,14 +49,16 @@ class LauncherConfig:
 
     def __post_init__(self) -> None:
         check_one_of("hydra/launcher", self.name, LAUNCHERS)
-        check_range("hydra.launcher.nodes", self.nodes, 1)
-        check_range("hydra.launcher.gpus_per_node", self.gpus_per_node, 0)
+        check_range("hydra.launcher.nodes", self.nodes, 1, MOST_RANKS)
+        check_range("hydra.launcher.gpus_per_node", self.gpus_per_node, 0, MOST_RANKS)
         for key in ("tasks_per_node", "cpus_per_task", "max_parallel"):
             if (value := getattr(self, key)) is not None:
-                check_range(f"hydra.launcher.{key}", value, 1)
+                check_range(f"hydra.launcher.{key}", value, 1, MOST_RANKS)
         check_range("hydra.launcher.signal_before_end_s", self.signal_before_end_s, 1)
         if self.mem is not None and not _MEM.fullmatch(self.mem):
             raise UserError(f"hydra.launcher.mem={self.mem} is not a memory size of SLURM; write 64GB, or 0 for all")
+        if listed := next((name for name, value in self.extra.items() if isinstance(value, dict | list)), None):
+            raise UserError(f"hydra.launcher.extra.{listed} is not one value; write hydra.launcher.extra.exclude=node7")
         if self.signal_before_end_s >= 60 * self.minutes():
             raise UserError(
                 f"hydra.launcher.signal_before_end_s={self.signal_before_end_s} is not before the end: "

@@ -10,9 +10,12 @@ from omegaconf import MISSING
 
 from layerfit.anatomy import ARCHITECTURES, Anatomy
 from layerfit.config.judge import LABEL
-from layerfit.errors import UserError, check_one_of
+from layerfit.errors import MOST_SEQUENCES, WIDEST, UserError, check_one_of, check_range
+from layerfit.files.paths import PATH
 
 _PARTS = ("num_layers", "blocks", "embedding", "norm", "head", "linear", "max_positions")
+
+_MOST = {"num_layers": 100_000, "max_positions": MOST_SEQUENCES, "smallest_side": WIDEST}
 
 
 @dataclass
@@ -27,7 +30,7 @@ class ModelConfig:
     id: str | None = MISSING
     """Hub id; `layerfit/nano` and its siblings are embedded. null: the model is at `path`."""
     revision: str | None = None
-    path: str | None = field(default=None, metadata={"identity": "model"})
+    path: str | None = field(default=None, metadata={"identity": "model", **PATH})
     """A local folder, instead of the hub."""
     weights: str = "pretrained"
     num_layers: int | None = MISSING
@@ -52,6 +55,9 @@ class ModelConfig:
         check_one_of("model.weights", self.weights, ("pretrained", "random"))
         if self.id is None and self.path is None:
             raise UserError("model.id and model.path are both null; give a hub id, model.id=<org>/<name>, or a folder")
+        for name in ("num_layers", "max_positions", "smallest_side"):
+            if isinstance(value := getattr(self, name), int):
+                check_range(f"model.{name}", value, 1, _MOST[name])
 
     def open_parts(self, found: Mapping[str, Any] | None = None) -> list[str]:
         """Return the parts that are neither given nor found in a `config.json`."""

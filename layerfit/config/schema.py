@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -10,10 +11,14 @@ from omegaconf import MISSING
 from layerfit.anatomy import Anatomy, Shape
 from layerfit.config.judge import LABEL, JudgeConfig
 from layerfit.config.model import ModelConfig
-from layerfit.errors import UserError, check_one_of, check_range
-from layerfit.files.paths import check_kind, expand
+from layerfit.errors import MOST_RANKS, MOST_SEQUENCES, UserError, check_one_of, check_range
+from layerfit.files.paths import PATH
 from layerfit.methods import name_of
 from layerfit.methods.base import Method
+
+_TASK = re.compile(r"(?!.*\.\.)[\w(][\w.\-+()]*")
+"""The names that lm-eval's tasks and ours have."""
+_MOST_EPOCHS = 1e6
 
 
 @dataclass
@@ -22,7 +27,7 @@ class DatasetConfig:
 
     name: str = MISSING
     id: str = MISSING
-    path: str | None = field(default=None, metadata={"identity": "data"})
+    path: str | None = field(default=None, metadata={"identity": "data", **PATH})
     """A local file (.jsonl, .json, .csv, .parquet) or folder, instead of the hub; relative to the working
     directory."""
     subset: str | None = None
@@ -52,9 +57,14 @@ class DatasetConfig:
         if self.template != MISSING:
             check_one_of("dataset.template", self.template, ("auto", "plain", "alpaca", "llm_adapters", "chat"))
         check_range("dataset.num_validation", self.num_validation, 0)
-        if self.path is not None:
-            check_kind("dataset.path", path := expand("dataset.path", self.path))
-            self.path = str(path)
+        check_range("dataset.max_length", self.max_length, 2, MOST_SEQUENCES)
+        if self.num_rows is not None:
+            check_range("dataset.num_rows", self.num_rows, 1)
+            if self.path is None and self.num_validation >= self.num_rows:
+                raise UserError(
+                    f"dataset.num_validation={self.num_validation:,} holds out all of the {self.num_rows:,} rows of "
+                    f"dataset={self.name}; leave some to train on"
+                )
         if self.id == "local" and self.path is None:
             raise UserError(
                 f"dataset={self.name} needs dataset.path=..., a file (.jsonl, .json, .csv, .parquet) or a folder "
@@ -84,7 +94,9 @@ class TaskConfig:
     """lm_eval (log-likelihood) | generative | perplexity (layerfit/evaluation/protocols.py)."""
 
     def __post_init__(self) -> None:
-        check_range("num_fewshot of a task", self.num_fewshot, 0)
+        check_range("num_fewshot of a task", self.num_fewshot, 0, 1000)
+        if self.name != MISSING and not _TASK.fullmatch(self.name):
+            raise UserError(f"eval.tasks names {self.name!r}, which no task is called; give a name such as arc_easy")
 
     def hub_ids(self) -> list[str]:
         """Return the hub ids of its data, as far as they are given."""
@@ -109,7 +121,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.limit is not None:
             check_range("eval.limit", self.limit, 1)
-        check_range("eval.batch_size", self.batch_size, 1)
+        check_range("eval.batch_size", self.batch_size, 1, MOST_SEQUENCES)
         if not self.judge.benchmarks and self.judge != JudgeConfig():
             raise UserError(f"eval={self.name} has no judge; use eval.judge.* with eval=mt_bench or vicuna_bench")
         check_one_of("eval.model_class", self.model_class, ("shared", "stock"))
@@ -128,7 +140,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         check_one_of("engine.device", self.device, ("auto", "cpu", "cuda"))
-        check_range("engine.ranks", self.ranks, 1)
+        check_range("engine.ranks", self.ranks, 1, MOST_RANKS)
 
 
 @dataclass
@@ -192,9 +204,9 @@ class TrainingConfig:
         if self.max_steps is not None:
             check_range("training.max_steps", self.max_steps, 1)
         if self.epochs is not None:
-            check_range("training.epochs", self.epochs, 0, low_open=True)
-        check_range("training.batch_size", self.batch_size, 1)
-        check_range("training.max_length", self.max_length, 2)
+            check_range("training.epochs", self.epochs, 0, _MOST_EPOCHS, low_open=True)
+        check_range("training.batch_size", self.batch_size, 1, MOST_SEQUENCES)
+        check_range("training.max_length", self.max_length, 2, MOST_SEQUENCES)
         check_range("training.checkpoint_every", self.checkpoint_every, 0)
         check_range("training.eval_every", self.eval_every, 0)
         if self.micro_batch_size is not None:
@@ -220,7 +232,7 @@ class TrackerConfig:
 class HubConfig:
     """The sources of models and data that are tried before the network."""
 
-    mirror: str | None = None
+    mirror: str | None = field(default=None, metadata=PATH)
     offline: bool = False
 
 
@@ -228,8 +240,8 @@ class HubConfig:
 class PathsConfig:
     """Output folders, relative to the working directory."""
 
-    outputs: str = "outputs"
-    results: str = "results"
+    outputs: str = field(default="outputs", metadata=PATH)
+    results: str = field(default="results", metadata=PATH)
 
 
 @dataclass
@@ -280,7 +292,9 @@ class RunConfig:
         self.method, self.dataset = _seeded(self.method, self.seed), _seeded(self.dataset, self.seed)
         own = self.dataset.resolved_seed
         self.ranking_data = {name: _seeded(data, own) for name, data in self.ranking_data.items()}
-        if list(self.ranking_data.values()) == [self.dataset]:  # the default, given explicitly: same id
+        source = self.method.rankings()
+        ranked = source is not None and source.run is not None  # if not, `checks.check_required` refuses it
+        if ranked and list(self.ranking_data.values()) == [self.dataset]:  # the default, given explicitly: same id
             self.ranking_data = {}
 
     def method_name(self) -> str:

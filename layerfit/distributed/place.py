@@ -7,11 +7,13 @@ import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
-from layerfit.errors import UserError
+from layerfit.errors import LARGEST, MOST_RANKS, UserError
 
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """The names that torchrun and DeepSpeed's launcher set, and that torch and DeepSpeed read."""
 _FIRST_PORT, _PORTS = 20000, 20000
+_MOST = {"MASTER_PORT": 65_535, "SLURM_JOB_ID": LARGEST, "SLURM_STEP_ID": 2**32 - 1}
+"""Beyond these a variable is wrong; the others count ranks. SLURM's special steps have numbers near 2^32."""
 _FIX = "start every rank with srun, torchrun or deepspeed, or unset RANK and WORLD_SIZE and use engine.ranks"
 
 
@@ -52,9 +54,11 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place | None:
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
-    text = environment.get(name, "")
-    if not text.isdecimal():
+    text, most = environment.get(name, ""), _MOST.get(name, MOST_RANKS)
+    if not re.fullmatch("[0-9]{1,12}", text):
         raise UserError(f"{name}={text or '(not set)'} in the environment should be a number; {_FIX}")
+    if int(text) > most:
+        raise UserError(f"{name}={text} in the environment should be at most {most:,}; {_FIX}")
     return int(text)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from layerfit.config import composer
-from layerfit.errors import Parser, UserError, check_range
+from layerfit.errors import Parser, UserError, check_range, shown
 from layerfit.estimate import show
 from layerfit.estimate.check import checks
 from layerfit.estimate.cost import Tracer
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             tracer = Tracer()
             found, compared = rows(loaded, tracer), checks(loaded, tracer)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(error)}", file=sys.stderr)
         return 2
     ranks = {cell.row: cell.run.engine.ranks for cell in loaded.cells}
     if options.json:

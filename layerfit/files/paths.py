@@ -7,6 +7,8 @@ from pathlib import Path
 
 from layerfit.errors import UserError
 
+PATH = {"path": True}
+"""Metadata of a configuration's fields that hold a path of the user's: `config/values.py` expands all of them."""
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096
 """Bytes: Linux's NAME_MAX and PATH_MAX."""
 

@@ -127,7 +127,7 @@ def check_tracker(tracker: TrackerConfig) -> None:
 
 def has_wandb_key() -> bool:
     """Return whether W&B finds a key here: in its variable, or where `wandb login` puts it."""
-    netrc = Path("~/.netrc").expanduser()
+    netrc = Path.home() / ".netrc"
     return "WANDB_API_KEY" in os.environ or (netrc.is_file() and "wandb" in netrc.read_text(errors="replace"))
 
 
@@ -139,7 +139,7 @@ def has_cuda() -> bool:
 
 def _existing(path: Path) -> Path:
     """Return the path, or the nearest place above it that is there: a folder, a file, a link that leads nowhere."""
-    path = path.expanduser().absolute()
+    path = path.absolute()
     return next(place for place in (path, *path.parents) if os.path.lexists(place))
 
 
@@ -208,6 +208,8 @@ def check_parts(anatomy: Anatomy, found: Mapping[str, Any], folder: Path) -> Non
             raise UserError(f"model.{key}={given} but in {folder} it is {found[key]}; set it, or model=hf")
     if missing := sorted(set(found["beside_embedding"]) - set(anatomy.beside_embedding)):
         raise UserError(f"model.beside_embedding lacks {missing[0]} of {folder}; set it, or model=hf")
+    if unknown := sorted(set(anatomy.beside_embedding) - set(found["beside_embedding"])):
+        raise UserError(f"model.beside_embedding names {unknown[0]}, which {folder} does not have; leave it out")
     if unknown := [name for name in anatomy.linear if name not in found["linear"]]:
         raise UserError(
             f"model.linear names {unknown[0]}, which a block of {folder} does not have; "

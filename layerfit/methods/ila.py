@@ -14,7 +14,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import EMBEDDING, HEAD, NORM, Shape, block_of, layer_units
-from layerfit.errors import UserError, check_one_of, check_range
+from layerfit.errors import MOST_SEQUENCES, UserError, check_one_of, check_range
+from layerfit.files.paths import PATH
 from layerfit.importance.choice import ENDS, UNRANKED, by_importance, mean_ranks, shared, unranked
 from layerfit.importance.mask import MaskSettings, learn_ranking
 from layerfit.methods.base import Context, Plan
@@ -66,7 +67,7 @@ class ILARanking(LowRank):
         check_one_of("method.mask_optimizer", self.mask_optimizer, ("sgd", "adam"))
         check_range("method.mask_penalty", self.mask_penalty, 0)
         check_one_of("method.mask_data", self.mask_data, ("train", "validation"))
-        check_range("method.mask_batch_size", self.mask_batch_size, 1)
+        check_range("method.mask_batch_size", self.mask_batch_size, 1, MOST_SEQUENCES)
         for fraction in self.milestones:
             check_range("method.milestones", fraction, 0, 1, low_open=True)
 
@@ -142,7 +143,7 @@ class CombinedRankings(Rankings):
 class ILA(ILARanking):
     """The fine-tuning run: freeze some linear modules, by default the least important of a ranking."""
 
-    ranking: str = field(default="auto", metadata={"identity": "content"})
+    ranking: str = field(default="auto", metadata={"identity": "content", **PATH})
     """`auto` (a separate ranking run comes first), or the path of a ranking file."""
     base: str = "lora"
     freeze_fraction: float | None = 0.25

@@ -28,11 +28,11 @@ def interval(text: str, num_steps: int) -> int:
     Raises:
         UserError: if the text is neither, or the interval is below 1.
     """
-    if match := re.fullmatch(r"T(?:/(\d+))?", text.strip()):
+    if match := re.fullmatch(r"T(?:/([0-9]{1,9}))?", text.strip()):
         divisor = int(match[1] or 1)
         steps = max(1, round(num_steps / divisor)) if divisor else 0
     else:
-        steps = int(text) if text.strip().isdigit() else 0
+        steps = int(text) if re.fullmatch("[0-9]{1,9}", text.strip()) else 0
     if steps < 1:
         raise UserError(f"method.switch_every={text!r} is not an interval: a number of steps >= 1, or T/n with n >= 1")
     return steps

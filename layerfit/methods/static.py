@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerfit.anatomy import EMBEDDING, HEAD, NORM, Shape, layer_units
 from layerfit.errors import UserError, check_one_of, check_range
+from layerfit.files.paths import PATH
 from layerfit.importance.choice import ENDS, UNRANKED, by_importance, unranked
 from layerfit.methods.base import Context, Method, Plan
 from layerfit.methods.lora import LowRank
@@ -43,7 +44,7 @@ class Static(Method):
     a ranking, or, without a ranking, random, first or last ones."""
     num_units: int | None = field(default=None, metadata=_SINCE)
     unit: str = field(default="block", metadata=_SINCE)
-    ranking: str | None = field(default=None, metadata={"identity": "content", **_SINCE})
+    ranking: str | None = field(default=None, metadata={"identity": "content", **PATH, **_SINCE})
     """The path of a ranking file."""
     ranking_run: Method | None = field(default=None, metadata=_SINCE)
     """A method whose run makes the ranking before this run starts: `+method@method.ranking_run=NAME`, then its keys."""

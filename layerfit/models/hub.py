@@ -36,7 +36,7 @@ def _roots(hub: HubConfig) -> list[Path]:
     """Return the folders that are searched before the hub, in order."""
     if hub.mirror is None:
         return [EMBEDDED]
-    mirror = expand("hub.mirror", hub.mirror)
+    mirror = Path(hub.mirror)
     if not mirror.is_dir():
         raise UserError(f"hub.mirror={hub.mirror} is not a folder; give one with models/ and datasets/, or null")
     return [EMBEDDED, mirror]
@@ -97,7 +97,7 @@ def model_source(model: ModelConfig, hub: HubConfig) -> str | Path:
     if model.path is None:
         assert model.id is not None  # checked by ModelConfig
         return _source(MODELS, model.id, model.revision, hub)
-    folder = expand("model.path", model.path)
+    folder = Path(model.path)
     if not (os.access(folder, os.R_OK | os.X_OK) and folder.is_dir()):
         raise UserError(
             f"model.path={model.path} is not a folder, or may not be read; give a folder with config.json, or "
@@ -114,7 +114,7 @@ def dataset_source(repo: str, hub: HubConfig, path: str | None = None, revision:
     """
     if path is None:
         return _source(DATASETS, repo, revision, hub)
-    if not (local := expand("dataset.path", path)).exists():
+    if not (local := Path(path)).exists():
         raise UserError(
             f"dataset.path={path} does not exist (relative to the working directory); "
             "give a .jsonl, .json, .csv or .parquet file, or a folder"

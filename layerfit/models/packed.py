@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from layerfit.errors import UserError
+from layerfit.files.paths import expand
 from layerfit.files.writing import write_atomically
 
 WEIGHTS, PACKED = "model.safetensors", "model.safetensors.xz"
@@ -59,7 +60,7 @@ def unpack(folder: Path) -> Path:
 
 def cache() -> Path:
     """Return the folder for weights that cannot be unpacked in place."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "layerfit" / "models"
+    return expand("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "layerfit" / "models"
 
 
 def _is_unpacked(folder: Path, packed: Path) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from layerfit import config
 from layerfit.config import expand
 from layerfit.config.schema import HubConfig, RunConfig
-from layerfit.errors import Parser, UserError
+from layerfit.errors import Parser, UserError, shown
 from layerfit.files import paths
 from layerfit.files.sizes import show, show_both
 from layerfit.installation import checkout
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _main(parser().parse_intermixed_args(argv))
     except UserError as error:
-        print(f"prefetch: {error}", file=sys.stderr)
+        print(f"prefetch: {shown(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("prefetch: interrupted; the same command continues from here", file=sys.stderr)
@@ -193,7 +193,7 @@ def _carry_out(plans: list[FetchPlan]) -> bool:
                 fetch.carry_out(plan, bar.update)
             except Trouble as error:
                 ok = False
-                tqdm.write(f"prefetch: {error}", file=sys.stderr)
+                tqdm.write(f"prefetch: {shown(error)}", file=sys.stderr)
                 if isinstance(error, Unreachable):
                     break
             else:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from layerfit.config.schema import EvalConfig, HubConfig, RunConfig
 from layerfit.data.sources import Part
 from layerfit.errors import UserError
 from layerfit.evaluation.protocols import data_parts
 from layerfit.files.names import check_repository, check_revision
-from layerfit.files.paths import expand
 from layerfit.models.hub import DATASETS, MODELS, local_copy
 
 
@@ -81,7 +81,7 @@ def _models(run: RunConfig) -> list[Need]:
     if model.path is None and model.id is not None:
         weights = model.weights == "pretrained"
         out.append(Need(MODELS, model.id, model.revision, weights, why=(f"model={model.name}",)))
-    if judge.model_path is not None and not expand("eval.judge.model_path", judge.model_path).is_dir():
+    if judge.model_path is not None and not Path(judge.model_path).is_dir():
         out.append(Need(MODELS, judge.model_path, judge.revision, weights=True, why=("eval.judge.model_path",)))
     return out
 

@@ -7,15 +7,16 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 
 from layerfit.config import compose_launcher, composer, place_for_tuned, split_launcher
 from layerfit.distributed.place import find_place, writes
-from layerfit.errors import Parser, UserError
+from layerfit.errors import Parser, UserError, shown
+from layerfit.files.paths import expand
 from layerfit.installation import command_for
 from layerfit.records.manifest import dirt
 from layerfit.report import build, render, rerun, spec, tune
 from layerfit.report.checks import Refused
+from layerfit.report.frames import check_csv
 from layerfit.run.interrupt import Interrupted, say_interrupted
 
 MOVED = {"claims": "layerfit.claims", "html": "layerfit.page"}
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
             }
             return commands[options.command](options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(error)}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Interrupted) as error:
         return say_interrupted(error)
@@ -99,6 +100,8 @@ def _parsed(words: list[str]) -> argparse.Namespace:
     options, rest = parser().parse_known_args(words)
     if rest and (options.command != "table" or any(word.startswith("-") for word in rest)):
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    if getattr(options, "csv", None) is not None:
+        check_csv(options.csv)
     if rest:  # argparse takes no positional arguments after an option
         options.overrides += rest
     return options
@@ -194,7 +197,8 @@ def _rerun(options: argparse.Namespace) -> int:
     from layerfit.launch.local import run_all
 
     names = options.tables or [name for name in build.committed() if name.endswith(spec.PROFILE)]
-    tables, folder = [build.load(name) for name in names], Path(options.folder)
+    folder = expand("--folder", options.folder)
+    tables = [build.load(name) for name in names]
     runs = rerun.elsewhere(tables, folder)
     run_all([run for _, run in runs.values()], group="rerun")
     committed = {number: table.spec.results for table in tables for number in rerun.elsewhere([table], folder)}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from layerfit.config import parse
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
 from layerfit.files.writing import write_atomically
@@ -67,14 +68,24 @@ def load_elsewhere(name: str, extra: tuple[str, ...]) -> LoadedTable:
     fix = f"edit conf/table/{name}.yaml or copy it"
     if own := [word for word in extra if word.lstrip("+~").partition("=")[0] in ("seed", "paths.results")]:
         raise UserError(f"{own[0]}: a table sets seeds and results itself; {fix}")
+    parse(extra)
+    read = spec.load(name)
+    first = replace(read, rows=tuple(row for row in read.rows if row.hole is None)[:1], seeds=read.seeds[:1])
+    tuned = spec.load_tuned(read)
+    if _ids(cells.row_cells(first, tuned, extra)) != _ids(cells.row_cells(first, tuned)):  # before all are composed
+        raise UserError(f"{' '.join(extra)} changes the runs of the table's rows; {fix}")
     plain = load(name)
     try:
         loaded = load(name, extra)
     except UserError as error:
         raise UserError(f"with {' '.join(extra)}: {error}") from error
-    if [cell.run_id for cell in loaded.cells] != [cell.run_id for cell in plain.cells]:
+    if _ids(loaded.cells) != _ids(plain.cells):
         raise UserError(f"{' '.join(extra)} changes the runs of the table's rows; {fix}")
     return loaded
+
+
+def _ids(made: list[Cell]) -> list[str]:
+    return [cell.run_id for cell in made]
 
 
 def assemble(loaded: LoadedTable, *, draft: bool = False, gates: Sequence[table.TableGate] = ()) -> table.TableData:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from layerfit.config import half_registered, one_line, required_runs, run_id, typed
+from layerfit.config import composed, required_runs, run_id, told, typed
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
 from layerfit.records.record import Broken, Items, Record, read_whole
@@ -79,32 +78,6 @@ def merge(*lists: Iterable[str]) -> tuple[str, ...]:
     return tuple(out.values())
 
 
-def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    """Compose a row.
-
-    Hydra takes 0.1 s, mostly for the choice of groups, which many rows share: that is cached. Plain values (`a.b=1`)
-    are then set as Hydra sets them; with any other override Hydra composes the whole row.
-    """
-    from hydra import compose
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    values = tuple(text for text in overrides if "." in text.partition("=")[0])
-    parsed = OverridesParser.create().parse_overrides(list(values))
-    if any(p.is_add() or p.is_delete() or p.is_sweep_override() for p in parsed):
-        return compose("config", overrides=list(overrides))
-    config = copy.deepcopy(_chosen(tuple(text for text in overrides if text not in values)))
-    for override in parsed:
-        OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-    return config
-
-
-@lru_cache(maxsize=64)
-def _chosen(overrides: tuple[str, ...]) -> DictConfig:
-    from hydra import compose
-
-    return compose("config", overrides=list(overrides))
-
-
 def expand(
     overrides: tuple[str, ...], seeds: tuple[int, ...], results: str, vary: str = "seed"
 ) -> list[tuple[int | None, RunConfig]]:
@@ -118,13 +91,9 @@ def expand(
     Raises:
         UserError: if the overrides do not compose.
     """
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
     out: list[tuple[int | None, RunConfig]] = []
-    try:
-        config = _composed((*overrides, f"paths.results={results}"))
+    with told(overrides):
+        config = composed((*overrides, f"paths.results={results}"))
         alike = vary in ("seed", "method.seed") and not _follows_seed(config)
         for seed in seeds:
             if alike and out:
@@ -135,8 +104,6 @@ def expand(
             if not run.method.trains:
                 return [(None, run)]
             out.append((seed, run))
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise UserError(half_registered(overrides) or one_line(error)) from error
     return out
 
 

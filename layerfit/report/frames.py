@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from layerfit.errors import UserError
+from layerfit.files.paths import expand
 from layerfit.records.record import Record, Score, read_all
 from layerfit.report import checks
 from layerfit.report.cells import Cell
@@ -178,6 +179,12 @@ def tidy(lines: list[RunLine]) -> DataFrame:
     return made.astype(kinds)
 
 
+def check_csv(path: str) -> None:
+    """Raise UserError unless a file can be written at a path, `-` for standard output."""
+    if path != "-" and ((file := expand("--csv", path)).is_dir() or not file.absolute().parent.is_dir()):
+        raise UserError(f"--csv {path} is a folder, or in one that does not exist; give a file, or -")
+
+
 def write_csv(lines: list[RunLine], path: str) -> None:
     """Write lines as CSV, to standard output where the path is `-`.
 
@@ -187,7 +194,7 @@ def write_csv(lines: list[RunLine], path: str) -> None:
     import sys
 
     try:
-        tidy(lines).to_csv(sys.stdout if path == "-" else path, index=False)
+        tidy(lines).to_csv(sys.stdout if path == "-" else expand("--csv", path), index=False)
     except OSError as error:
         raise UserError(
             f"--csv {path}: {error.strerror or error}; give a file in a folder that exists, or -"

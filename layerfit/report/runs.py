@@ -7,17 +7,19 @@ import sys
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from layerfit.errors import UserError
+from layerfit.errors import Parser, UserError, shown
+from layerfit.files.paths import expand
 from layerfit.records.record import STATUSES, Score, read_all
-from layerfit.report.frames import GROUPS, RunLine, of_record, write_csv
+from layerfit.report.frames import GROUPS, RunLine, check_csv, of_record, write_csv
 
 KEYS = ("run_id", "table", "row", "status", "seed", *GROUPS)
 """Keys of filters."""
+RESULTS = "results"
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    out = argparse.ArgumentParser(
+    out = Parser(
         prog="layerfit runs",
         description="List the recorded runs: id, table, row, method, seed (its method's in brackets if set "
         "separately), status, first score.",
@@ -25,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "one that a run was made for; with --tables every table that shows it, which takes minutes to compose.",
     )
     out.add_argument("filters", nargs="*", metavar="KEY=VALUE", help="keep the runs that match")
-    out.add_argument("--results", default="results", help="the folder of records (default: results)")
+    out.add_argument("--results", default=RESULTS, help="the folder of records (default: %(default)s)")
     out.add_argument("--tables", action="store_true", help="compose every table and name all that show a run")
     out.add_argument("--csv", metavar="FILE", help="write runs and scores as CSV instead; -: to standard output")
     return out
@@ -33,13 +35,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """List runs; return the exit status."""
-    options, rest = parser().parse_known_args(argv)
-    if unknown := [word for word in rest if word.startswith("-")]:
-        parser().error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
+        options, rest = parser().parse_known_args(argv)
+        if unknown := [word for word in rest if word.startswith("-")]:
+            parser().error(f"unrecognized arguments: {' '.join(unknown)}")
         return _main(options, [*options.filters, *rest])
     except UserError as error:
-        print(f"layerfit runs: {error}", file=sys.stderr)
+        print(f"layerfit runs: {shown(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # as `| head` does
         sys.stderr.close()
@@ -47,7 +49,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, words: list[str]) -> int:
-    lines = [of_record(*item) for item in read_all(options.results).items()]
+    if options.csv is not None:
+        check_csv(options.csv)
+    folder = expand("--results", options.results)
+    if options.results != RESULTS and not folder.is_dir():
+        raise UserError(f"--results {options.results} is not a folder; give one that runs wrote records to")
+    lines = [of_record(*item) for item in read_all(folder).items()]
     tables = _tables(lines, options.results) if options.tables else {line.run_id: [line.table or ""] for line in lines}
     kept = lines
     for word in words:

@@ -80,6 +80,15 @@ CASES = {
     "no data and no network": (f"dataset=alpaca_gpt4 training.max_length=64 {OFFLINE}", "vicgalle/alpaca-gpt4"),
     "mirror that is not there": (f"hub.mirror=nowhere {OFFLINE}", "nowhere"),
     "empty data": ("dataset.path=empty.jsonl", "empty.jsonl"),
+    "a module that is not there": ("model.beside_embedding=[nope]", "model.beside_embedding names nope"),
+    "no such task": ("eval.tasks=[{name:nope}]", "no task 'nope'"),
+    "a home that is nobody's": ("paths.outputs='~nobodyhere/x'", "paths.outputs=~nobodyhere/x"),
+    "a name too long": (f"paths.results={'x' * 300}", "too long"),
+    "outputs below a device": ("paths.outputs=/dev/null/x", "paths.outputs"),
+    "Hydra's folder of a sweep": ("-m hydra.sweep.dir=x", "paths.outputs"),
+    "Hydra's folder of a run": ("hydra.run.dir=x", "paths.outputs"),
+    "added for nobody": ("++training.foo=1", "unknown key training.foo"),
+    "a glob": ("-m method=glob(lo*)", "method=lora"),
     "outputs that is a file": ("paths.outputs=file", "file"),
 }
 
@@ -96,3 +105,21 @@ def test_one_line_and_status_two(case, folder, capfd):
     assert expected in lines[0]
     assert "Traceback" not in captured.err + captured.out
     assert not list(folder.glob("results/runs/*"))
+
+
+def test_a_rank_that_cannot_be_is_said_before_anything_is_composed(folder, capfd, monkeypatch):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "x"), ("MASTER_PORT", "99999999")):
+        monkeypatch.setenv(name, value)
+    assert main(["method=no_such"]) == 2
+    assert capfd.readouterr().err.startswith("layerfit: MASTER_PORT=99999999 in the environment")
+
+
+def test_home_is_where_a_run_writes(folder, monkeypatch):
+    """A quoted `~` in `paths.*` led to a folder of that name, while the check looked at the home folder."""
+    from layerfit import launch
+
+    runs = []
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    monkeypatch.setattr(launch, "make_launcher", lambda *_, **__: runs.extend)
+    main(["eval=none", "paths.outputs='~/o'", "paths.results='~/r'"])
+    assert [(run.paths.outputs, run.paths.results) for run in runs] == [(f"{folder}/home/o", f"{folder}/home/r")]

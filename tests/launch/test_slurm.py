@@ -130,7 +130,7 @@ BAD = {
     "keys of no launcher": ("hydra.launcher.nodes=2", "add hydra/launcher=slurm"),
     "a name of its own": ("hydra/launcher=slurm hydra.launcher.name=local", "choose one"),
     "taken away": ("~hydra/launcher", "choose one"),
-    "no nodes": ("hydra/launcher=slurm hydra.launcher.nodes=0", "[1, inf)"),
+    "no nodes": ("hydra/launcher=slurm hydra.launcher.nodes=0", "[1, 65,536]"),
     "no time": ("hydra/launcher=slurm hydra.launcher.time=soon", "D-HH:MM:SS"),
     "signal after the end": ("hydra/launcher=slurm hydra.launcher.time=2", "not before the end"),
     "no size": ("hydra/launcher=slurm hydra.launcher.mem=much", "64GB"),
@@ -196,7 +196,7 @@ def test_a_tables_missing_cells_are_one_array(cluster, tmp_path, monkeypatch, ca
         (["optim.lr=0.1"], "optim.lr=0.1 changes the runs of the table's rows; edit conf/table/tiny.yaml or copy it"),
         (["seed=3"], "seed=3: a table sets seeds and results itself"),
         (["paths.results=x"], "paths.results=x: a table sets seeds and results itself"),
-        (["method=lora"], "with method=lora: "),
+        (["method=lora"], "method=lora changes the runs"),
         (["hydra/launcher=slrum"], "local, slurm, submitit_local"),
     ],
 )

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from layerfit import methods
-from layerfit.config import ROOT, compose, composer, composition
+from layerfit.config import ROOT, compose, composer, composition, messages
 from layerfit.errors import UserError
 from layerfit.methods import METHODS
 from layerfit.methods.base import Method
@@ -64,7 +64,8 @@ CASES = {
 def test_composing_says_which_half_is_missing(tmp_path, monkeypatch, name):
     """Of `odd` the file is missing, of `even` the line in METHODS."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    monkeypatch.setattr(composition, "CONF", tmp_path / "conf")
+    for module in (composition, messages):
+        monkeypatch.setattr(module, "CONF", tmp_path / "conf")
     monkeypatch.setitem(METHODS, "odd", Odd)
     (tmp_path / "conf" / "method" / "even.yaml").write_text("defaults: [even_schema, _self_]\n")
     word = f"method={name}"

@@ -6,10 +6,11 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from layerfit.errors import Parser, UserError
+from layerfit.errors import Parser, UserError, shown
 from layerfit.evaluation.judge.files import JsonLine, read_lines
 from layerfit.evaluation.judge.rating import rating
 from layerfit.evaluation.judge.scores import JudgedTurn, average, judged_turns, parts, spread, unparsed
+from layerfit.files.paths import expand
 
 NEEDED = ("question_id", "model", "judge", "user_prompt", "judgment", "turn")
 
@@ -19,13 +20,19 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="layerfit judge", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("rescore", help="scores of a judgment file, FastChat's or from results/judgments")
-    command.add_argument("file", type=Path, help="a .jsonl or .jsonl.gz of judgments")
-    command.add_argument("--questions", type=Path, help="question.jsonl, for categories; default: beside the file")
+    command.add_argument("file", help="a .jsonl or .jsonl.gz of judgments")
+    command.add_argument("--questions", help="question.jsonl, for categories; default: beside the file")
     try:
         arguments = parser.parse_args(argv)
-        print("\n".join(rescore(arguments.file, arguments.questions)))
+        print(
+            "\n".join(
+                rescore(
+                    expand("FILE", arguments.file), arguments.questions and expand("--questions", arguments.questions)
+                )
+            )
+        )
     except UserError as error:
-        print(f"layerfit: {error}", file=sys.stderr)
+        print(f"layerfit: {shown(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -74,7 +74,7 @@ def check_local(config: JudgeConfig, hub: HubConfig) -> None:
             f"eval.judge.judgments={config.judgments}, but a judge at eval.judge.model_path is greedy, so all "
             "judgments would be the same; set it to 1"
         )
-    if not Path(path).expanduser().is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+    if not Path(path).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         raise UserError(f"eval.judge.model_path={path} is neither a folder nor a hub id (organisation/name)")
     source = model_source(judge_model(config), hub)
     if isinstance(source, Path) and not has_chat_template(source):

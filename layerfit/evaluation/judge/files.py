@@ -86,7 +86,7 @@ def bench_folder(config: JudgeConfig, name: str, hub: HubConfig) -> Path:
         UserError: if it is not there.
     """
     if config.data is not None:
-        root, what = Path(config.data).expanduser(), f"eval.judge.data={config.data}"
+        root, what = Path(config.data), f"eval.judge.data={config.data}"
     else:
         found = local_copy(DATASETS, REPOSITORY, hub)
         if found is None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def judge_model(config: JudgeConfig) -> ModelConfig:
     """Return a local judge as a ModelConfig, for `hub`: `eval.judge.model_path` is a folder or a hub id."""
     assert config.model_path is not None, "called for local judges only"
-    path = config.model_path if Path(config.model_path).expanduser().is_dir() else None
+    path = config.model_path if Path(config.model_path).is_dir() else None
     return ModelConfig(name="eval.judge", id=config.model_path, path=path, revision=config.revision)
 
 

@@ -63,12 +63,11 @@ def definitions(root: Path) -> dict[str, frozenset[str]]:
     """Return, for every task, group and tag name below `root`, the top-level entries of `root` that define it."""
     found: dict[str, set[str]] = {}
     for folder, _, files in os.walk(root):
+        family = next(iter(Path(folder).relative_to(root).parts), None)
         for file in files:
-            path = Path(folder, file)
-            if path.suffix in ("", ".yaml"):  # a template without a suffix can hold a tag
-                family = path.relative_to(root).parts[0]
-                for name in _names_in(path.read_text(encoding="utf-8", errors="replace")):
-                    found.setdefault(name, set()).add(family)
+            if file.endswith(".yaml") or "." not in file.lstrip("."):  # a template without a suffix can hold a tag
+                for name in _names_in(Path(folder, file).read_text(encoding="utf-8", errors="replace")):
+                    found.setdefault(name, set()).add(family or file)
     return {name: frozenset(families) for name, families in found.items()}
 
 
