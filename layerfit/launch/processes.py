@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from layerfit.distributed.place import Place, writes
+from layerfit.files.secrets import hide_output
 from layerfit.launch.queue import Queued, read_queued
 from layerfit.records.record import EXIT_STATUS
 from layerfit.run import interrupt
@@ -78,6 +79,7 @@ def log_path(folder: Path, place: Place | None) -> Path:
 def child(path: Path, gpus: list[int], place: Place | None) -> None:
     """Execute a run in a forked process, under its folder's lock if this process writes; never returns."""
     _enter(path.parent, gpus, place)
+    hide_output()
     import torch
 
     from layerfit.run import worker

@@ -15,6 +15,7 @@ from layerfit import config
 from layerfit.config.launcher import SLURM
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
+from layerfit.files.secrets import hidden_output
 from layerfit.launch.preflight import check_device
 from layerfit.launch.processes import alone, set_environment
 from layerfit.launch.queue import Queued, read_queued
@@ -53,7 +54,7 @@ class Task:
         sys.argv = list(self.command)
         rank = take_place()
         folder = Path(self.path).parent
-        with interrupt.listening(), output_to(folder / (f"log.{rank}.txt" if rank else "log.txt")):
+        with hidden_output(), interrupt.listening(), output_to(folder / (f"log.{rank}.txt" if rank else "log.txt")):
             code = self._code(rank)
         if code == EXIT_STATUS["interrupted"]:
             if rank == 0 and self.requeue and requeue(self.launcher):

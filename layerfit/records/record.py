@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from layerfit.errors import UserError
+from layerfit.files.secrets import hide_in
 from layerfit.files.writing import write_atomically
 
 SCHEMA = 2
@@ -156,7 +157,7 @@ def write(record: Record, items: Items, results: str | Path) -> Path:
         write_atomically(_items_path(results, record.run_id), gzip.compress(compact.encode(), mtime=0))
     path = record_path(results, record.run_id)
     plain = json.loads(json.dumps(asdict(record), allow_nan=False))  # tuples become lists, keys strings
-    write_atomically(path, (dumps(plain) + "\n").encode())
+    write_atomically(path, (dumps(hide_in(plain)) + "\n").encode())
     return path
 
 

@@ -14,6 +14,7 @@ from layerfit.distributed import process
 from layerfit.distributed.place import find_place, writes
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.run import keep_judgments
+from layerfit.files.secrets import hide, hide_output
 from layerfit.files.writing import write_atomically
 from layerfit.records import record
 from layerfit.records.manifest import manifest
@@ -54,7 +55,7 @@ class Ending:
             case torch.OutOfMemoryError():
                 found = "oom", str(error).splitlines()[0]
             case Exception():
-                (self.attempt.folder / "error.txt").write_text(traceback.format_exc())
+                (self.attempt.folder / "error.txt").write_text(hide(traceback.format_exc()), errors="backslashreplace")
                 own = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 found = _cause(error) or ("failed", own)
             case _:
@@ -147,6 +148,7 @@ def work(path: Path) -> int:
 
 def main(path: str) -> int:
     """Execute a run in a process of its own: stopped by a signal, it finishes its step."""
+    hide_output()
     with interrupt.listening():
         return work(Path(path))
 
