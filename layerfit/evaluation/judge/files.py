@@ -21,6 +21,7 @@ from typing import Any
 from layerfit.config.judge import JudgeConfig
 from layerfit.config.schema import HubConfig
 from layerfit.errors import UserError
+from layerfit.files.paths import expand
 from layerfit.files.shown import one_line
 from layerfit.files.writing import write_atomically
 from layerfit.models.hub import DATASETS, local_copy
@@ -107,7 +108,7 @@ def bench_folder(config: JudgeConfig, name: str, hub: HubConfig) -> Path:
         UserError: if it is not there.
     """
     if config.data is not None:
-        root, what = Path(config.data).expanduser(), f"eval.judge.data={config.data}"
+        root, what = expand("eval.judge.data", config.data), f"eval.judge.data={config.data}"
     else:
         found = local_copy(DATASETS, REPOSITORY, hub)
         if found is None:

@@ -12,6 +12,7 @@ from layerfit.config.schema import HubConfig, ModelConfig
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.client import Messages, Reply
 from layerfit.evaluation.judge.generate import Prompt, generate, weights_digest
+from layerfit.files.paths import expand
 from layerfit.models.hub import load_tokenizer, model_source
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def judge_model(config: JudgeConfig) -> ModelConfig:
     """Return a local judge as a ModelConfig, for `hub`: `eval.judge.model_path` is a folder or a hub id."""
     assert config.model_path is not None, "called for local judges only"
-    path = config.model_path if Path(config.model_path).expanduser().is_dir() else None
+    path = config.model_path if expand("eval.judge.model_path", config.model_path).is_dir() else None
     return ModelConfig(name="eval.judge", id=config.model_path, path=path, revision=config.revision)
 
 
