@@ -41,7 +41,7 @@ def find_folder(include: str) -> Path:
     if (ours := PACKAGE / folder).is_dir() and ours.resolve().is_relative_to(PACKAGE):
         return ours
     if folder.is_dir():
-        return folder
+        return folder.absolute()
     raise UserError(
         f"eval.include={one_line(include)} is not a folder, neither of the package {PACKAGE} nor here; see conf/eval"
     )
