@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from layerfit import __version__
 from layerfit.errors import UserError, did_you_mean
 from layerfit.files.secrets import hidden_output, hide
+from layerfit.files.shown import one_line
 from layerfit.installation import conf_folder, source
 from layerfit.run.interrupt import Interrupted, say_interrupted
 
@@ -71,7 +72,7 @@ def _main(argv: list[str]) -> int:
         with _joined(own):
             return chosen(words)()
     except UserError as error:
-        print(f"layerfit: {error}", file=sys.stderr)
+        print(f"layerfit: {one_line(str(error))}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Interrupted) as error:
         return say_interrupted(error)
@@ -235,5 +236,5 @@ def summary(run: RunConfig, run_id: str) -> str:
     result = found.result
     scores = "  ".join(f"{s.key} {s.value:.4f}" for s in result.scores)
     loss = f"loss {result.losses[-1]:.4f}  " if result.losses else ""
-    tail = scores if result.status == "ok" else (result.message or "")
+    tail = scores if result.status == "ok" else one_line(result.message or "")
     return f"{run_id}  {run.method_name():<12} s{run.seed}  {result.status}  {loss}{tail}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from layerfit.config import composer
 from layerfit.errors import Parser, UserError
+from layerfit.files.shown import one_line
 from layerfit.files.writing import write_atomically
 from layerfit.page.gather import gather
 from layerfit.page.page import page
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
             report = gather()
             path, text = Path(options.output), page(report).encode()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
     write_atomically(path, text)
     print(f"{path}  {len(report.tables)} tables, {len(report.records)} runs, {len(text) / 2**20:.1f} MiB")

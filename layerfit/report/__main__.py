@@ -12,6 +12,7 @@ from pathlib import Path
 from layerfit.config import compose_launcher, composer, place_for_tuned, split_launcher
 from layerfit.distributed.place import find_place, writes
 from layerfit.errors import Parser, UserError
+from layerfit.files.shown import one_line
 from layerfit.installation import command_for
 from layerfit.records.manifest import dirt
 from layerfit.report import build, render, rerun, spec, tune
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
             }
             return commands[options.command](options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Interrupted) as error:
         return say_interrupted(error)

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from layerfit.errors import UserError
+from layerfit.files.shown import one_line
 from layerfit.records.record import STATUSES, Score, read_all
 from layerfit.report.frames import GROUPS, RunLine, of_record, write_csv
 
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _main(options, [*options.filters, *rest])
     except UserError as error:
-        print(f"layerfit runs: {error}", file=sys.stderr)
+        print(f"layerfit runs: {one_line(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # as `| head` does
         sys.stderr.close()
@@ -151,14 +152,14 @@ def show(lines: list[RunLine], tables: dict[str, list[str]]) -> None:
         status, score = values(line, "status", tables)[0], main_score(line)
         rest = len(line.record.result.scores) - 1 if line.record else 0
         grid.add_row(
-            line.run_id,
-            Text(" ".join(tables[line.run_id])),
-            Text(line.row),
-            line.choices["method"] or "",
+            Text(one_line(line.run_id)),
+            Text(one_line(" ".join(tables[line.run_id]))),
+            Text(one_line(line.row)),
+            Text(one_line(line.choices["method"] or "")),
             _seeds(line),
             Text(status, style="" if status == "ok" else "red"),
             "" if score is None else f"{score.value:.4f}",
-            "" if score is None else score.key + (f" and {rest} more" if rest > 0 else ""),
+            Text("" if score is None else one_line(score.key) + (f" and {rest} more" if rest > 0 else "")),
         )
     out.print(grid)
 

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments = parser.parse_args(argv)
         print("\n".join(rescore(arguments.file, arguments.questions)))
     except UserError as error:
-        print(f"layerfit: {error}", file=sys.stderr)
+        print(f"layerfit: {one_line(str(error))}", file=sys.stderr)
         return 2
     return 0
 
