@@ -110,7 +110,7 @@ class EvalConfig:
     name: str = MISSING
     tasks: list[TaskConfig] = field(default_factory=list)
     include: str | None = None
-    """Folder of layerfit's own task files, relative to the package."""
+    """Folder of task files: relative to the package, else to the working directory, or in a folder of --conf."""
     limit: int | None = None
     """Items per task; a run with a limit is marked, and tables take it only with --draft."""
     batch_size: int = field(default=64, metadata=LABEL)

@@ -12,6 +12,7 @@ from typing import Any
 
 from layerfit.config.schema import RunConfig
 from layerfit.distributed.place import Place, writes
+from layerfit.files.shown import one_line
 
 PHASE_START = {"load": 0.0, "train": 0.1, "evaluate": 0.85}
 """Share of a run's time behind it when a phase begins; a guess for the bar only."""
@@ -62,7 +63,7 @@ class Progress:
 
 def name_of(run: RunConfig) -> str:
     """Return a run's name on screen: its label or method, and its seed."""
-    return f"{run.label or run.method_name()} s{run.seed}"
+    return one_line(f"{run.label or run.method_name()} s{run.seed}")
 
 
 def _size(path: Path) -> int:
@@ -91,8 +92,10 @@ class Display:
         print(f"{self.title}: {self.total} runs, {self.done} done, {self.total - self.done} to do", file=sys.stderr)
         console = Console(stderr=True)
         if console.is_terminal:
-            columns = [TextColumn("{task.description:<24}"), BarColumn(bar_width=24), TimeElapsedColumn()]
-            self.progress = Bars(*columns, TextColumn("{task.fields[state]}"), console=console, transient=True)
+            name = TextColumn("{task.description:<24}", markup=False)
+            state = TextColumn("{task.fields[state]}", markup=False)
+            columns = [name, BarColumn(bar_width=24), TimeElapsedColumn(), state]
+            self.progress = Bars(*columns, console=console, transient=True)
             self.progress.start()
             self.bars["all"] = self.progress.add_task(self.title, total=self.total - self.done, state="")
         return self
@@ -117,7 +120,7 @@ class Display:
         if self.progress is None:
             print(line, file=sys.stderr, flush=True)
             return
-        self.progress.console.print(line, highlight=False)
+        self.progress.console.print(line, highlight=False, markup=False)
         if run_id in self.bars:
             self.progress.remove_task(self.bars.pop(run_id))
 

@@ -20,6 +20,7 @@ from typing import Any
 from layerfit.distributed.parent import end_with_sweep
 from layerfit.distributed.place import Place, writes
 from layerfit.errors import UserError
+from layerfit.files.secrets import hide_output
 from layerfit.files.trouble import in_words
 from layerfit.files.writing import clear_temporaries
 from layerfit.launch.queue import Queued, read_queued
@@ -98,6 +99,7 @@ def child(path: Path, gpus: list[int], place: Place | None) -> None:
     """Execute a run in a forked process, under its folder's lock if this process writes; never returns."""
     with _leaving() as exit_status:
         _enter(path.parent, gpus, place)
+        hide_output()
         import torch
 
         from layerfit.run import worker

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from layerfit.config.launcher import SLURM
 from layerfit.errors import UserError
+from layerfit.files.secrets import hidden_output
 from layerfit.files.writing import clear_temporaries
 from layerfit.launch.preflight import check_device
 from layerfit.launch.processes import alone, no_input, set_environment
@@ -53,7 +54,7 @@ class Task:
         no_input()
         rank = take_place()
         folder = Path(self.path).parent
-        with interrupt.listening(), output_to(folder / (f"log.{rank}.txt" if rank else "log.txt")):
+        with hidden_output(), interrupt.listening(), output_to(folder / (f"log.{rank}.txt" if rank else "log.txt")):
             code = self._code(rank)
         if code == EXIT_STATUS["interrupted"]:
             if rank == 0 and self.requeue and requeue(self.launcher):

@@ -13,8 +13,9 @@ from pathlib import Path
 from layerfit import config
 from layerfit.config import expand
 from layerfit.config.schema import HubConfig, RunConfig
-from layerfit.errors import Parser, UserError, shown
+from layerfit.errors import Parser, UserError
 from layerfit.files import paths
+from layerfit.files.shown import shown
 from layerfit.files.sizes import show, show_both
 from layerfit.installation import checkout
 from layerfit.models.hub import dataset_source, model_source, prepare_environment

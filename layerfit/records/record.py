@@ -15,6 +15,7 @@ from typing import Any
 
 from layerfit.errors import UserError
 from layerfit.files.paths import expand
+from layerfit.files.secrets import hide_in
 from layerfit.files.writing import write_atomically
 from layerfit.records.shape import build, loads
 
@@ -188,7 +189,7 @@ def write(record: Record, items: Items, results: str | Path) -> Path:
         write_atomically(_items_path(results, record.run_id), gzip.compress(compact.encode(), mtime=0))
     path = record_path(results, record.run_id)
     plain = json.loads(json.dumps(asdict(record), allow_nan=False))  # tuples become lists, keys strings
-    write_atomically(path, (dumps(plain) + "\n").encode())
+    write_atomically(path, (dumps(hide_in(plain)) + "\n").encode())
     return path
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from layerfit.config.schema import RunConfig
+from layerfit.files.secrets import hide_in
 from layerfit.records.record import Record
 from layerfit.run.trouble import in_one_line, say
 
@@ -90,7 +91,7 @@ class Wandb:
             name=f"{run.method_name()}-{run.model.name}-{run.dataset.name}-s{run.seed}",
             group=tracker.group,
             job_type="train",
-            config=config,
+            config=hide_in(config),
             dir=str(folder),
             mode="offline" if tracker.mode == "offline" else "online",
             resume="allow" if tracker.mode == "online" else None,

@@ -13,6 +13,7 @@ from layerfit.distributed import process
 from layerfit.distributed.place import find_place, writes
 from layerfit.errors import Diverged, UserError
 from layerfit.evaluation.judge.run import keep_judgments
+from layerfit.files.secrets import hide, hide_output
 from layerfit.files.writing import write_atomically
 from layerfit.records import record
 from layerfit.records.aside import sound
@@ -69,9 +70,9 @@ class Ending:
 
     def _keep_traceback(self) -> None:
         """Write error.txt; where that cannot be written, the traceback goes to the log."""
-        text = traceback.format_exc()
+        text = hide(traceback.format_exc())
         try:
-            (self.attempt.folder / "error.txt").write_text(text)
+            (self.attempt.folder / "error.txt").write_text(text, errors="backslashreplace")
         except OSError:
             say(text)
 
@@ -186,6 +187,7 @@ def work(path: Path) -> int:
 
 def main(path: str) -> int:
     """Execute a run in a process of its own: stopped by a signal, it finishes its step."""
+    hide_output()
     with interrupt.listening():
         return work(Path(path))
 
