@@ -128,7 +128,9 @@ def _pieces_apart(text: str, tokenizer: PreTrainedTokenizerBase, words: SpecialW
         starts += [at + start for start, _ in piece.offset_mapping]
         at += len(plain)
         if found is not None:
-            ids.append(tokenizer.convert_tokens_to_ids(found[0]))
+            special = tokenizer.convert_tokens_to_ids(found[0])
+            assert isinstance(special, int), "one token has one id"
+            ids.append(special)
             starts.append(at)
             at, before = at + len(found[0]), found.end()
     return ids, starts
