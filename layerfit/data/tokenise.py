@@ -128,7 +128,8 @@ def _pieces_apart(text: str, tokenizer: PreTrainedTokenizerBase, words: SpecialW
         starts += [at + start for start, _ in piece.offset_mapping]
         at += len(plain)
         if found is not None:
-            (special,) = tokenizer.convert_tokens_to_ids([found[0]])  # type: ignore[misc]
+            special = tokenizer.convert_tokens_to_ids(found[0])
+            assert isinstance(special, int), "one token has one id"
             ids.append(special)
             starts.append(at)
             at, before = at + len(found[0]), found.end()
