@@ -316,6 +316,17 @@ def _sizes(config: Mapping[str, Any], kind: str) -> dict[str, int | None]:
     }
 
 
+def unsaid(config: Mapping[str, Any]) -> str | None:
+    """Return the first size that a `config.json` of a known architecture leaves out, None if it says what is needed.
+
+    transformers would take its default, which is the size of one published model.
+    """
+    kind = config.get("model_type", "")
+    needed = [WIDTH, LAYERS, HEADS, ("vocab_size",), *([] if kind in ("gptj", "bloom") else [INNER])]
+    missing = (names[0] for names in needed if first(config, names) is None)
+    return next(missing, None) if kind in ARCHITECTURES else None
+
+
 def expected_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield names and shapes of weights that follow from a `config.json`: the embedding, and every linear module.
 

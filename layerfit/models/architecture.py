@@ -138,8 +138,14 @@ def prepare(model: ModelConfig, config: Any) -> str:
 
 
 def check_loading(model: ModelConfig, loading: dict[str, Any]) -> None:
-    """Raise UserError if weights are missing: transformers only warns and initialises them at random."""
-    wrong = sorted({str(name) for key in ("missing_keys", "mismatched_keys") for name in loading.get(key, ())})
+    """Raise UserError if weights are missing or of another shape: transformers initialises them at random."""
+    if other := sorted(loading.get("mismatched_keys", ())):
+        name, there, wanted = other[0]
+        raise UserError(
+            f"model={model.name}: {name} of the checkpoint is {list(there)} and its config.json makes it "
+            f"{list(wanted)}; copy both from one model"
+        )
+    wrong = sorted(map(str, loading.get("missing_keys", ())))
     if wrong:
         raise UserError(
             f"model={model.name}: the checkpoint lacks {len(wrong)} weights, the first {wrong[0]}; copy it again"

@@ -255,7 +255,12 @@ def _pretrained(model: ModelConfig, source: str | Path, **settings: Any) -> Any:
 
     revision = architecture.revision(model, source)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        str(source), revision=revision, trust_remote_code=False, output_loading_info=True, **settings
+        str(source),
+        revision=revision,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are in the information, and refused
+        **settings,
     )
     module, loading = loaded
     architecture.check_loading(model, loading)

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from layerfit.anatomy import expected_shapes, read_parts
+from layerfit.anatomy import expected_shapes, read_parts, unsaid
 from layerfit.errors import UserError
 from layerfit.files.names import check_file
 from layerfit.models.metadata import read_object
@@ -189,6 +189,8 @@ def _check_shapes(folder: Path, config: Mapping[str, Any], found: Shapes) -> Non
     read = read_parts(config)
     if not found or "blocks" not in read:
         return
+    if (key := unsaid(config)) is not None:
+        raise UserError(f"{folder / 'config.json'} does not say {key} (or says it misspelt); copy it again")
     # Published files have the names of the whole model, or of its decoder: `model.layers.0`, or `layers.0`.
     own = {_without_first(name): name for name in found} | {name: name for name in found}
     for name, wanted in expected_shapes(config):

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import random
 import struct
 import zipfile
 from pathlib import Path
@@ -167,6 +168,24 @@ def test_a_tensor_that_is_not_where_the_index_says(folder):
 def test_shapes_that_contradict_the_configuration(folder, changes, match):
     (folder / "config.json").write_text(json.dumps(LLAMA | changes))
     refused(folder, match)
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "num_attention_heads", "vocab_size", "intermediate_size"])
+def test_a_size_that_is_not_said(folder, key):
+    """transformers would take that of a published model."""
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in LLAMA.items() if k != key}))
+    refused(folder, f"config.json does not say {key}", num_layers=2)
+
+
+def test_shapes_that_only_transformers_knows_are_met_on_loading(folder):
+    """Of Mistral the number of keys is 8 where the file does not say, which no header shows."""
+    config = {k: v for k, v in LLAMA.items() if k != "num_key_value_heads"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mistral", "num_attention_heads": 8}))
+    weights = llama_shapes(LLAMA | {"num_attention_heads": 8})
+    (folder / WEIGHTS).write_bytes(safetensors(weights))
+    check(folder)
+    with pytest.raises(UserError, match=r"self_attn.[kv]_proj.weight of the checkpoint is \[8, 16\] and .* \[32, 16\]"):
+        load_model(model(folder), HUB, "fp32")
 
 
 def test_names_without_the_base_model(folder):
@@ -388,3 +407,27 @@ def test_a_mirror_with_broken_weights_is_not_complete(tmp_path, monkeypatch):
     (folder / "adapter_config.json").write_text("{}")
     [line] = lacks(need, tmp_path / "mirror")
     assert "holds an adapter" in line
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS, INDEX])
+def test_any_byte_may_be_wrong(folder, name):
+    """100 times, seed 0: a byte changed, bytes cut out or doubled, a value put in: it passes, or is one line."""
+    if name == INDEX:
+        shard(folder)
+    whole = (folder / name).read_bytes()
+    draw, refusals = random.Random(0), 0
+    for _ in range(100):
+        data = bytearray(whole)
+        start = draw.randrange(min(len(data), 4000))
+        end = start + draw.choice((1, 1, 8, 100))
+        data[start:end] = draw.choice(
+            (bytes([draw.randrange(256)]), b"", data[start:end] * 2, b"null", b"[]", b"1e999", b"-1", b'"\\ud800"')
+        )
+        (folder / name).write_bytes(data)
+        try:
+            check(folder)
+        except UserError as error:
+            refusals += 1
+            assert "\n" not in str(error)  # noqa: PT017 - whether it is refused depends on the byte
+            assert len(str(error)) < 900  # noqa: PT017
+    assert refusals > 25
