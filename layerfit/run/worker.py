@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +14,6 @@ from layerfit.distributed import process
 from layerfit.distributed.place import find_place, writes
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.run import keep_judgments
-from layerfit.files.trouble import in_words
 from layerfit.files.writing import write_atomically
 from layerfit.records import record
 from layerfit.records.manifest import manifest
@@ -55,12 +53,8 @@ class Ending:
                 found = "diverged", str(error)
             case torch.OutOfMemoryError():
                 found = "oom", str(error).splitlines()[0]
-            case OSError() if error.errno is not None:
-                found = "failed", in_words(error)
-                traceback.print_exc()
             case Exception():
-                with suppress(OSError):  # it may be on the disk that is full
-                    (self.attempt.folder / "error.txt").write_text(traceback.format_exc())
+                (self.attempt.folder / "error.txt").write_text(traceback.format_exc())
                 own = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 found = _cause(error) or ("failed", own)
             case _:
@@ -98,23 +92,20 @@ def _cause(error: Exception) -> tuple[str, str] | None:
 
 
 def keep(ending: Ending) -> Record:
-    """Write the record of an attempt, after everything beside it: who finds a final one looks for nothing more.
-
-    A record that is final is never written again.
-    """
+    """Write the record of an attempt. A record that is final is never written again."""
     assert ending.done is not None
     attempt, run = ending.attempt, ending.attempt.run
     result, items, measured = ending.done
     kept = Record(attempt.run_id, run.method_name(), run.label, result, measured)
-    if ranking := result.findings.get("ranking"):
-        content = {"run_id": attempt.run_id, "model": run.model.name, "dataset": run.dataset.name, **ranking}
-        text = json.dumps(content, indent=1) + "\n"
-        write_atomically(Path(run.paths.results) / "rankings" / f"{attempt.run_id}.json", text.encode())
     before = record.read(run.paths.results, attempt.run_id)
     if before is None or before.result.status not in record.FINAL:
         if run.eval.judge.benchmarks and result.status == "ok":
             keep_judgments(attempt.folder, run.paths.results)
         record.write(kept, items, run.paths.results)
+    if ranking := result.findings.get("ranking"):
+        content = {"run_id": attempt.run_id, "model": run.model.name, "dataset": run.dataset.name, **ranking}
+        text = json.dumps(content, indent=1) + "\n"
+        write_atomically(Path(run.paths.results) / "rankings" / f"{attempt.run_id}.json", text.encode())
     if result.status in record.FINAL:
         (attempt.folder / "checkpoint.pt").unlink(missing_ok=True)
     return kept
