@@ -102,6 +102,9 @@ def test_two_ranks_killed_at_random_moments(tmp_path, engine):
         end(processes, killed)
         statuses = [json.loads(found)[0]["status"] for found in results(killed).values()]
         assert set(statuses) <= {"failed", "ok"}
+        if "ok" in statuses:  # it was faster: the next kill meets a run that begins anew
+            assert results(killed) == results(straight)
+            shutil.rmtree(killed)
     assert landed > 0
     assert end(forks.ranks(killed, run, free_port()), killed) == [0, 0], (killed / "log").read_text()[-3000:]
     assert results(killed) == results(straight)
