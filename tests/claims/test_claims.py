@@ -78,6 +78,31 @@ def test_verdicts_from_records(loaded):
     assert refused.word == judge.REFUSED
 
 
+def test_no_verdict_rests_on_memory_of_a_first_step(loaded):
+    """Counted bytes of schema 2; measured anew, or said by an allocator, they count."""
+
+    def word(memory, over, key="measured/peak_bytes", **options):
+        measured = {"peak_memory_bytes": memory, "activations_over": over}
+        records = {n: replace(r, measured=replace(r.measured, **measured)) for n, r in loaded.store.records.items()}
+        column = replace(loaded.spec.columns[1], key=key, label="Rules", unit="mib")
+        made = replace(
+            loaded, store=replace(loaded.store, records=records), spec=replace(loaded.spec, columns=(column,))
+        )
+        test = read.Test("small", "better", "any", {"pairs": [["ILA", "LoRA"]], "columns": ["Rules"], **options})
+        return answer.judged(test, made, replace(build.assemble(loaded), problems=())).word
+
+    counted = dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 2**20)
+    first = word({**counted, "allocated": None}, None)
+    assert first == judge.NOT_ANSWERED
+    assert word({**counted, "allocated": 2**20}, None, "measured/activations_bytes") == judge.NOT_ANSWERED
+    for memory, over, key in (
+        (counted, "every step", "measured/peak_bytes"),
+        ({**counted, "allocated": 2**20}, None, "measured/peak_bytes"),
+        (counted, None, "measured/weights_bytes"),
+    ):
+        assert word(memory, over, key) != judge.NOT_ANSWERED
+
+
 def test_what_has_not_run_is_not_run(loaded):
     empty = replace(loaded, store=Store({}, {}))
     found = answer.judged(

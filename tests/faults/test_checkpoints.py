@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -191,3 +192,21 @@ def test_what_was_half_written_is_removed_and_the_cause_is_named(tmp_path, monke
         checkpoint.save(path, CONTENT)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["my own is broken", "that of another rank is"])
+def test_ranks_decide_alike(own, tmp_path, monkeypatch, capsys):
+    """What one rank cannot use no rank uses, and a good one is not used on some ranks alone."""
+    path = tmp_path / resume.NAME
+    checkpoint.save(path, {})
+    if own:
+        path.write_bytes(b"")
+    monkeypatch.setattr(resume, "_check", lambda *_: None)
+    asked = []
+    engine = SimpleNamespace(any=lambda flag: asked.append(flag) or True)  # nothing else of it may be asked
+    attempt = SimpleNamespace(folder=tmp_path, run=None)
+    resume.resume(resume.Training(attempt, None, engine, None))
+    assert asked == [own]
+    assert not path.exists()
+    said = capsys.readouterr().err
+    assert ("it is empty" if own else "another rank cannot use it") in said

@@ -56,6 +56,11 @@ def test_older_records_go_through_the_chain(tmp_path, monkeypatch):
     assert card.unknown_token_share is card.unread_columns is card.dropped_turns is None
 
 
+def test_activations_of_older_records_are_those_of_the_first_step():
+    assert committed()["schema"] < 3
+    assert parse(committed()).measured.activations_over is None
+
+
 CASES = {
     "newer": ({"schema": SCHEMA + 1}, f"its schema is {SCHEMA + 1} and this layerfit reads up to {SCHEMA}; update"),
     "unknown": ({"schema": 0}, "not a record: schema 0; move it away and run again"),

@@ -213,6 +213,10 @@ def test_memory_and_speed_by_hand():
     assert stack.published == ((13.2, 14, 26, 7), (None,) * 4)
     assert grid.values == ((17.0,), (48 / 1024,))  # counted; and what the allocator says
     assert "Not known (no account of its memory in its record): LoRA, seed 0." in stack.notes
+    assert "activations at the first step" in stack.notes[0]
+    of_all = {"measured": {"peak_memory_bytes": memory, "activations_over": "every step"}}
+    anew = shown(spec, made, {("FT", 0): of_all, ("LoRA", 0): {"measured": {}}})[0]
+    assert "activations at their largest of all steps" in anew.notes[0]
 
 
 def test_published_peaks_come_from_the_tables_column():
