@@ -58,12 +58,14 @@ def from_file(path: Path) -> Given:
     return Given(run, path.parent.name, tuple(ids), identity or json.loads(json.dumps(identity_of(run))))
 
 
-def check_unchanged(run: RunConfig, identity: dict[str, Any]) -> None:
-    """Raise UserError if the files that a run names are no longer those of its identity."""
+def check_unchanged(run: RunConfig, identity: dict[str, Any], parts: tuple[str, ...] = ()) -> None:
+    """Raise UserError if the files that a run names are no longer those of its identity.
+
+    parts: look only at those of some parts of the run, `model`.
+    """
     changed = differences(identity, json.loads(json.dumps(identity_of(run))))
-    if changed:
-        names = ", ".join(_named(run, key) for key in changed)
-        raise UserError(f"{names} was changed while the run started; start the same command again")
+    if names := [_named(run, key) for key in changed if not parts or key.split(".")[0] in parts]:
+        raise UserError(f"{', '.join(names)} was changed while the run went on; start the same command again")
 
 
 def _named(run: RunConfig, key: str) -> str:

@@ -187,6 +187,8 @@ def write(record: Record, items: Items, results: str | Path) -> Path:
     compact = json.dumps({k: [round(x, 6) for x in v] for k, v in sorted(items.items())}, separators=(",", ":"))
     if items:
         write_atomically(_items_path(results, record.run_id), gzip.compress(compact.encode(), mtime=0))
+    else:  # those of an attempt that was killed before it wrote its record
+        _items_path(results, record.run_id).unlink(missing_ok=True)
     path = record_path(results, record.run_id)
     plain = json.loads(json.dumps(asdict(record), allow_nan=False))  # tuples become lists, keys strings
     write_atomically(path, (dumps(hide_in(plain)) + "\n").encode())

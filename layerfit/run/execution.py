@@ -148,6 +148,8 @@ def evaluated(
     start = time.perf_counter()
     with interrupt.at_once():
         scores, items = _scores(loaded, model, attempt.folder)
+    # These are read at the end: a judge's weights, and from sharded weights a fresh model.
+    check_unchanged(run, attempt.identity, ("eval", "model") if run.engine.stage == 3 else ("eval",))
     eval_seconds = time.perf_counter() - start
     found = run.method.findings(model, loaded.anatomy, loaded.state) | found
     with diverging("after the last step", run.optim.lr):

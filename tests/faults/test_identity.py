@@ -99,7 +99,7 @@ def test_data_changed_during_the_start_ends_the_run(place, monkeypatch):
     (record,) = read_all("results").values()
     assert (record.run_id, record.result.status, record.result.losses) == (name, "failed", [])
     assert record.result.message == (
-        "dataset.path=data.jsonl was changed while the run started; start the same command again"
+        "dataset.path=data.jsonl was changed while the run went on; start the same command again"
     )
     again = Queue("g")
     (other,) = {again.add(composed("method=full"))} - {name}

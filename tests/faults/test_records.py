@@ -191,6 +191,13 @@ def test_a_folder_of_records_that_is_none_holds_none(run, tmp_path, monkeypatch)
     assert read("results", "0123456789") is None
 
 
+def test_items_of_an_attempt_without_a_record_do_not_outlive_the_next_one(run, written):
+    path, name = written
+    path.unlink()
+    write(record(run, {}), {}, "results")
+    assert read("results", name).result.scores == []
+
+
 def test_what_a_process_finds_broken_it_replaces(run, written):
     """A file that was damaged while the run was under way: the working folder, in use, stays."""
     path, name = written
