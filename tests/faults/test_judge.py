@@ -10,19 +10,22 @@ from types import SimpleNamespace
 
 import pytest
 
+from layerfit.config.judge import JudgeConfig
+from layerfit.config.schema import HubConfig
+from layerfit.errors import UserError
 from layerfit.evaluation.judge import reply as reply_module
 from layerfit.evaluation.judge.client import JudgeError, Server, retry_after
-from layerfit.evaluation.judge.files import Journal, answer_fault, judgment_fault, line_bytes, read_lines
+from layerfit.evaluation.judge.files import Journal, answer_fault, judgment_fault, line_bytes, load_bench, read_lines
 from layerfit.evaluation.judge.rating import Ask
 from layerfit.evaluation.judge.run import judge_all
-from tests.helpers.judge_server import always, completion, judge
+from tests.helpers.judge_server import always, completion, judge, write_bench, write_lines
 
 ASKED = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
 ASK = Ask("mt_bench", 1, "writing", 1, 0, "single-v1", "S", "U")
 
 
 def server(url, **changed):
-    settings = {"key": None, "max_tokens": 9, "timeout_s": 1, "max_attempts": 2, "base_wait_s": 0.001}
+    settings = {"key": None, "max_tokens": 9, "timeout_s": 20, "max_attempts": 2, "base_wait_s": 0.001}
     return Server(url, "judge", **settings | changed)
 
 
@@ -290,6 +293,29 @@ def test_a_journal_is_not_written_again_without_need(tmp_path):
     before = path.stat().st_ino
     assert Journal(path).lines == [{"a": 1}]
     assert (path.read_bytes(), path.stat().st_ino) == (b'{"a":   1}\n\n', before)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("mt_bench/question.jsonl", {"question_id": "1"}),
+        ("mt_bench/question.jsonl", {"category": None}),
+        ("mt_bench/question.jsonl", {"turns": "text"}),
+        ("mt_bench/question.jsonl", {"turns": [1, 2]}),
+        ("mt_bench/reference_answer/gpt-4.jsonl", {"choices": [7]}),
+        ("judge_prompts.jsonl", {"prompt_template": "{answer} {reference}"}),
+        ("judge_prompts.jsonl", {"prompt_template": "{answer"}),
+        ("judge_prompts.jsonl", {"prompt_template": "{}"}),
+        ("judge_prompts.jsonl", {"system_prompt": ["S"]}),
+    ],
+)
+def test_files_of_a_benchmark_with_other_things_in_them_are_named(file, change, tmp_path):
+    path = write_bench(tmp_path) / file
+    first, *rest = read_lines(path)
+    write_lines(path, [first | change, *rest])
+    with pytest.raises(UserError, match=f"{file}, object 1 has .*{next(iter(change))}|no choice") as error:
+        load_bench(JudgeConfig({"mt_bench": None}, data=str(tmp_path)), "mt_bench", HubConfig())
+    assert "\n" not in str(error.value)
 
 
 def test_lines_with_halves_of_pairs_are_written_and_read(tmp_path):

@@ -152,7 +152,7 @@ def test_a_password_on_the_command_line_is_refused_and_not_shown(capsys, tmp_pat
 
 
 def server(url, key):
-    return Server(url, "judge", key, 9, 1.0, 1, 1, 0.001)
+    return Server(url, "judge", key, 9, 20.0, 1, 1, 0.001)
 
 
 ECHOES = {

@@ -26,6 +26,8 @@ from layerfit.files.writing import write_atomically
 from layerfit.models.hub import DATASETS, local_copy
 
 JsonLine = dict[str, Any]
+Fault = Callable[[JsonLine], str | None]
+"""Says what is wrong with an object, None if nothing is."""
 
 REPOSITORY = "lm-sys/FastChat"
 """Name of FastChat's data folder in a mirror: `datasets/lm-sys/FastChat`."""
@@ -140,11 +142,9 @@ def load_bench(config: JudgeConfig, name: str, hub: HubConfig) -> Bench:
     prompts = _prompts(folder)
     references = {}
     if (path := folder / "reference_answer" / f"{REFERENCE}.jsonl").is_file():
-        references = {line["question_id"]: tuple(answer_turns(line)) for line in read_lines(path)}
-    try:
-        questions = tuple(_question(line, references) for line in read_lines(folder / "question.jsonl"))
-    except KeyError as error:
-        raise UserError(f"{folder}/question.jsonl: a question without {error}; copy the file again") from error
+        references = {line["question_id"]: tuple(answer_turns(line)) for line in _checked(path, answer_fault)}
+    lines = _checked(folder / "question.jsonl", _question_fault)
+    questions = tuple(_question(line, references) for line in lines)
     for question in questions:
         if len(question.turns) not in (1, 2):
             raise UserError(
@@ -163,6 +163,38 @@ def load_bench(config: JudgeConfig, name: str, hub: HubConfig) -> Bench:
     return Bench(name, questions, prompts, found)
 
 
+def _checked(path: Path, fault: Fault) -> list[JsonLine]:
+    """Return the objects of a benchmark's file; raise UserError naming the first that is not what it should be."""
+    lines = read_lines(path)
+    for number, line in enumerate(lines, 1):
+        if (wrong := fault(line)) is not None:
+            raise UserError(f"{path}, object {number} has {wrong}; copy the file again")
+    return lines
+
+
+def _question_fault(line: JsonLine) -> str | None:
+    fault = _typed(line, {"question_id": int, "category": str, "turns": list}, 3)
+    return fault or (None if _texts(line["turns"]) else "turns that are not texts")
+
+
+def _prompt_fault(line: JsonLine) -> str | None:
+    if line.get("name") not in PROMPTS:
+        return None
+    fault = _typed(line, {"system_prompt": str, "prompt_template": str}, 2)
+    if fault is not None:
+        return fault
+    parts = (
+        "question",
+        "answer",
+        *(f"{part}_{turn}" for part in ("question", "answer", "ref_answer") for turn in (1, 2)),
+    )
+    try:
+        line["prompt_template"].format(**dict.fromkeys(parts, ""))
+    except (LookupError, ValueError, AttributeError) as error:
+        return f"a prompt_template that cannot be filled in ({type(error).__name__}: {error})"
+    return None
+
+
 def _question(line: JsonLine, references: dict[int, tuple[str, ...]]) -> Question:
     needs = line["category"] in NEED_REFERENCE
     reference = references.get(line["question_id"], ()) if needs else ()
@@ -175,7 +207,7 @@ def _prompts(folder: Path) -> dict[str, JsonLine]:
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise UserError(f"no judge_prompts.jsonl in {folder.parent}; copy it from fastchat/llm_judge/data")
-    prompts = {line["name"]: line for line in read_lines(path) if line.get("name") in PROMPTS}
+    prompts = {line["name"]: line for line in _checked(path, _prompt_fault) if line.get("name") in PROMPTS}
     if missing := [name for name in PROMPTS if name not in prompts]:
         raise UserError(f"{path} has no prompt {missing[0]}; copy it again")
     return prompts
@@ -227,9 +259,6 @@ def answer_fault(line: JsonLine) -> str | None:
 
 def _texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-
-Fault = Callable[[JsonLine], str | None]
 
 
 class Journal:
