@@ -1,6 +1,6 @@
 """Where a decoder keeps its blocks, embedding, norms and head: names, no weights."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ class Shape:
     """Linear modules inside one block, relative to it: `self_attn.q_proj`, ..."""
     smallest_side: int | None = None
     """Rows or columns, whichever is fewer, of the smallest of them."""
+    tied: bool = False
+    """Whether embedding and head are one matrix."""
 
     def blocks(self) -> list[str]:
         """Return the unit names of all blocks, from the lowest."""
@@ -81,7 +83,11 @@ class Anatomy:
     def shape(self, num_steps: int) -> Shape:
         """Return what methods check their parameters against."""
         return Shape(
-            num_layers=self.num_layers, num_steps=num_steps, linear=self.linear, smallest_side=self.smallest_side
+            num_layers=self.num_layers,
+            num_steps=num_steps,
+            linear=self.linear,
+            smallest_side=self.smallest_side,
+            tied=self.head == self.embedding,
         )
 
     def modules(self, targets: Collection[str] = ()) -> list[str]:
@@ -199,6 +205,33 @@ HEADS = ("num_attention_heads", "n_head")
 INNER = ("intermediate_size", "ffn_dim", "n_inner")
 POSITIONS = ("max_position_embeddings", "n_positions", "seq_length")
 """The names in use in a config.json."""
+_SIZES = dict.fromkeys((*LAYERS, *HEADS, "num_key_value_heads"), 10_000)
+_SIZES |= dict.fromkeys((*WIDTH, *INNER, *POSITIONS, "head_dim", "vocab_size", "word_embed_proj_dim"), 2**31 - 1)
+"""The largest value of each size: beyond any machine, but below what would take for ever to count up to."""
+
+
+def check_config(config: Mapping[str, Any], where: str) -> None:
+    """Raise UserError unless a `config.json` says its sizes as positive whole numbers that fit each other.
+
+    where: the file, for the message. A size that it does not say, or says as null, is not looked at.
+    """
+    kind = config.get("model_type")
+    if kind is not None and not isinstance(kind, str):
+        raise UserError(f"{where}: model_type={kind!r:.80} is not a string; copy the model again")
+    for key, largest in _SIZES.items():
+        value = config.get(key)
+        if value is not None and (type(value) is not int or not 1 <= value <= largest):
+            raise UserError(f"{where}: {key}={value!r:.80} is not a whole number from 1 to {largest}; correct the file")
+    tied = config.get("tie_word_embeddings")
+    if tied is not None and not isinstance(tied, bool):
+        raise UserError(f"{where}: tie_word_embeddings={tied!r:.80} is not true or false; correct the file")
+    width, heads, shared = first(config, WIDTH), first(config, HEADS), config.get("num_key_value_heads")
+    if heads is not None and shared is not None and heads % shared:
+        raise UserError(
+            f"{where}: num_key_value_heads={shared} does not divide the {heads} attention heads; correct the file"
+        )
+    if width is not None and heads is not None and config.get("head_dim") is None and width % heads:
+        raise UserError(f"{where}: its {heads} attention heads do not divide the width {width}; correct the file")
 
 
 def first(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
@@ -246,3 +279,56 @@ def num_parameters(config: Mapping[str, Any]) -> int | None:
     shared = config["num_key_value_heads"] / heads if heads and "num_key_value_heads" in config else 1
     attention, dense = (2 + 2 * shared) * width**2, (3 if "intermediate_size" in config else 2) * width * inner
     return int(layers * (attention + dense) + (1 if is_tied(config) else 2) * vocabulary * width)
+
+
+_ROWS_COLUMNS = {
+    "q_proj": ("heads", "width"),
+    "k_proj": ("shared", "width"),
+    "v_proj": ("shared", "width"),
+    "query_key_value": ("fused", "width"),
+    **dict.fromkeys(("o_proj", "out_proj", "dense"), ("width", "heads")),
+    **dict.fromkeys(("gate_proj", "up_proj", "fc_in", "fc1", "dense_h_to_4h"), ("inner", "width")),
+    **dict.fromkeys(("down_proj", "fc_out", "fc2", "dense_4h_to_h"), ("width", "inner")),
+}
+"""The weight of each kind of linear module, [out, in]."""
+
+
+_SPLIT_WIDTH = ("llama", "mistral", "qwen2", "gptj", "bloom", "opt")
+_OWN_KEYS = ("llama", "gptj", "bloom", "opt")
+"""Where a head has its share of the width, and where each head has keys of its own, if the file does not say."""
+
+
+def _sizes(config: Mapping[str, Any], kind: str) -> dict[str, int | None]:
+    """Return the sizes of _ROWS_COLUMNS; None where the file leaves them to the default of its architecture."""
+    width, heads, inner = first(config, WIDTH), first(config, HEADS), first(config, INNER)
+    head = config.get("head_dim") or ((width or 0) // (heads or 1) if kind in _SPLIT_WIDTH else None)
+    shared = config.get("num_key_value_heads") or (heads if kind in _OWN_KEYS else None)
+    if kind == "bloom" or (kind == "gptj" and inner is None):
+        inner = width and 4 * width
+    return {
+        "width": width,
+        "heads": heads and head and heads * head,
+        "shared": shared and head and shared * head,
+        "fused": width and 3 * width,
+        "inner": inner,
+        "vocabulary": config.get("vocab_size"),
+        "embedding": config.get("word_embed_proj_dim") or width,
+    }
+
+
+def expected_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield names and shapes of weights that follow from a `config.json`: the embedding, and every linear module.
+
+    Nothing for an architecture that is not known, nor where a size is left to the architecture's default.
+    """
+    kind = config.get("model_type", "")
+    if (parts := ARCHITECTURES.get(kind)) is None:
+        return
+    sizes = _sizes(config, kind)
+    places = {parts["embedding"]: ("vocabulary", "embedding")}
+    for index in range(first(config, LAYERS) or 0):
+        named = ((name, _ROWS_COLUMNS.get(kind_of(name))) for name in parts["linear"])
+        places |= {f"{parts['blocks']}.{index}.{name}": shape for name, shape in named if shape is not None}
+    for path, (rows, columns) in places.items():
+        if (shape := (sizes[rows], sizes[columns])) and all(shape):
+            yield f"{path}.weight", shape  # type: ignore[misc]

@@ -19,7 +19,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from layerfit import __version__
-from layerfit.errors import UserError, did_you_mean, shown
+from layerfit.errors import UserError, did_you_mean
+from layerfit.files.secrets import hidden_output, hide
+from layerfit.files.shown import one_line, shown
 from layerfit.installation import conf_folder, source
 from layerfit.run.interrupt import Interrupted, say_interrupted
 
@@ -60,10 +62,15 @@ OPTIONS = "--cfg job (all keys of a run)  --conf DIR (join DIR/dataset/mine.yaml
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 ok, 1 a run failed or was refused, 2 a mistake in the request."""
+    with hidden_output():
+        return _main(sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv: list[str]) -> int:
     try:
-        words = sys.argv[1:] if argv is None else argv
-        check_printable(words)
-        own, words = split_folders(words)
+        check_words(argv)
+        check_printable(argv)
+        own, words = split_folders(argv)
         with _joined(own):
             return chosen(words)()
     except UserError as error:
@@ -71,6 +78,16 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except (KeyboardInterrupt, Interrupted) as error:
         return say_interrupted(error)
+
+
+def check_words(words: list[str]) -> None:
+    """Raise UserError if a word holds a key or a password: a command line is recorded, and everybody here sees it."""
+    for word in words:
+        if (shown := hide(word)) != word:
+            raise UserError(
+                f"{shown} holds a key or a password; keys are read from environment variables, named where they are "
+                "needed (eval.judge.key_variable=NAME), and addresses have no password or token"
+            )
 
 
 def chosen(words: list[str]) -> Callable[[], int]:
@@ -239,24 +256,30 @@ def _run(argv: list[str]) -> int:
         runs = [config.compose(cell) for cell in config.expand(overrides, multirun=multirun)]
     from layerfit.launch import make_launcher
 
+    named = {config.run_id(run): run for run in runs}  # before they start: files may be changed meanwhile
     ok = make_launcher(launcher, group="sweep" if multirun else "run")(runs)
     if ok is None:  # jobs were submitted with wait=false: no result yet
         return 0
     if writes(place):
-        for run_id, run in {config.run_id(run): run for run in runs}.items():
+        for run_id, run in named.items():
             print(summary(run, run_id))
     return 0 if ok else 1
 
 
 def summary(run: RunConfig, run_id: str) -> str:
     """Return one line about a run's record."""
+    from layerfit.files.trouble import in_words
     from layerfit.records import record
 
-    found = record.read(run.paths.results, run_id)
+    try:
+        found = record.read(run.paths.results, run_id)
+    except (OSError, UserError) as error:
+        said = in_words(error) if isinstance(error, OSError) else error
+        return f"{run_id}  {run.method_name():<12} unreadable: {said}"
     if found is None:
         return f"{run_id}  {run.method_name():<12} no record"
     result = found.result
     scores = "  ".join(f"{s.key} {s.value:.4f}" for s in result.scores)
     loss = f"loss {result.losses[-1]:.4f}  " if result.losses else ""
-    tail = scores if result.status == "ok" else (result.message or "")
+    tail = scores if result.status == "ok" else one_line(result.message or "")
     return f"{run_id}  {run.method_name():<12} s{run.seed}  {result.status}  {loss}{tail}"

@@ -1,8 +1,7 @@
-"""Mistakes that a user can fix: one exception, with a one-line message that names the fix."""
+"""Mistakes that a user can fix, and numbers that are none: exceptions whose message is one line."""
 
 import argparse
 import math
-import re
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -14,11 +13,27 @@ LARGEST_FLOAT = 3.4e38
 """What a 32-bit float holds."""
 MOST_RANKS, MOST_SEQUENCES, WIDEST = 65_536, 2**24, 2**20
 """Bounds beyond any machine: ranks of a run, sequences of a batch, width of an adapter."""
-_LONGEST_WORD = 200
 
 
 class UserError(ValueError):
     """A mistake in the request: shown as one line, exit status 2, no traceback."""
+
+
+class Diverged(ArithmeticError):
+    """A number that a run rests on is not finite: training has diverged, which is a result."""
+
+
+def finite(what: str, value: float) -> float:
+    """Return a number that a run rests on; every loss, gradient norm and score passes here.
+
+    The message does not hold the value: where one engine finds NaN another finds infinity.
+
+    Raises:
+        Diverged: if it is NaN or infinite.
+    """
+    if not math.isfinite(value):
+        raise Diverged(f"the {what} is not finite")
+    return value
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,12 +54,6 @@ def did_you_mean(word: str, choices: Iterable[str], before: str = "") -> str:
     by_lower = {choice.lower(): choice for choice in choices}
     near = get_close_matches(word.lower(), by_lower, n=1)
     return f" (did you mean {before}{by_lower[near[0]]}?)" if near else ""
-
-
-def shown(error: object) -> str:
-    """Return a message as it is printed: one line, no control characters, no word of thousands of letters."""
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(error).split()))
-    return re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:80]}...{word[0][-20:]}", line)
 
 
 def check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -183,3 +183,19 @@ def test_commands_compose(page):
             words = shlex.split(line, comments=True)[3:]
             for overrides in expand([w for w in words if w != "-m"], multirun="-m" in words):
                 config.compose(overrides)
+
+
+PROMISED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "guarantees.md").read_text())
+
+
+def test_every_promise_has_a_test():
+    promises = [
+        row for t in tables((ROOT / "docs" / "guarantees.md").read_text()) if t[0][0] == "promise" for row in t[2:]
+    ]
+    assert len(promises) >= 7
+    assert [row[0] for row in promises if not re.search(r"`tests/[\w/]+\.py::\w+`", row[1])] == []
+
+
+@pytest.mark.parametrize(("file", "function"), PROMISED, ids=[function for _, function in PROMISED])
+def test_the_test_of_a_promise_exists(file, function):
+    assert re.search(rf"^def {function}\(", (ROOT / file).read_text(), re.MULTILINE)

@@ -8,7 +8,8 @@ import sys
 from layerfit.claims import read, show
 from layerfit.claims.answer import CLAIMS, PROFILES, answers
 from layerfit.config import composer
-from layerfit.errors import Parser, UserError, shown
+from layerfit.errors import Parser, UserError
+from layerfit.files.shown import shown
 from layerfit.files.writing import write_atomically
 from layerfit.report.build import committed
 

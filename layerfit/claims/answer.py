@@ -8,7 +8,7 @@ from pathlib import Path
 
 from layerfit.claims import judge
 from layerfit.claims.judge import Verdict
-from layerfit.claims.kinds import KINDS
+from layerfit.claims.kinds import KINDS, columns_of
 from layerfit.claims.read import Claim, Test
 from layerfit.claims.sources import Printed, Records
 from layerfit.errors import UserError
@@ -17,11 +17,17 @@ from layerfit.report import build, spec
 from layerfit.report.cells import Store
 from layerfit.report.spec import TableSpec
 from layerfit.report.table import TableData
+from layerfit.report.values import OF_ACTIVATIONS, is_of_first_step
 from layerfit.report.views import VIEWS
 
 REAL, NANO = "real", "nano"
 PROFILES = (REAL, NANO)
 CLAIMS = Path("results/claims.md")
+FIRST_STEP = (
+    "activations were counted in the first step of a run alone, and those of a later step can be larger: memory is to "
+    "be measured anew"
+)
+"""Why no verdict rests on memory of records of before schema 3."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,17 @@ def _ours(claim: Claim, profile: str, tables: _Tables) -> Verdict:
     return Verdict(judge.NOT_RUN, found) if isinstance(found, str) else judged(test, *found)
 
 
+def _rests_on_the_first_step(test: Test, loaded: build.LoadedTable) -> bool:
+    """Return whether a test compares memory, and a record of its table has activations of the first step alone."""
+    view, keys = test.options.get("view"), list(OF_ACTIVATIONS)
+    if view is None:
+        keys = [column.key or "" for column in columns_of(loaded.spec, test.options.get("columns"))]
+    elif view != "memory":
+        return False
+    have = [loaded.store.records[cell.run_id] for cell in loaded.cells if cell.run_id in loaded.store.records]
+    return any(is_of_first_step(record, key) for record in have for key in keys)
+
+
 def judged(test: Test, loaded: build.LoadedTable, data: TableData) -> Verdict:
     """Return the verdict of a table's records. If the table is refused, so is the verdict."""
     # First, so that an unknown row or column is reported even before anything has run.
@@ -103,6 +120,8 @@ def judged(test: Test, loaded: build.LoadedTable, data: TableData) -> Verdict:
     if data.problems:
         more = f", and {len(data.problems) - 1} more" if len(data.problems) > 1 else ""
         return Verdict(judge.REFUSED, f"table {loaded.spec.name} is refused: {data.problems[0]}{more}")
+    if _rests_on_the_first_step(test, loaded):
+        return Verdict(judge.NOT_ANSWERED, FIRST_STEP)
     verdict = judge.judge(found, test.quantifier)
     failed = [gate.name for gate in data.gates if gate.passed is not True]
     if failed and verdict.cases:

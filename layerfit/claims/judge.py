@@ -12,7 +12,7 @@ from layerfit.report.checks import listed
 
 SUPPORTED, CONTRADICTED, UNDECIDED, MIXED = "supported", "contradicted", "undecided", "mixed"
 NOT_RUN, NOT_ASKED, NO_NUMBERS, UNTESTABLE = "not run", "not asked", "no numbers", "not testable"
-REFUSED = "refused"
+REFUSED, NOT_ANSWERED = "refused", "not answered"
 FOR, AGAINST, OPEN = "for", "against", "open"
 QUANTIFIERS = ("all", "most", "any")
 

@@ -9,7 +9,7 @@ from textwrap import fill
 from layerfit.claims.answer import NANO, REAL, Answer
 from layerfit.claims.judge import NO_NUMBERS, NOT_RUN, UNTESTABLE, Verdict
 from layerfit.claims.read import Claim, Test
-from layerfit.report.render import escaped
+from layerfit.report.escape import escaped
 
 TITLE = "What the slides say, and what the numbers say"
 EMBEDDED = (

@@ -12,6 +12,7 @@ from layerfit.config.composition import (
     typed,
 )
 from layerfit.config.folders import CONF, conf_folders, find, joined, place_for_tuned
+from layerfit.config.given import Given, check_unchanged, from_file
 from layerfit.config.identity import identity_of, required_runs, run_id
 from layerfit.config.messages import one_line, told
 from layerfit.config.words import expand, parse, split_launcher
@@ -20,8 +21,10 @@ from layerfit.installation import ROOT
 __all__ = [
     "CONF",
     "ROOT",
+    "Given",
     "check",
     "check_against_model",
+    "check_unchanged",
     "compose",
     "compose_launcher",
     "composed",
@@ -30,6 +33,7 @@ __all__ = [
     "dump",
     "expand",
     "find",
+    "from_file",
     "identity_of",
     "joined",
     "load",

@@ -97,7 +97,7 @@ def check_required(run: RunConfig) -> None:
             f"ranking_data.{next(iter(run.ranking_data))} sets the data of ranking runs, but "
             f"method={run.method_name()} has none here (it needs no ranking, or a file is given); leave it out"
         )
-    if len({run_id(before) for before in required}) < len(required):
+    if len(required) > 1 and len({run_id(before) for before in required}) < len(required):
         raise UserError(f"ranking_data: two of {', '.join(run.ranking_data)} have the same data; leave one out")
     if required and (source := run.method.rankings()) is not None:
         source.check_number(len(required), own=required[0].dataset == run.dataset)

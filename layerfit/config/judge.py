@@ -40,7 +40,7 @@ class JudgeConfig:
     """The judge's model id at the server `base_url`."""
     base_url: str | None = field(default=None, metadata=LABEL)
     """Address of an OpenAI-compatible server, including `/v1`."""
-    model_path: str | None = field(default=None, metadata={"identity": "content", **PATH})
+    model_path: str | None = field(default=None, metadata={"identity": "judge", **PATH})
     """A judge run with transformers, instead of `base_url`: a folder, or a hub id."""
     revision: str | None = None
     """Of a hub id in `model_path`."""

@@ -30,7 +30,7 @@ class ModelConfig:
     id: str | None = MISSING
     """Hub id; `layerfit/nano` and its siblings are embedded. null: the model is at `path`."""
     revision: str | None = None
-    path: str | None = field(default=None, metadata={"identity": "content", **PATH})
+    path: str | None = field(default=None, metadata={"identity": "model", **PATH})
     """A local folder, instead of the hub."""
     weights: str = "pretrained"
     num_layers: int | None = MISSING

@@ -27,8 +27,8 @@ class DatasetConfig:
 
     name: str = MISSING
     id: str = MISSING
-    path: str | None = field(default=None, metadata={"identity": "content", **PATH})
-    """A local file (.jsonl, .jsonl.gz, .json, .parquet) or folder, instead of the hub; relative to the working
+    path: str | None = field(default=None, metadata={"identity": "data", **PATH})
+    """A local file (.jsonl, .json, .csv, .parquet) or folder, instead of the hub; relative to the working
     directory."""
     subset: str | None = None
     split: str = "train"
@@ -67,7 +67,7 @@ class DatasetConfig:
                 )
         if self.id == "local" and self.path is None:
             raise UserError(
-                f"dataset={self.name} needs dataset.path=..., a file (.jsonl, .jsonl.gz, .json, .parquet) or a folder "
+                f"dataset={self.name} needs dataset.path=..., a file (.jsonl, .json, .csv, .parquet) or a folder "
                 "of them"
             )
         if self.form == "lines" and self.num_validation:
@@ -110,7 +110,7 @@ class EvalConfig:
     name: str = MISSING
     tasks: list[TaskConfig] = field(default_factory=list)
     include: str | None = None
-    """Folder of layerfit's own task files, relative to the package."""
+    """Folder of task files: relative to the package, else to the working directory, or in a folder of --conf."""
     limit: int | None = None
     """Items per task; a run with a limit is marked, and tables take it only with --draft."""
     batch_size: int = field(default=64, metadata=LABEL)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from layerfit.data.templates import Turn
 from layerfit.data.tokenise import Example
+from layerfit.data.turns import Notes, Turn
 from layerfit.errors import UserError
 from layerfit.records.record import DataCard
 
@@ -19,15 +20,22 @@ if TYPE_CHECKING:
     from layerfit.config.schema import DatasetConfig
 
 _QUANTILES = (0, 0.5, 0.9, 1)
+_MOST_FILES, _MOST_COLUMNS, _LONGEST_NAME = 8, 50, 80
 WARN_UNKNOWN, MOST_UNKNOWN = 0.01, 0.5
 """Share of unknown tokens above which the log warns, and above which training is refused."""
 
 
 def fingerprint(read: list[list[Turn]]) -> str:
-    """Return the hash of the rows' text in file order: independent of the file format."""
+    """Return the hash of the rows' text in file order: independent of the file format.
+
+    What most rows lack (a system text, an answer that is context only) enters where it is there.
+    """
     digest = hashlib.blake2s(digest_size=8)
     for row in read:
-        texts = [[t.request, t.context, t.answer, *([t.system] if t.system else [])] for t in row]
+        texts = [
+            [t.request, t.context, t.answer, *([t.system] if t.system else []), *([] if t.trained else [0])]
+            for t in row
+        ]
         digest.update(json.dumps(texts).encode())
         digest.update(b"\n")
     return digest.hexdigest()
@@ -71,6 +79,7 @@ def make_card(
     train: list[Example],
     dropped: dict[str, int],
     unknown_token_share: float,
+    notes: Notes,
 ) -> DataCard:
     """Return the card of the training examples. how: form and template (resolved); found: the rows' fingerprint."""
     lengths = np.array([len(example) for example in train])
@@ -88,11 +97,25 @@ def make_card(
         form=how[0],
         template=how[1],
         unknown_token_share=unknown_token_share,
+        unread_columns=_names(notes.unread),
+        dropped_turns={reason: number for reason, number in sorted(notes.changes.items()) if number},
     )
 
 
-def describe(card: DataCard, dataset: DatasetConfig, origin: str) -> str:
-    """Return a card as lines of text, for a run's log."""
+def _names(columns: Collection[str]) -> list[str]:
+    """Return names of columns for a record: printable, and not more than a reader looks at."""
+    names = sorted(_printable(name) for name in columns)
+    return names if len(names) <= _MOST_COLUMNS else [*names[:_MOST_COLUMNS], f"and {len(names) - _MOST_COLUMNS} more"]
+
+
+def _printable(name: str) -> str:
+    """Return a name from outside for a line of text."""
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[:_LONGEST_NAME])
+    return plain if len(name) <= _LONGEST_NAME else f"{plain}..."
+
+
+def describe(card: DataCard, dataset: DatasetConfig, origin: str, files: Mapping[str, int]) -> str:
+    """Return a card as lines of text, for a run's log. files: number of rows of each."""
     dropped = "".join(f", {number:,} {reason}" for reason, number in card.dropped.items())
     pinned = (dataset.fingerprint and f"hash {dataset.fingerprint}") or f"{dataset.num_rows or 0:,} rows"
     published = {True: "the published data", False: f"NOT the published data ({pinned})", None: "nothing is pinned"}
@@ -100,9 +123,15 @@ def describe(card: DataCard, dataset: DatasetConfig, origin: str) -> str:
     share = card.unknown_token_share or 0.0
     unknown = f"{share:.1%} of them unknown to the tokenizer" if share else "all known to the tokenizer"
     warning = f"  warning: {unknown}; they all look the same to the model" if share > WARN_UNKNOWN else None
+    listed = [f"{_printable(name)} ({number:,})" for name, number in files.items()]
+    more = f" and {len(listed) - _MOST_FILES} more" if len(listed) > _MOST_FILES else ""
+    changed = [f"{reason}: {number:,}" for reason, number in (card.dropped_turns or {}).items()]
     lines = (
         f"data: {dataset.name} ({origin}), form {card.form}, template {card.template}; {published[card.complete]}",
         f"  rows: {card.rows:,} read, {card.kept:,} kept{dropped}; hash {card.fingerprint}",
+        f"  files (rows): {', '.join(listed[:_MOST_FILES])}{more}" if listed else None,
+        f"  changed while reading: {'; '.join(changed)}" if changed else None,
+        f"  columns that nobody reads: {', '.join(card.unread_columns)}" if card.unread_columns else None,
         f"  examples: {card.examples:,}, {card.truncated:,} of them cut; tokens by quantile: {quantiles}",
         f"  loss on {card.loss_token_share:.1%} of the tokens; {unknown}",
         warning,

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerfit.data.batches import Batch, collate
 from layerfit.data.cache import MIN_CHARACTERS, cached, key
 from layerfit.data.card import describe, fingerprint, make_card, unknown_share
-from layerfit.data.chat import CHAT, chat_exchanges, check_chat
+from layerfit.data.chat import CHAT, chat_exchanges, check_chat, holds_greeting
+from layerfit.data.conversation import GREETING
+from layerfit.data.forms import RUNNING, resolve, turns
+from layerfit.data.own_tokens import SpecialWords, without_own
 from layerfit.data.packing import first_fit
-from layerfit.data.sources import RawRow, read_rows
-from layerfit.data.templates import RUNNING, Exchange, Turn, exchanges, resolve, turns
+from layerfit.data.reading import RowPlace
+from layerfit.data.sources import read_located
+from layerfit.data.templates import Exchange, exchanges
 from layerfit.data.tokenise import Example, Tokenised, pieces, sift, tokenise_rows
+from layerfit.data.turns import Notes, Turn
 from layerfit.errors import UserError
 from layerfit.models.hub import DATASETS, origin
 from layerfit.records.record import DataCard
@@ -67,12 +73,22 @@ class FineTuningData:
 
 @dataclass(frozen=True)
 class Split:
-    """A split as read. how: form and template (resolved); num_rows: in the files; read: the turns of each row."""
+    """A split as read.
+
+    how: form and template (resolved); num_rows: in the files; read: the turns of each row, places: where it stands;
+    hash: of the turns; notes: what was changed or not read.
+    """
 
     how: tuple[str, str]
     num_rows: int
     read: list[list[Turn]]
+    places: list[RowPlace]
     hash: str
+    notes: Notes
+
+    def files(self) -> dict[str, int]:
+        """Return the number of rows of each file, by its name; {} for rows of the hub."""
+        return dict(Counter(place.path.name for place in self.places if place.path is not None))
 
 
 def hold_out(num_rows: int, num_validation: int, seed: int) -> tuple[list[int], list[int]]:
@@ -96,16 +112,35 @@ def read_split(dataset: DatasetConfig, split: str, hub: HubConfig) -> Split:
     Raises:
         UserError: if it is missing or empty, or a row lacks a field of its form (the first one is named).
     """
-    rows: list[RawRow] = read_rows(dataset, split, hub)
-    form, template = resolve(dataset.form, dataset.template, rows[0])
-    read = []
-    for number, row in enumerate(rows):
+    rows = read_located(dataset, split, hub)
+    form, template = resolve(dataset.form, dataset.template, rows[0].row)
+    read, notes = [], Notes()
+    for found in rows:
         try:
-            read.append(turns(row, form))
+            read.append(turns(found.row, form, notes))
         except UserError as error:
-            raise UserError(f"dataset={dataset.name}, row {number} of {split}: {error}") from error
+            raise UserError(f"{found.place}: {error} (split {split} of dataset={dataset.name})") from error
     read = _one_text(read) if form == "lines" else read
-    return Split((form, template), len(rows), read, fingerprint(read))
+    return Split((form, template), len(rows), read, [found.place for found in rows], fingerprint(read), notes)
+
+
+def fit_to(source: Split, tokenizer: PreTrainedTokenizerBase) -> Split:
+    """Return a split as this tokenizer takes it: without bos and eos tokens of its own, nor greetings that its chat
+    template cannot write; both are noted.
+
+    Raises:
+        UserError: if `dataset.template=chat` and there is no chat template.
+    """
+    read, changes = without_own(source.read, SpecialWords(tokenizer))
+    changes += source.notes.changes
+    if source.how[1] == CHAT:
+        check_chat(tokenizer)
+        greeted = [bool(row) and not row[0].asked and not row[0].trained for row in read]
+        if any(greeted) and not holds_greeting(tokenizer):
+            read = [row[1:] if greets else row for row, greets in zip(read, greeted, strict=True)]
+            changes["greeting dropped: the chat template must open with a request"] = sum(greeted)
+            del changes[GREETING]
+    return replace(source, read=read, notes=Notes(changes, source.notes.unread))
 
 
 def num_held_out(dataset: DatasetConfig, source: Split) -> int:
@@ -115,20 +150,35 @@ def num_held_out(dataset: DatasetConfig, source: Split) -> int:
         UserError: if no row would be left to train on, or no row has an answer.
     """
     number = 0 if dataset.validation_split is not None else dataset.num_validation
-    if number >= len(source.read):
-        raise UserError(f"dataset.num_validation={number} leaves none of {len(source.read)} rows to train on; lower it")
-    if not any(turn.answer.strip() for row in source.read for turn in row):
+    check_held_out(number, len(source.read))
+    if not answers_in(source.read):
         raise UserError(
             f"dataset={dataset.name}: all responses of its {source.num_rows} rows are empty; check the file"
         )
     return number
 
 
-def _write(read: list[list[Turn]], template: str, tokenizer: PreTrainedTokenizerBase) -> list[list[Exchange]]:
-    if template != CHAT:
-        return [exchanges(row, template) for row in read]
-    check_chat(tokenizer)
-    return [chat_exchanges(row, tokenizer) for row in read]
+def check_held_out(number: int, num_rows: int) -> None:
+    """Raise UserError if holding out `number` rows leaves none to train on."""
+    if number >= num_rows:
+        raise UserError(f"dataset.num_validation={number} leaves none of {num_rows} rows to train on; lower it")
+
+
+def answers_in(read: list[list[Turn]]) -> int:
+    """Return the number of rows with something to learn."""
+    return sum(any(turn.trained and turn.answer.strip() for turn in row) for row in read)
+
+
+def _write(source: Split, tokenizer: PreTrainedTokenizerBase) -> list[list[Exchange]]:
+    if source.how[1] != CHAT:
+        return [exchanges(row, source.how[1]) for row in source.read]
+    words, out = SpecialWords(tokenizer), []
+    for place, row in zip(source.places, source.read, strict=True):
+        try:
+            out.append(chat_exchanges(row, tokenizer, words))
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from error
+    return out
 
 
 def _tokens(
@@ -140,7 +190,7 @@ def _tokens(
     masked = not training.loss_on_prompt and form not in RUNNING
 
     def make() -> list[Tokenised]:
-        written = _write(source.read, template, tokenizer)
+        written = _write(source, tokenizer)
         return tokenise_rows(written, tokenizer, length, loss_on_prompt=not masked)
 
     size = sum(len(t.request) + len(t.context) + len(t.answer) for row in source.read for t in row)
@@ -163,14 +213,15 @@ def _sets(
     cache: Path | None,
 ) -> tuple[Split, list[Example], list[Example], dict[str, int]]:
     """Return the training split, its examples, the held-out examples, and the number of dropped rows by reason."""
-    source = read_split(dataset, dataset.split, hub)
+    source = fit_to(read_split(dataset, dataset.split, hub), tokenizer)
     number = num_held_out(dataset, source)
     tokens = _tokens(source, training, tokenizer, cache)
     kept, out = hold_out(len(tokens), number, dataset.resolved_seed)
     train, dropped = _examples(source, [tokens[i] for i in kept], training.max_length)
     held_out = [tokens[i] for i in out]
     if dataset.validation_split is not None:
-        held_out = _tokens(read_split(dataset, dataset.validation_split, hub), training, tokenizer, cache)
+        other = fit_to(read_split(dataset, dataset.validation_split, hub), tokenizer)
+        held_out = _tokens(other, training, tokenizer, cache)
     validation, _ = _examples(source, held_out, training.max_length)
     return source, train, validation, dropped | ({HELD_OUT: number} if number else {})
 
@@ -197,10 +248,14 @@ def load_data(
     source, train, validation, dropped = _sets(dataset, training, hub, tokenizer, cache)
     if not train:
         raise UserError(f"dataset={dataset.name}: none of its {source.num_rows} rows can be trained on ({dropped})")
+    if not validation and (dataset.num_validation or dataset.validation_split):
+        raise UserError(
+            f"dataset={dataset.name}: none of the held-out rows has anything to learn; give others, or leave them out"
+        )
     packed = training.packing
     lengths = [len(example) for example in train]
     unknown = unknown_share(train, tokenizer)
-    card = make_card(dataset, source.how, source.num_rows, source.hash, train, dropped, unknown)
+    card = make_card(dataset, source.how, source.num_rows, source.hash, train, dropped, unknown, source.notes)
     found = origin(DATASETS, dataset.id, hub, dataset.path, dataset.revision)
     return FineTuningData(
         train=train,
@@ -210,5 +265,5 @@ def load_data(
         packed=packed,
         pad_id=tokenizer.pad_token_id,
         sources={dataset.id: found},
-        about=describe(card, dataset, found),
+        about=describe(card, dataset, found, source.files()),
     )

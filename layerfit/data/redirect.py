@@ -31,9 +31,10 @@ def local_datasets(hub: HubConfig) -> Iterator[None]:
 
 def _redirected(original: Callable[..., Any], hub: HubConfig) -> Callable[..., Any]:
     reads_whole = {"split", "revision", "token", "trust_remote_code", "cache_dir", "keep_in_memory"}
-    of_the_hub = {"revision", "token", "trust_remote_code"}
+    of_the_hub = {"revision", "token"}
 
     def load_dataset(path: str, name: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        kwargs["trust_remote_code"] = False  # whatever a task's file asks for
         if "/" not in path or Path(path).exists():  # a format (`json`) or a local folder, not a hub id
             return original(path, name, *args, **kwargs)
         source = dataset_source(path, hub, revision=kwargs.get("revision"))

@@ -1,17 +1,14 @@
-"""From a row to exchanges: prompts and responses.
+"""From turns to exchanges: prompts and responses. A *template* is the format of a prompt.
 
-A *form* is the format of a row, a *template* the format of a prompt. Neither needs a tokenizer; the model's own chat
-template, which does, is in `layerfit.data.chat`.
+None of these needs a tokenizer; the model's own chat template, which does, is in `layerfit.data.chat`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from layerfit.data.sources import RawRow
-from layerfit.errors import UserError
+from layerfit.data.turns import Turn
 
 ALPACA = (
     "Below is an instruction that describes a task. "
@@ -49,134 +46,17 @@ too.
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One request and its answer, as in the row. Text rows have an answer only.
-
-    context: Alpaca's input. system: text of the system messages before the request.
-    """
-
-    request: str
-    answer: str
-    context: str = ""
-    system: str = ""
-
-    @property
-    def asked(self) -> str:
-        """System text and request in one, for templates without a system field."""
-        return "\n\n".join(part for part in (self.system, self.request) if part)
-
-
-@dataclass(frozen=True)
 class Exchange:
     """One prompt and its response; the model's input is `prompt + response`.
 
     verbatim: the text contains its special tokens, the tokenizer adds none. The same for all exchanges of a row.
+    trained: whether the response is a target; otherwise it is context for later ones.
     """
 
     prompt: str
     response: str
     verbatim: bool = False
-
-
-def _field(row: RawRow, key: str, form: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str):
-        raise UserError(f"dataset.form={form} needs the text column {key!r}; the row has {sorted(row)}")
-    return value
-
-
-def _prompt(row: RawRow) -> list[Turn]:
-    return [Turn(_field(row, "prompt", "prompt"), _field(row, "response", "prompt"))]
-
-
-def _alpaca(row: RawRow) -> list[Turn]:
-    context = row.get("input") or ""
-    return [Turn(_field(row, "instruction", "alpaca"), _field(row, "output", "alpaca"), context)]
-
-
-def _text(row: RawRow) -> list[Turn]:
-    return [Turn("", _field(row, "text", "text"))]
-
-
-def _message(number: int, message: Any) -> tuple[str, str]:
-    """Return role and content of a message; plain strings alternate between user and assistant, as in LIMA."""
-    if isinstance(message, str):
-        return ("user", "assistant")[number % 2], message
-    role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
-    if not isinstance(role, str) or not isinstance(content, str):
-        found = repr(message)[:80]
-        raise UserError(f"dataset.form=messages: message {number} needs strings 'role' and 'content'; it is {found}")
-    return role, content
-
-
-def _messages(row: RawRow) -> list[Turn]:
-    """Read `messages` (role, content) or LIMA's `conversations` (user and assistant alternating).
-
-    A last request without an answer is left out.
-    """
-    messages = row.get("messages") if row.get("messages") is not None else row.get("conversations")
-    if not isinstance(messages, list):
-        raise UserError(f"dataset.form=messages needs a list 'messages' or 'conversations'; the row has {sorted(row)}")
-    turns: list[Turn] = []
-    waiting: dict[str, list[str]] = {"user": [], "system": []}
-    for number, message in enumerate(messages):
-        role, content = _message(number, message)
-        if role == "assistant":
-            request, system = ("\n\n".join(waiting[key]) for key in ("user", "system"))
-            turns.append(Turn(request, content, system=system))
-            waiting = {"user": [], "system": []}
-        elif role in waiting:
-            waiting[role].append(content)
-        else:
-            raise UserError(f"dataset.form=messages: role {role!r} is not known; use user, assistant or system")
-    return turns
-
-
-FORMS: dict[str, Callable[[RawRow], list[Turn]]] = {
-    "prompt": _prompt,
-    "alpaca": _alpaca,
-    "messages": _messages,
-    "text": _text,
-    "lines": _text,
-}
-"""Readers of a row, by form. Rows of `text` are documents, rows of `lines` are lines of one document; both are joined
-and cut into pieces."""
-RUNNING = ("text", "lines")
-"""Forms without requests: a stream of tokens, cut into pieces."""
-AUTO = "auto"
-_COLUMNS = {
-    "messages": ({"messages"}, {"conversations"}),
-    "alpaca": ({"instruction", "output"},),
-    "prompt": ({"prompt", "response"},),
-    "text": ({"text"},),
-}
-
-
-def detect_form(row: RawRow) -> str:
-    """Return the form of a row by its columns, for `dataset.form=auto`.
-
-    Raises:
-        UserError: if no form has these columns.
-    """
-    for form, choices in _COLUMNS.items():
-        if any(columns <= set(row) for columns in choices):
-            return form
-    known = "; ".join(f"{form}: {' or '.join('+'.join(sorted(c)) for c in cs)}" for form, cs in _COLUMNS.items())
-    raise UserError(f"dataset.form=auto recognises no form in the columns {sorted(row)}; forms are {known}")
-
-
-def resolve(form: str, template: str, row: RawRow) -> tuple[str, str]:
-    """Return form and template with `auto` resolved: the form by a row, the template by the form.
-
-    Raises:
-        UserError: if the form is not recognised, or is running text, which has no prompts for a template.
-    """
-    form = detect_form(row) if form == AUTO else form
-    plain = form in (*RUNNING, "prompt")
-    template = ("plain" if plain else "alpaca") if template == AUTO else template
-    if form in RUNNING and template != "plain":
-        raise UserError(f"dataset.form={form} has no requests for dataset.template={template}; use plain")
-    return form, template
+    trained: bool = True
 
 
 def _plain(turn: Turn) -> Exchange:
@@ -214,20 +94,13 @@ LATER = TEMPLATES | {"alpaca": _alpaca_next}
 """Templates of the turns after a row's first."""
 
 
-def turns(row: RawRow, form: str) -> list[Turn]:
-    """Return the turns of a row. Text rows give one turn without a request.
-
-    Raises:
-        UserError: if the row lacks a field of its form.
-    """
-    return FORMS[form](row)
-
-
 def write_turn(turn: Turn, template: str, number: int) -> Exchange:
     """Return turn `number` (0 = the first) of a row in a template."""
-    return (LATER if number else TEMPLATES)[template](turn)
+    written = (LATER if number else TEMPLATES)[template](turn)
+    return written if turn.trained else replace(written, trained=False)
 
 
 def exchanges(read: list[Turn], template: str) -> list[Exchange]:
-    """Return the turns of a row in a template."""
-    return [write_turn(turn, template, number) for number, turn in enumerate(read)]
+    """Return the turns of a row in a template; the first request has its header, also after a greeting."""
+    first = next((number for number, turn in enumerate(read) if turn.asked), 0)
+    return [write_turn(turn, template, max(0, number - first)) for number, turn in enumerate(read)]

@@ -3,7 +3,8 @@
 An exchange is tokenised as one text, so that training uses the tokens that evaluation scores (lm-eval does the same).
 Where a token would span prompt and response, the two are tokenised separately, so the prompt has the tokens that it
 has at inference. The end-of-text token closes every response and is a target; chat templates close their responses
-themselves, and their conversations are tokenised as one text each.
+themselves, and their conversations are tokenised as one text each. Special tokens written in a row's own text are
+plain text (`layerfit.data.own_tokens`).
 
 Rows of running text have no requests: their tokens are one stream, cut into pieces of equal length.
 """
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from layerfit.data.own_tokens import SpecialWords, has_hidden
 from layerfit.data.templates import Exchange
+from layerfit.errors import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -68,25 +71,31 @@ def _encode(rows: list[list[Exchange]], tokenizer: PreTrainedTokenizerBase, *, s
     """Tokenise rows, the exchanges of each joined to one text."""
     for start in range(0, len(rows), _CHUNK):
         texts = ["".join(x.prompt + x.response for x in row) for row in rows[start : start + _CHUNK]]
-        batch = tokenizer(texts, add_special_tokens=special, verbose=False)
+        verbatim = rows[start][0].verbatim
+        batch = tokenizer(texts, add_special_tokens=special, split_special_tokens=not verbatim, verbose=False)
         assert batch.encodings is not None, "load_tokenizer lets only fast tokenizers through"
         yield from batch.encodings
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One exchange in tokens. first: index of the first response token. opened: whether it begins with a bos token."""
+    """One exchange in tokens. first: index of the first response token. opened: whether it begins with a bos token.
+
+    trained: whether the response is a target.
+    """
 
     ids: list[int]
     first: int
     opened: bool
+    trained: bool
 
 
 def _apart(exchange: Exchange, tokenizer: PreTrainedTokenizerBase, *, special: bool) -> tuple[list[int], int]:
     """Tokenise prompt and response separately, for a response whose first characters merge with the prompt's last."""
     # A line break goes before the response and is dropped again: at the start of a text sentencepiece adds a space.
-    prompt = list(tokenizer(exchange.prompt, add_special_tokens=special, verbose=False).input_ids)
-    answer = tokenizer("\n" + exchange.response, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    plain = {"split_special_tokens": True, "verbose": False}
+    prompt = list(tokenizer(exchange.prompt, add_special_tokens=special, **plain).input_ids)
+    answer = tokenizer("\n" + exchange.response, add_special_tokens=False, return_offsets_mapping=True, **plain)
     rest = [token for token, (_, end) in zip(answer.input_ids, answer.offset_mapping, strict=True) if end > 1]
     if special and prompt and prompt[-1] == tokenizer.eos_token_id:
         prompt.pop()
@@ -102,19 +111,62 @@ def _part(exchange: Exchange, encoding: Encoding, tokenizer: PreTrainedTokenizer
         ids, first = _apart(exchange, tokenizer, special=special)
     elif special and ids and ids[-1] == tokenizer.eos_token_id and mask[-1]:
         ids.pop()  # this tokenizer adds eos itself; it is appended below
-    return _Part([*ids, tokenizer.eos_token_id], min(first, len(ids)), opened)
+    return _Part([*ids, tokenizer.eos_token_id], min(first, len(ids)), opened, exchange.trained)
 
 
-def _conversation(row: list[Exchange], encoding: Encoding, tokenizer: PreTrainedTokenizerBase) -> list[_Part]:
+def _pieces_apart(text: str, tokenizer: PreTrainedTokenizerBase, words: SpecialWords) -> tuple[list[int], list[int]]:
+    """Return ids and first characters of a chat's text whose hidden words are plain text, and the others special."""
+    ids: list[int] = []
+    starts: list[int] = []
+    at, before = 0, 0
+    for found in [*words.pattern.finditer(text), None]:
+        plain = words.show(text[before : found.start() if found else len(text)])
+        piece = tokenizer(
+            plain, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+        )
+        ids += piece.input_ids
+        starts += [at + start for start, _ in piece.offset_mapping]
+        at += len(plain)
+        if found is not None:
+            (special,) = tokenizer.convert_tokens_to_ids([found[0]])  # type: ignore[misc]
+            ids.append(special)
+            starts.append(at)
+            at, before = at + len(found[0]), found.end()
+    return ids, starts
+
+
+def _guarded(
+    row: list[Exchange], tokenizer: PreTrainedTokenizerBase, words: SpecialWords
+) -> tuple[list[Exchange], list[int], list[int]]:
+    """Return a row of a chat that has hidden words, with these as plain text, and the ids and first characters.
+
+    Raises:
+        UserError: if this tokenizer reads the text between two special tokens otherwise when it stands alone.
+    """
+    text = "".join(x.prompt + x.response for x in row)
+    neutral = words.without(text)
+    ordinary = list(tokenizer(neutral, add_special_tokens=False, verbose=False).input_ids)
+    if _pieces_apart(neutral, tokenizer, words)[0] != ordinary:
+        raise UserError(
+            f"a message has {words.hidden(text)[0]}, a special token, which this tokenizer cannot read as plain text "
+            "under dataset.template=chat; write it otherwise, or set dataset.template=alpaca"
+        )
+    shown = [replace(x, prompt=words.show(x.prompt), response=words.show(x.response)) for x in row]
+    return shown, *_pieces_apart(text, tokenizer, words)
+
+
+def _conversation(
+    row: list[Exchange], ids: list[int], firsts: list[int], tokenizer: PreTrainedTokenizerBase
+) -> list[_Part]:
     """Return the exchanges of a row tokenised as one text; a token belongs to the part with its first character."""
-    ids, starts = list(encoding.ids), np.array([start for start, _ in encoding.offsets])
+    starts = np.array(firsts)
     borders = np.cumsum([0, *(len(text) for x in row for text in (x.prompt, x.response))])  # in characters
     edges = np.searchsorted(starts, borders)  # in tokens
     edges[-1] = len(ids)
     opened = ids[:1] == [tokenizer.bos_token_id]
     return [
-        _Part(ids[start:end], int(first - start), opened and start == 0)
-        for start, first, end in zip(edges[:-1:2], edges[1::2], edges[2::2], strict=True)
+        _Part(ids[start:end], int(first - start), opened and start == 0, exchange.trained)
+        for exchange, start, first, end in zip(row, edges[:-1:2], edges[1::2], edges[2::2], strict=True)
     ]
 
 
@@ -133,7 +185,10 @@ def _assemble(parts: list[_Part], max_length: int | None, *, loss_on_prompt: boo
     The first prompt is cut on the left (a leading bos token stays), then the rest on the right.
     """
     ids = np.concatenate([np.asarray(part.ids, np.int32) for part in parts])
-    response = np.concatenate([np.arange(len(part.ids)) >= part.first for part in parts])
+    answer = np.concatenate([np.arange(len(part.ids)) >= part.first for part in parts])
+    response = answer & np.concatenate([np.full(len(part.ids), part.trained) for part in parts])
+    if not response.any():
+        return None
     length, num_prompt = len(ids), int(response.argmax())
     truncated = max_length is not None and length > max_length
     if truncated:
@@ -142,8 +197,8 @@ def _assemble(parts: list[_Part], max_length: int | None, *, loss_on_prompt: boo
         keep = np.arange(num_prompt - kept_prompt, num_prompt + kept_rest)
         if kept_prompt and parts[0].opened:
             keep[0] = 0
-        ids, response = ids[keep], response[keep]
-    labels = np.where(response | loss_on_prompt, ids, IGNORE).astype(np.int32)
+        ids, answer, response = ids[keep], answer[keep], response[keep]
+    labels = np.where(response | (loss_on_prompt & ~answer), ids, IGNORE).astype(np.int32)
     labels[0] = IGNORE
     example = Example(ids, labels, truncated)
     return example if example.num_targets else None
@@ -161,14 +216,20 @@ def tokenise_rows(
     apart = [row for row in rows_kept if row and not row[0].verbatim]
     opening = _encode([row[:1] for row in apart], tokenizer, special=True)
     follower = _encode([[x] for row in apart for x in row[1:]], tokenizer, special=False)
-    whole = _encode([row for row in rows_kept if row and row[0].verbatim], tokenizer, special=False)
+    chats = [row for row in rows_kept if row and row[0].verbatim]
+    whole = _encode(chats, tokenizer, special=False)
+    words = SpecialWords(tokenizer) if chats else None
     out: list[Tokenised] = []
     for row in rows_kept:
         if not row:
             out.append(EMPTY)
             continue
         if row[0].verbatim:
-            parts = _conversation(row, next(whole), tokenizer)
+            encoding = next(whole)
+            told, ids, starts = row, list(encoding.ids), [start for start, _ in encoding.offsets]
+            if words is not None and any(has_hidden(x.prompt + x.response) for x in row):
+                told, ids, starts = _guarded(row, tokenizer, words)
+            parts = _conversation(told, ids, starts, tokenizer)
         else:
             parts = [_part(row[0], next(opening), tokenizer, special=True)]
             parts += [_part(x, next(follower), tokenizer, special=False) for x in row[1:]]

@@ -23,6 +23,7 @@ from layerfit.engines.groups import full_shape, group_key, optimizer_groups
 from layerfit.engines.loss import loss_sum
 from layerfit.engines.phases import Phases
 from layerfit.engines.trainable import freeze_to, planned, trainable
+from layerfit.errors import finite
 from layerfit.methods.base import REBUILD, SKIP, STATIC, Method, Plan
 
 State = dict[str, Tensor]
@@ -112,7 +113,10 @@ class Engine(ABC):
 
     @abstractmethod
     def take_step(self, batches: list[Batch], num_targets: int, lr: float) -> tuple[float, float]:
-        """Take one optimizer step; return this rank's summed loss and the gradient norm over all ranks."""
+        """Take one optimizer step; return this rank's summed loss and the gradient norm over all ranks.
+
+        A step whose norm is not finite is not taken: no optimizer meets such a gradient.
+        """
 
     @abstractmethod
     def optimizer_object(self) -> Any:
@@ -207,12 +211,16 @@ class Engine(ABC):
         """Take one optimizer step on this rank's micro-batches.
 
         The loss is summed over target tokens and divided by their number over all micro-batches and ranks.
+
+        Raises:
+            Diverged: if the loss or the gradient norm is not finite, on every rank; a step never passes untaken.
         """
         # With a mean of micro-batch means, the loss would depend on packing, micro-batch size and number of ranks.
         targets, tokens = self.all_sum([sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)])
         self.phases.begin()
         total, norm = self.take_step(batches, int(targets), lr)
-        return StepStats(self.all_sum([total])[0] / targets, norm, int(tokens))
+        loss = finite("loss", self.all_sum([total])[0] / targets)
+        return StepStats(loss, finite("gradient norm", norm), int(tokens))
 
     def penalty(self, micro_batch: int) -> Tensor | float:
         """Return the penalty to add to the loss of a micro-batch: that of the method for the first, else 0."""
@@ -252,15 +260,25 @@ class Engine(ABC):
             self.module.train()
 
     @torch.no_grad()
-    def mean_loss(self, batches: list[Batch], scales: Mapping[str, float] | None = None) -> float:
-        """Return nats per target token over all ranks' batches, adapter responses scaled by unit."""
+    def mean_loss(
+        self, batches: list[Batch], scales: Mapping[str, float] | None = None, what: str = "probe loss"
+    ) -> float:
+        """Return nats per target token over all ranks' batches, adapter responses scaled by unit.
+
+        Raises:
+            Diverged: if it is not finite, on every rank. what: its name in the message.
+        """
         with self._evaluating(set()), scaled_responses(self.module, self.anatomy, scales or {}):
             totals = [(float(loss_sum(self.module, b.to(self.device))), b.num_targets) for b in batches]
         loss, targets = self.all_sum([sum(t[0] for t in totals), sum(t[1] for t in totals)])
-        return loss / targets
+        return finite(what, loss / targets)
 
     def response_gradient(self, batches: list[Batch], scales: Mapping[str, float]) -> tuple[float, dict[str, float]]:
-        """Return the loss of `mean_loss` and its derivative with respect to every factor in `scales`."""
+        """Return the loss of `mean_loss` and its derivative with respect to every factor in `scales`.
+
+        Raises:
+            Diverged: if one of them is not finite, on every rank.
+        """
         factors = {u: torch.tensor(s, device=self.device, requires_grad=True) for u, s in scales.items()}
         targets = self.all_sum([sum(b.num_targets for b in batches)])[0]
         total = 0.0
@@ -270,8 +288,9 @@ class Engine(ABC):
                 loss.backward()
                 total += float(loss)
         grads = [0.0 if f.grad is None else float(f.grad) for f in factors.values()]
-        summed = self.all_sum([total, *grads])
-        return summed[0], dict(zip(factors, summed[1:], strict=True))
+        mean, *derivatives = self.all_sum([total, *grads])
+        finite("probe loss", mean)
+        return mean, {u: finite("gradient of a probe", d) for u, d in zip(factors, derivatives, strict=True)}
 
     # Checkpoints: full-size tensors, so that they do not depend on the engine or the number of ranks.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -42,7 +43,8 @@ class TorchEngine(Engine):
             group["lr"] = lr
         with self.phases(UPDATE):
             norm = clip_gradients(self, self.optimizer, self.optim.clip)
-            self.optimizer.step()
+            if math.isfinite(norm):
+                self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return total, norm
 

@@ -9,6 +9,7 @@ contract tests compare it with plain torch.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -120,8 +121,15 @@ class ZeroEngine(Engine):
             with self.phases(UPDATE):
                 if self.stage == 0 and self.deepspeed.is_gradient_accumulation_boundary():
                     norm = clip_gradients(self, self.optimizer_object(), self.optim.clip)
+                    if not math.isfinite(norm):
+                        return total, norm
                 self.deepspeed.step()
-        return total, norm if self.stage == 0 else float(self.deepspeed.get_global_grad_norm())
+        return total, norm if self.stage == 0 else self._norm()
+
+    def _norm(self) -> float:
+        """Return the gradient norm of a step of ZeRO, infinity if DeepSpeed has skipped the step."""
+        # Its norm of such a step has been -1, stale and infinite in turn from version to version.
+        return math.inf if self.deepspeed.optimizer.overflow else float(self.deepspeed.get_global_grad_norm())
 
     def read_state(self, name: str) -> State:
         """Return the state at full size, gathered from the ranks."""
@@ -248,7 +256,7 @@ def _config(engine: ZeroEngine, largest: int) -> dict[str, Any]:
     low = any(p.dtype != torch.float32 for p in engine.parameters.values())
     if low and stage > 0:
         pure = engine.optim.precision == "pure_bf16"
-        config["bf16"] = {"enabled": True} | (
+        config["bf16"] = {"enabled": True, "check_grad_overflow": True} | (
             {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True} if pure else {}
         )
     return config

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from layerfit.config import composer
-from layerfit.errors import Parser, UserError, check_range, shown
+from layerfit.errors import Parser, UserError, check_range
 from layerfit.estimate import show
 from layerfit.estimate.check import checks
 from layerfit.estimate.cost import Tracer
 from layerfit.estimate.rows import rows
+from layerfit.files.shown import shown
 from layerfit.report import build
 
 

@@ -1,8 +1,8 @@
 """Accuracy of estimates: predicted over recorded bytes, for runs that have a record.
 
-Predicted here is the quantity that a record holds, not the peak of the run: activations of the first step, gradients
-and optimizer state of the last plan. The micro-batch comes from the table's configuration, since a record does not
-hold it.
+Predicted here is the quantity that a record holds, not the peak of the run: gradients and optimizer state of the last
+plan, and the activations of the largest plan (of the first, where a record has those). The micro-batch comes from the
+table's configuration, since a record does not hold it.
 """
 
 from __future__ import annotations
@@ -51,8 +51,11 @@ def check(
         return None
     shape = micro_batch(cell.run, read_data(cell.run, cells, {cell.run_id: record}))
     plans = course(subject, steps).plans
-    first, last = (recorded_memory(subject, p, shape, tracer) for p in (plans[0], plans[-1]))
-    found = replace(last, activations=first.activations)
+    last = recorded_memory(subject, plans[-1], shape, tracer)
+    of_all = {subject.shape_of(plan).key: plan for plan in plans}.values()
+    counted = plans[:1] if record.measured.activations_over is None else of_all
+    activations = max(recorded_memory(subject, plan, shape, tracer).activations for plan in counted)
+    found = replace(last, activations=activations)
     predicted = {name: getattr(found, name) for name in COMPONENTS} | {"total": found.total}
     recorded["total"] = sum(recorded[name] for name in COMPONENTS)
     return Check(cell.row, cell.run_id, predicted, recorded)

@@ -7,6 +7,7 @@ from typing import IO, Any
 
 from layerfit.estimate.check import COMPONENTS, Check, by_row
 from layerfit.estimate.rows import RowEstimate
+from layerfit.report.escape import on_terminal
 
 GPUS_GB = (24, 40, 80, 141)
 """Memory of an RTX 4090, an A100, an A100 or H100, an H200 (vendor's datasheets)."""
@@ -79,45 +80,42 @@ def console(
 ) -> None:
     """Print the estimates, their assumptions, and a comparison with records."""
     from rich.console import Console
-    from rich.markup import escape
 
     out = Console(file=file, width=100, highlight=False)
-    out.print(escape(title), style="bold")
+    out.print(on_terminal(title), style="bold")
     out.print(_estimates(rows, speed, ranks))
     for text in notes(rows, speed, ranks):
-        out.print(escape(text), style="dim")
+        out.print(on_terminal(text), style="dim")
     if not found:
         out.print("No record to compare with yet.", style="dim")
         return
     out.print("\nPredicted / recorded bytes (1 = exact; mean over a row's records)", style="bold")
     out.print(_ratios(found))
     out.print(
-        "A record holds the activations of its first step, and gradients and optimizer state of its last plan; these "
-        "are predicted here, with logits of all positions but one, the most that a batch can need.",
+        "A record holds the activations of its largest step (before schema 3: of its first), and gradients and "
+        "optimizer state of its last plan; these are predicted here, with logits of all positions but one, the most "
+        "that a batch can need.",
         style="dim",
     )
 
 
 def _table(heads: list[str]) -> Any:
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, head in enumerate(heads):
-        table.add_column(escape(head), justify="right" if index else "left", no_wrap=index > 0)
+        table.add_column(on_terminal(head), justify="right" if index else "left", no_wrap=index > 0)
     return table
 
 
 def _estimates(rows: list[RowEstimate], speed: Speed, ranks: dict[str, int]) -> Any:
-    from rich.markup import escape
-
     size, name = _unit([row.memory.total for row in rows if row.memory is not None], BYTES)
     work, work_name = _unit([row.flops for row in rows if row.flops is not None], WORK)
     heads = [name, "Weights", "Grads", "Optim", "Activ", "Total", *(f"{gpu}GB" for gpu in GPUS_GB), work_name, "Hours"]
     table = _table(heads)
     for row in rows:
-        line = [escape(row.label)]
+        line = [on_terminal(row.label)]
         if row.memory is None:
             line += ["-"] * (len(heads) - 1)
         else:
@@ -131,14 +129,12 @@ def _estimates(rows: list[RowEstimate], speed: Speed, ranks: dict[str, int]) -> 
 
 
 def _ratios(found: list[Check]) -> Any:
-    from rich.markup import escape
-
     measured = any("allocated" in one.recorded for one in found)
     names = [*COMPONENTS, "total", *(["allocated"] if measured else [])]
     table = _table(["", "Records", *(name.capitalize() for name in names)])
     for row, (count, ratios) in by_row(found).items():
         shown = ["-" if (ratio := ratios[name]) is None else f"{ratio:.3f}" for name in names]
-        table.add_row(escape(row), str(count), *shown)
+        table.add_row(on_terminal(row), str(count), *shown)
     return table
 
 

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layerfit.config.schema import DatasetConfig, EvalConfig, HubConfig
-from layerfit.data.sources import Part, RawRow, data_files, first_row, read_rows
+from layerfit.data.json_rows import RawRow
+from layerfit.data.reading import first_row
+from layerfit.data.sources import Part, read_rows
 from layerfit.errors import UserError
+from layerfit.files.dataset_folder import data_files
 from layerfit.models.hub import dataset_source
 
 INDENT = " " * 16

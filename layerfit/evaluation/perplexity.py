@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerfit.config.schema import DatasetConfig, EvalConfig, HubConfig
-from layerfit.data.sources import Part, data_files, read_rows
+from layerfit.data.sources import Part, read_rows
 from layerfit.errors import UserError
+from layerfit.files.dataset_folder import data_files
 from layerfit.models.hub import dataset_source
 from layerfit.records.record import Items, Score
 
@@ -95,6 +96,14 @@ def negative_log_likelihood(
     return total
 
 
+def perplexity(nats: float) -> float:
+    """Return exp(nats per token), infinity where no float holds it: a score that is refused, not a crash."""
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
+
+
 def _text(name: str, hub: HubConfig) -> tuple[str, int]:
     """Return a text and the number of its rows."""
     text = TEXTS[name]
@@ -166,7 +175,7 @@ def evaluate(
             read = text if end == len(ids) else text[: encoded["offset_mapping"][end - 1][1]]
             total = negative_log_likelihood(model, ids, asked, config.batch_size, device)
             values = {
-                "token_perplexity": math.exp(total / (end - 1)),
+                "token_perplexity": perplexity(total / (end - 1)),
                 "bits_per_byte": total / math.log(2) / len(read.encode()),
             }
             complete = rows == TEXTS[task.name].num_rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from layerfit.errors import UserError
@@ -51,3 +52,21 @@ def inside(root: Path, name: str, where: str) -> Path:
     if any(ord(c) < 32 for c in name) or not path.resolve().is_relative_to(root.resolve()):
         raise UserError(f"{where} names {name[:80]!r}, which is outside {root}; only names inside it are allowed")
     return path
+
+
+def check_kind(key: str, path: Path) -> None:
+    """Raise UserError if a path is there but is neither a regular file nor a folder; it is not opened.
+
+    Opening a FIFO waits for ever, and a device has no end.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise UserError(f"{key}={path} is a link to {path.readlink()}, which is not there") from error
+        return
+    except OSError as error:
+        raise UserError(f"{key}={path} cannot be read: {error.strerror or error}") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise UserError(f"{key}={path} is {kind}, not a file or folder; write its content to a file first")

@@ -35,21 +35,3 @@ def mean_ranks(rankings: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the mean rank of every unit over rankings of the same units, whose scores have no common scale."""
     each = [ranks(scores) for scores in rankings]
     return {unit: sum(one[unit] for one in each) / len(each) for unit in each[0]}
-
-
-def read_scores(findings: Mapping[str, object], units: Sequence[str]) -> dict[str, float]:
-    """Return the scores in the findings of a ranking run, or in a ranking file, for exactly these units.
-
-    Raises:
-        ValueError: if there are none, or they score other units.
-    """
-    ranking = findings.get("ranking") or findings
-    scores = ranking.get("scores") if isinstance(ranking, Mapping) else None
-    if not isinstance(scores, Mapping) or not scores:
-        raise ValueError("holds no `scores`; give a file of results/rankings/")
-    if set(scores) != set(units):
-        raise ValueError(
-            f"scores {len(scores)} units ({min(scores)}, ...) that are not the {len(units)} units of this model "
-            f"({min(units)}, ...); rank this model"
-        )
-    return {str(unit): float(score) for unit, score in scores.items()}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from layerfit.errors import finite
 from layerfit.importance.ranking import spearman
 
 Gradient = Callable[[Mapping[str, float], int], tuple[float, dict[str, float]]]
@@ -37,14 +38,18 @@ class MaskSettings:
 def learn_scores(
     settings: MaskSettings, units: list[str], gradient: Gradient, batches: Iterable[int]
 ) -> tuple[dict[str, float], list[float]]:
-    """Return the scores s by unit and the loss before each step."""
+    """Return the scores s by unit and the loss before each step.
+
+    Raises:
+        Diverged: if a score is not finite.
+    """
     # Python floats outside the engine: at s = 4 bf16 values are 0.03 apart and small SGD steps would be rounded away.
     scores = dict.fromkeys(units, settings.init)
     first = dict.fromkeys(units, 0.0)
     second = dict.fromkeys(units, 0.0)
     losses = []
     for t, batch in enumerate(batches, start=1):
-        gammas = {unit: 1 / (1 + math.exp(-s)) for unit, s in scores.items()}
+        gammas = {unit: 1 / (1 + math.exp(min(-s, 700.0))) for unit, s in scores.items()}  # beyond, exp overflows
         loss, by_gamma = gradient(gammas, batch)
         losses.append(loss)
         for unit, gamma in gammas.items():
@@ -53,7 +58,7 @@ def learn_scores(
                 first[unit] = 0.9 * first[unit] + 0.1 * g
                 second[unit] = 0.999 * second[unit] + 0.001 * g * g
                 g = (first[unit] / (1 - 0.9**t)) / (math.sqrt(second[unit] / (1 - 0.999**t)) + 1e-8)
-            scores[unit] -= settings.lr * g
+            scores[unit] = finite(f"ranking score of {unit}", scores[unit] - settings.lr * g)
     return scores, losses
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from layerfit.config.schema import RunConfig
 from layerfit.distributed.place import Place, writes
+from layerfit.files.shown import one_line
 
 PHASE_START = {"load": 0.0, "train": 0.1, "evaluate": 0.85}
 """Share of a run's time behind it when a phase begins; a guess for the bar only."""
@@ -30,22 +32,22 @@ class Progress:
     loss: float | None = None
 
     def read(self) -> None:
-        """Read what has been written since the last look."""
-        if not self.metrics.exists():
-            return
-        with self.metrics.open() as file:
+        """Read what has been written since the last look. What cannot be read shows nothing: it is for the eye only."""
+        with suppress(OSError), self.metrics.open("rb") as file:
             file.seek(self.offset)
             for line in file:
-                if not line.endswith("\n"):
+                if not line.endswith(b"\n"):
                     break
-                self.offset += len(line.encode())
-                self._take(json.loads(line))
+                self.offset += len(line)
+                with suppress(ValueError, RecursionError):  # broken by a crash, or not a run's line at all
+                    self._take(json.loads(line))
 
-    def _take(self, event: dict[str, Any]) -> None:
-        if event["event"] == "phase":
-            self.phase, self.total, self.step = event["name"], max(1, event["total"]), 0
-        elif event["event"] == "step":
-            self.step, self.loss = event["step"], event["loss"]
+    def _take(self, event: Any) -> None:
+        match event:
+            case {"event": "phase", "name": str(name), "total": int(total)}:
+                self.phase, self.total, self.step = name[:20], max(1, total), 0
+            case {"event": "step", "step": int(step), "loss": float(loss) | int(loss)}:
+                self.step, self.loss = min(max(0, step), self.total), float(loss)
 
     def share(self) -> float:
         """Return the share of the run that is done, roughly."""
@@ -61,7 +63,14 @@ class Progress:
 
 def name_of(run: RunConfig) -> str:
     """Return a run's name on screen: its label or method, and its seed."""
-    return f"{run.label or run.method_name()} s{run.seed}"
+    return one_line(f"{run.label or run.method_name()} s{run.seed}")
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file, 0 if it is not there."""
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
 
 
 class Display:
@@ -83,8 +92,10 @@ class Display:
         print(f"{self.title}: {self.total} runs, {self.done} done, {self.total - self.done} to do", file=sys.stderr)
         console = Console(stderr=True)
         if console.is_terminal:
-            columns = [TextColumn("{task.description:<24}"), BarColumn(bar_width=24), TimeElapsedColumn()]
-            self.progress = Bars(*columns, TextColumn("{task.fields[state]}"), console=console, transient=True)
+            name = TextColumn("{task.description:<24}", markup=False)
+            state = TextColumn("{task.fields[state]}", markup=False)
+            columns = [name, BarColumn(bar_width=24), TimeElapsedColumn(), state]
+            self.progress = Bars(*columns, console=console, transient=True)
             self.progress.start()
             self.bars["all"] = self.progress.add_task(self.title, total=self.total - self.done, state="")
         return self
@@ -96,8 +107,7 @@ class Display:
     def started(self, run_id: str, run: RunConfig, folder: Path) -> None:
         """Show a run that begins."""
         metrics = folder / "metrics.jsonl"
-        offset = metrics.stat().st_size if metrics.exists() else 0
-        self.cells[run_id] = Progress(name_of(run), metrics, offset, time.time())
+        self.cells[run_id] = Progress(name_of(run), metrics, _size(metrics), time.time())
         if self.progress is not None:
             self.bars[run_id] = self.progress.add_task(f"  {name_of(run)}", total=1.0, state="")
 
@@ -110,7 +120,7 @@ class Display:
         if self.progress is None:
             print(line, file=sys.stderr, flush=True)
             return
-        self.progress.console.print(line, highlight=False)
+        self.progress.console.print(line, highlight=False, markup=False)
         if run_id in self.bars:
             self.progress.remove_task(self.bars.pop(run_id))
 

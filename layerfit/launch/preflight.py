@@ -6,8 +6,10 @@ Nothing is fetched for a check: models and data that only the hub has are not lo
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ from typing import Any
 from layerfit.anatomy import Anatomy, num_parameters, read_parts
 from layerfit.config import check_against_model
 from layerfit.config.schema import (
-    DatasetConfig,
     EngineConfig,
     EvalConfig,
     HubConfig,
@@ -24,24 +25,29 @@ from layerfit.config.schema import (
     RunConfig,
     TrackerConfig,
 )
-from layerfit.data.chat import CHAT
-from layerfit.data.loading import num_held_out, read_split
-from layerfit.data.sources import data_files, first_row
-from layerfit.data.templates import resolve, turns
+from layerfit.data.check import check_dataset, check_template
+from layerfit.distributed.place import find_place
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.check import check_judge
 from layerfit.evaluation.protocols import check_protocols
+from layerfit.files.sizes import show, show_both
+from layerfit.files.trouble import in_words
 from layerfit.methods.base import STATIC, Method
 from layerfit.methods.rankings import ranking_file
 from layerfit.models.architecture import model_config, read_anatomy
-from layerfit.models.hub import dataset_source, has_weights, model_source, weight_files
+from layerfit.models.hub import dataset_source, model_source
+from layerfit.models.metadata import check_metadata
+from layerfit.models.tokens import check_ids, num_rows
+from layerfit.models.weights import check_weights, weight_files
+from layerfit.records.aside import KINDS
 from layerfit.records.record import read_findings
 from layerfit.world.spec import ORG, world_of
 
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_GIB = 2**30
-_READ_WHOLE = 16 * 2**20
-"""Bytes: files up to this size are read in less than a second."""
+RECORD_BYTES = 2**18
+"""What a record and the outcomes of its items take, with room to spare: the largest committed one has 45 KiB."""
+RANK_BYTES = 300 * 2**20
+"""What a process has for itself once it has imported what a run needs (measured: 369 MiB), rounded down."""
 
 
 def preflight(run: RunConfig, *, here: bool = True) -> None:
@@ -54,13 +60,15 @@ def preflight(run: RunConfig, *, here: bool = True) -> None:
     """
     if here:
         check_device(run.engine)
+    if here and find_place() is None:  # ranks that were started separately are on their machines already
+        check_ranks(run.engine)
     check_tracker(run.tracker)
     check_writable(run.paths)
     if not isinstance(source := model_source(run.model, run.hub), str):
         check_model(run.model, run.hub, read_anatomy(run.model, source))
     check_method(run, source)
     check_world(run)
-    check_dataset(run.dataset, run.hub)
+    check_dataset(run.dataset, run.hub, run.method.probe_source())
     check_template(run.dataset, run.model, run.hub)
     check_eval(run.eval, run.hub)
     if run.eval.judge.benchmarks:
@@ -82,6 +90,27 @@ def check_device(engine: EngineConfig) -> None:
     """Raise UserError if CUDA is asked for and there is no CUDA device."""
     if engine.device == "cuda" and not has_cuda():
         raise UserError("engine.device=cuda but there is no CUDA device here; set engine.device=cpu, or auto")
+
+
+def _gpus() -> int:
+    """Return the number of NVIDIA's devices that this machine shows; 0 if it has none or shows them in another way."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def check_ranks(engine: EngineConfig) -> None:
+    """Raise UserError if this machine cannot run the ranks of `engine.ranks`: a GPU for each, or memory."""
+    gpus = _gpus() if engine.device != "cpu" else 0
+    if 0 < gpus < engine.ranks:
+        raise UserError(
+            f"engine.ranks={engine.ranks} but this machine has {gpus} GPU{'s' if gpus > 1 else ''} and each rank needs "
+            f"one of its own; set engine.ranks={gpus} or lower, or engine.device=cpu"
+        )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if engine.ranks * RANK_BYTES > memory:
+        raise UserError(
+            f"engine.ranks={engine.ranks}: each needs {show(RANK_BYTES)} before any model is loaded and this "
+            f"machine has {show(memory)}; at most {memory // RANK_BYTES} fit"
+        )
 
 
 def check_tracker(tracker: TrackerConfig) -> None:
@@ -109,20 +138,33 @@ def has_cuda() -> bool:
 
 
 def _existing(path: Path) -> Path:
-    """Return the path, or the nearest folder above it that exists."""
+    """Return the path, or the nearest place above it that is there: a folder, a file, a link that leads nowhere."""
     path = path.absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(place for place in (path, *path.parents) if os.path.lexists(place))
 
 
 def check_writable(paths: PathsConfig) -> None:
-    """Raise UserError if the output folders cannot be made or written to."""
-    for key in ("outputs", "results"):
+    """Raise UserError if the output folders, or those of `results/`, cannot be made or written to."""
+    for key, below in (("outputs", ()), ("results", KINDS)):
         value = getattr(paths, key)
-        place = _existing(Path(value))
-        if not place.is_dir():
-            raise UserError(f"paths.{key}={value}: {place} is a file, not a folder; give another folder")
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise UserError(f"paths.{key}={value}: no permission to write in {place}; give another folder")
+        for place in dict.fromkeys(_existing(Path(value) / name) for name in ("", *below)):
+            if why := _refuses(place):
+                raise UserError(f"paths.{key}={value}: {why}; give another folder")
+
+
+def _refuses(place: Path) -> str | None:
+    """Return why nothing can be written in a folder that should be there, None if it can."""
+    try:
+        status = place.stat()
+    except FileNotFoundError:
+        return f"{place} is a link to {place.readlink()}, which is not there"
+    except OSError as error:
+        return in_words(error)
+    if not stat.S_ISDIR(status.st_mode):
+        return f"{place} is a file, not a folder"
+    if os.statvfs(place).f_flag & os.ST_RDONLY:
+        return f"{place} is on a read-only disk"
+    return None if os.access(place, os.W_OK | os.X_OK) else f"no permission to write in {place}"
 
 
 def check_model(model: ModelConfig, hub: HubConfig, anatomy: Anatomy) -> None:
@@ -130,17 +172,19 @@ def check_model(model: ModelConfig, hub: HubConfig, anatomy: Anatomy) -> None:
     folder = model_source(model, hub)
     if isinstance(folder, str):
         return
-    found = read_parts(model_config(folder))
+    config = model_config(folder)
+    check_metadata(folder)
+    found = read_parts(config)
     layers, positions = found.get("num_layers"), found.get("max_positions")
     if layers is not None and layers != anatomy.num_layers:
         raise UserError(f"model.num_layers={anatomy.num_layers} but {folder} has {layers} layers; set it to {layers}")
     if positions is not None and anatomy.max_positions is not None and positions < anatomy.max_positions:
         raise UserError(f"model.max_positions={anatomy.max_positions} but {folder} has {positions}; lower it")
     check_parts(anatomy, found, folder)
-    if model.weights == "pretrained" and not has_weights(folder):
-        raise UserError(f"{folder} holds no weights; put them there, or set model.weights=random")
+    shapes = check_weights(folder, config) if model.weights == "pretrained" else {}
     if not any((folder / name).is_file() for name in TOKENIZER):
         raise UserError(f"{folder} holds no tokenizer ({', '.join(TOKENIZER)}); copy it there")
+    check_ids(folder, num_rows(config, shapes))
 
 
 def check_world(run: RunConfig) -> None:
@@ -176,42 +220,6 @@ def check_parts(anatomy: Anatomy, found: Mapping[str, Any], folder: Path) -> Non
         raise UserError(f"model.norms=[{given}] but in {folder} they are [{known}]; set it, or model=hf")
 
 
-def check_dataset(dataset: DatasetConfig, hub: HubConfig) -> None:
-    """Raise UserError if local data lacks a split, or its first row does not have what `dataset.form` reads.
-
-    Of a small file of the user's own every row is read: nobody has looked at it before.
-    """
-    source = dataset_source(dataset.id, hub, dataset.path, dataset.revision)
-    if isinstance(source, str):
-        return
-    splits = data_files(source, dataset.subset)
-    for key, split in (("split", dataset.split), ("validation_split", dataset.validation_split)):
-        if split is None:
-            continue
-        if split not in splits:
-            raise UserError(f"dataset.{key}={split} is not in {source}; use one of: {', '.join(splits)}")
-        row = next((row for path in splits[split] if (row := first_row(path)) is not None), None)
-        if row is None:
-            raise UserError(f"dataset={dataset.name}: split {split!r} of {source} has no rows; is the copy whole?")
-        turns(row, resolve(dataset.form, dataset.template, row)[0])
-    if dataset.path is not None and sum(path.stat().st_size for path in splits[dataset.split]) <= _READ_WHOLE:
-        num_held_out(dataset, read_split(dataset, dataset.split, hub))
-
-
-def check_template(dataset: DatasetConfig, model: ModelConfig, hub: HubConfig) -> None:
-    """Raise UserError if `dataset.template=chat` and a local model has no chat template."""
-    folder = model_source(model, hub)
-    if dataset.template != CHAT or isinstance(folder, str):
-        return
-    path = folder / "tokenizer_config.json"
-    inside = path.is_file() and '"chat_template"' in path.read_text(encoding="utf-8")
-    if not inside and not any((folder / f"chat_template.{kind}").is_file() for kind in ("jinja", "json")):
-        raise UserError(
-            f"dataset.template=chat but model={model.name} has no chat template (a base model?); "
-            "set dataset.template=alpaca, or use an instruction-tuned model"
-        )
-
-
 def check_eval(config: EvalConfig, hub: HubConfig) -> None:
     """Raise UserError if a task is unknown, its data is not here with `hub.offline` set, or is not what it reads."""
     check_protocols(config, hub)
@@ -225,10 +233,9 @@ def bytes_needed(run: RunConfig, folder: Path) -> int:
     A method that adapts the model trains and keeps little of it; one that does not keeps its weights, fp32 masters and,
     where the plan never changes, two fp32 moments of each.
     """
-    files = sum(path.stat().st_size for path in weight_files(folder))
     config = model_config(folder)
-    stored = 4 if "32" in str(config.get("dtype", config.get("torch_dtype", "float32"))) else 2
-    number = files // stored if files else num_parameters(config) or 0
+    shapes = check_weights(folder, config) if weight_files(folder) else {}
+    number = sum(map(math.prod, shapes.values())) or num_parameters(config) or 0
     width = 4 if run.training.dtype == "fp32" else 2
     keeps_all = run.method.trains and type(run.method).adapt is Method.adapt
     checkpoint = number * (width + (12 if run.method.switching == STATIC else 4)) if keeps_all else 0
@@ -237,14 +244,18 @@ def bytes_needed(run: RunConfig, folder: Path) -> int:
 
 
 def check_space(run: RunConfig) -> None:
-    """Raise UserError if the disk of `paths.outputs` cannot hold what a run on a local model writes."""
+    """Raise UserError if a disk cannot hold what a run writes: its record, and of a local model checkpoint and weights.
+
+    Runs beside it, and what others write meanwhile, are not counted.
+    """
     folder = model_source(run.model, run.hub)
-    if isinstance(folder, str):
-        return
-    place = _existing(Path(run.paths.outputs))
-    needed, free = bytes_needed(run, folder), shutil.disk_usage(place).free
-    if needed > free:
-        raise UserError(
-            f"paths.outputs={run.paths.outputs}: a run needs about {needed / _GIB:.1f} GiB for checkpoint and weights, "
-            f"{free / _GIB:.1f} are free; give a folder on another disk"
-        )
+    working = 0 if isinstance(folder, str) else bytes_needed(run, folder)
+    for key, needed, what in (("outputs", working, "checkpoint and weights"), ("results", RECORD_BYTES, "its record")):
+        value = getattr(run.paths, key)
+        free = shutil.disk_usage(_existing(Path(value))).free
+        if needed > free:
+            wanted, there = show_both(needed, free)
+            raise UserError(
+                f"paths.{key}={value}: a run needs about {wanted} for {what}, {there} are free; "
+                "free some space there, or give a folder on another disk"
+            )

@@ -8,17 +8,27 @@ from __future__ import annotations
 import fcntl
 import multiprocessing
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from layerfit.distributed.parent import end_with_sweep
 from layerfit.distributed.place import Place, writes
+from layerfit.errors import UserError
+from layerfit.files.secrets import hide_output
+from layerfit.files.trouble import in_words
+from layerfit.files.writing import clear_temporaries
 from layerfit.launch.queue import Queued, read_queued
 from layerfit.records.record import EXIT_STATUS
 from layerfit.run import interrupt
+
+SERVER_LOST = 255
+"""What multiprocessing gives as the exit status of a process whose fork server is gone: nobody knows how it ended."""
 
 
 @dataclass
@@ -29,7 +39,7 @@ class Started:
     process: Any
 
     def exit_code(self) -> int | None:
-        """Return the exit status, None while it runs."""
+        """Return the exit status, None while it runs, SERVER_LOST if that can no longer be known."""
         return None if self.process.is_alive() else self.process.exitcode
 
     def stop(self) -> None:
@@ -39,6 +49,11 @@ class Started:
     def kill(self) -> None:
         """End it at once; its last checkpoint stays."""
         self.process.kill()
+
+    def kill_unseen(self) -> None:
+        """End it at once although its fork server, which passes on how it ended, is gone."""
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGKILL)
 
 
 def set_environment() -> None:
@@ -61,7 +76,12 @@ def server() -> Any:
 
 
 def start(queued: Queued, context: Any, gpus: list[int], place: Place | None = None) -> Started:
-    """Write the resolved run and start its process: on `gpus` if there are any to share out, or as a rank (`place`)."""
+    """Write the resolved run and start its process: on `gpus` if there are any to share out, or as a rank (`place`).
+
+    Raises:
+        OSError: if a file cannot be written, or the system starts no process.
+        EOFError, ConnectionError: if the fork server is gone; the next call starts another.
+    """
     if writes(place):
         queued.forget_failure()
     path = queued.write()
@@ -77,40 +97,66 @@ def log_path(folder: Path, place: Place | None) -> Path:
 
 def child(path: Path, gpus: list[int], place: Place | None) -> None:
     """Execute a run in a forked process, under its folder's lock if this process writes; never returns."""
-    _enter(path.parent, gpus, place)
-    import torch
+    with _leaving() as exit_status:
+        _enter(path.parent, gpus, place)
+        hide_output()
+        import torch
 
-    from layerfit.run import worker
+        from layerfit.run import worker
 
-    torch.set_num_threads(1)
-    with interrupt.listening():
-        code = EXIT_STATUS["interrupted"]  # while waiting for the lock
-        try:
-            with alone(path.parent) if writes(place) else nullcontext() as lock:
-                queued = read_queued(path)
-                if place is None and queued.is_done():
-                    code = 0
-                else:
-                    if place is None and queued.run.engine.ranks > 1:
-                        assert lock is not None
-                        become_launcher(path, queued.run.engine.ranks, lock)
-                    code = worker.work(path)
-        except interrupt.Interrupted:
-            pass
+        torch.set_num_threads(1)
+        with interrupt.listening(), alone(path.parent) if writes(place) else nullcontext() as lock:
+            if lock is not None:
+                clear_temporaries(path.parent, locked=True)
+            queued = read_queued(path)
+            if place is None and queued.is_done():
+                exit_status.append(0)
+            else:
+                if place is None and queued.run.engine.ranks > 1:
+                    assert lock is not None
+                    become_launcher(path, queued.run.engine.ranks, lock)
+                exit_status.append(worker.work(path))
+
+
+@contextmanager
+def _leaving() -> Iterator[list[int]]:
+    """End this process after the block, with the status that it leaves; what the system refused is the last line said.
+
+    At once: interpreter shutdown of torch's and DeepSpeed's threads is slow and has nothing to save.
+    """
+    exit_status: list[int] = []
+    try:
+        yield exit_status
+    except interrupt.Interrupted:  # while waiting for the lock
+        exit_status.append(EXIT_STATUS["interrupted"])
+    except (OSError, UserError) as error:
+        exit_status.append(EXIT_STATUS["failed"])
+        with suppress(OSError):  # the log may be on the disk that is full
+            traceback.print_exc()
+            print(f"layerfit: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+    with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # interpreter shutdown of torch's and DeepSpeed's threads is slow and has nothing to save
+    os._exit(exit_status[-1])
 
 
 def _enter(folder: Path, gpus: list[int], place: Place | None) -> None:
-    """Send this process's output to its log, and tell it its GPUs and its rank."""
+    """Send this process's output to its log, take its input away, and tell it its GPUs and its rank."""
+    no_input()
     with log_path(folder, place).open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
     if place is not None:
+        end_with_sweep()
         place.export(os.environ)
+
+
+def no_input() -> None:
+    """Let this process and those that it becomes or starts read nothing: a library's question would wait for ever."""
+    with Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), 0)
 
 
 def become_launcher(path: Path, ranks: int, lock: int) -> None:
@@ -121,7 +167,8 @@ def become_launcher(path: Path, ranks: int, lock: int) -> None:
     os.set_inheritable(lock, True)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "layerfit.run.worker", str(path)]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    command += ["-m", "layerfit.launch.rank", str(path), str(os.getpid())]  # which stays this process's
     os.execv(sys.executable, command)
 
 

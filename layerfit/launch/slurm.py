@@ -6,15 +6,18 @@ import dataclasses
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from layerfit import config
 from layerfit.config.launcher import SLURM, SUBMITIT_LOCAL, LauncherConfig
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
+from layerfit.files.trouble import in_words
 from layerfit.installation import command_for
 from layerfit.launch import slurm_queue
 from layerfit.launch.display import Display, name_of
+from layerfit.launch.failing import failing_alone, look_up
 from layerfit.launch.processes import alone
 from layerfit.launch.queue import Queue, Queued, last_line, prepare
 from layerfit.launch.slurm_queue import Job
@@ -35,7 +38,8 @@ def run_all(runs: list[RunConfig], launcher: LauncherConfig, *, group: str) -> b
     queue = Queue(group)
     for run in runs:
         queue.add(placed(run, launcher))
-    if todo := queue.todo():
+    todo, ended = look_up(queue)
+    if todo:
         prepare([queued.run for queued in todo.values()], here=launcher.name == SUBMITIT_LOCAL)
         submission = Submission(launcher, group, todo)
         submission.begin()
@@ -43,7 +47,8 @@ def run_all(runs: list[RunConfig], launcher: LauncherConfig, *, group: str) -> b
             submission.say()
             return None
         watch(submission, Display(group, len(queue.runs), len(queue.runs) - len(todo)))
-    return all(queued.status() == "ok" and queued.is_done() for queued in queue.runs.values())
+        ended |= look_up(queue)[1]
+    return all(ended.get(run_id) == "ok" for run_id in queue.runs)
 
 
 def placed(run: RunConfig, launcher: LauncherConfig) -> RunConfig:
@@ -104,7 +109,10 @@ class Submission:
             UserError: if the cluster refuses, or does not say what it already has.
         """
         folder = self.folder()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"jobs have no folder: {in_words(error)}") from error
         with alone(folder):  # another command of the same sweep waits here, and then finds the jobs
             self._attach()
             for wave in waves(self.todo):
@@ -189,14 +197,22 @@ def look(submission: Submission, states: dict[str, str], display: Display, gone:
         if state == slurm_queue.RUNNING and run_id not in display.cells:
             display.started(run_id, queued.run, queued.folder)
             display.cells[run_id].offset = 0  # it may have begun before anybody looked
-        if queued.is_done() or (state is None and _is_over(queued, gone.setdefault(run_id, time.monotonic()))):
-            del submission.jobs[run_id]
-            display.finished(run_id, queued.run, _ended(queued, job))
+        with failing_alone(queued, partial(_fail, submission, queued, display)):
+            if queued.is_done() or (state is None and _is_over(queued, gone.setdefault(run_id, time.monotonic()))):
+                ended = _ended(queued, job)
+                del submission.jobs[run_id]
+                display.finished(run_id, queued.run, ended)
     count = {
         s: sum(states.get(j.job_id) == s for j in submission.jobs.values())
         for s in (slurm_queue.PENDING, slurm_queue.RUNNING)
     }
     display.queued(", ".join(f"{number} {state}" for state, number in count.items() if number))
+
+
+def _fail(submission: Submission, queued: Queued, display: Display) -> None:
+    """Take note of a run whose record cannot be read or written from here; its job, if it has one, is let be."""
+    submission.jobs.pop(queued.run_id)
+    display.finished(queued.run_id, queued.run, "failed")
 
 
 def _is_over(queued: Queued, since: float) -> bool:

@@ -11,12 +11,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from layerfit import config
 from layerfit.config.launcher import SLURM
-from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
+from layerfit.files.secrets import hidden_output
+from layerfit.files.writing import clear_temporaries
 from layerfit.launch.preflight import check_device
-from layerfit.launch.processes import alone, set_environment
+from layerfit.launch.processes import alone, no_input, set_environment
 from layerfit.launch.queue import Queued, read_queued
 from layerfit.models.hub import prepare_environment
 from layerfit.records import record
@@ -51,9 +51,10 @@ class Task:
             SystemExit: after the job was sent back to the queue: no result is to be written for it.
         """
         sys.argv = list(self.command)
+        no_input()
         rank = take_place()
         folder = Path(self.path).parent
-        with interrupt.listening(), output_to(folder / (f"log.{rank}.txt" if rank else "log.txt")):
+        with hidden_output(), interrupt.listening(), output_to(folder / (f"log.{rank}.txt" if rank else "log.txt")):
             code = self._code(rank)
         if code == EXIT_STATUS["interrupted"]:
             if rank == 0 and self.requeue and requeue(self.launcher):
@@ -73,9 +74,10 @@ class Task:
             with alone(path.parent) if rank == 0 else nullcontext():
                 if queued.is_done():  # by another process that held the folder before
                     return 0
-                if why := refusal(queued.run):
+                if why := refusal(queued):
                     print(f"layerfit: {why}", file=sys.stderr)
                 if rank == 0:
+                    clear_temporaries(path.parent, locked=True)
                     queued.forget_failure()
                     if why:
                         queued.record_failure(why)
@@ -85,14 +87,14 @@ class Task:
             return EXIT_STATUS["interrupted"]
 
 
-def refusal(run: RunConfig) -> str | None:
+def refusal(queued: Queued) -> str | None:
     """Return why a run cannot be executed here and now, None if it can: the same on every rank."""
-    for required in config.required_runs(run):
-        before = Queued(required, config.run_id(required))
-        if before.status() != "ok":
-            return f"its required run {before.run_id} is not ok"
+    for needed in queued.needs:
+        before = record.read(queued.run.paths.results, needed)
+        if before is None or before.result.status != "ok":
+            return f"its required run {needed} is not ok"
     try:
-        check_device(run.engine)
+        check_device(queued.run.engine)
     except UserError as error:
         return str(error)
     return None
@@ -153,7 +155,14 @@ def requeue(launcher: str) -> bool:
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
     try:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            ["scontrol", "requeue", job],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     except (OSError, subprocess.SubprocessError) as error:
         print(f"layerfit: scontrol requeue {job} failed: {error}", file=sys.stderr)
         return False

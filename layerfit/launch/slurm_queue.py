@@ -54,9 +54,22 @@ def check_here(launcher: LauncherConfig) -> None:
 
 
 def read_job(folder: Path) -> Job | None:
-    """Return the last job of a run, None if it never had one."""
+    """Return the last job of a run, None if it never had one.
+
+    Raises:
+        UserError: if that cannot be known.
+    """
     path = folder / "job.json"
-    return Job(**json.loads(path.read_text())) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        job = Job(**json.loads(path.read_text()))
+        if not all(isinstance(value, str) for value in asdict(job).values()):
+            raise TypeError("its values are not all text")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is not a job ({said}); if none of this run is in the queue, move it away") from error
+    return job
 
 
 def states(jobs: list[Job]) -> dict[str, str] | None:
@@ -72,7 +85,9 @@ def states(jobs: list[Job]) -> dict[str, str] | None:
 def _squeue() -> dict[str, str] | None:
     command = ["squeue", "--noheader", "--array", "--format=%i|%T", f"--user={getpass.getuser()}"]
     try:
-        text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        text = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     rows = [line.strip().split("|") for line in text.splitlines() if "|" in line]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import EMBEDDING, HEAD, Shape, layer_units
-from layerfit.errors import check_range
+from layerfit.errors import UserError, check_range
 from layerfit.methods.base import Context, Method, Plan
 
 if TYPE_CHECKING:
@@ -64,11 +64,23 @@ class LoRA(LowRank):
     """Plain LoRA; with `embeddings` the token embedding and the head get adapters too."""
 
     embeddings: bool = field(default=False, metadata={"since": "LoRA on embedding and head"})
-    """As in the LISA paper's figure of weight norms. A tied pair is one matrix: its adapter sits at the embedding."""
+    """As in the LISA paper's figure of weight norms. Refused where the two are one matrix."""
+
+    def check(self, shape: Shape) -> None:
+        """Raise UserError if a target is unknown, or embedding and head are to be adapted and are one matrix."""
+        super().check(shape)
+        # An adapter at the embedding leaves the head as it was, but merging it changes the one matrix, so both: another
+        # model than the evaluated one. PEFT's `ensure_weight_tying` (0.21.2) does not help: it makes two parameters
+        # over the same memory, each with its own gradient and moments, and merging adds the update twice.
+        if self.embeddings and shape.tied:
+            raise UserError(
+                "method.embeddings=true but this model's head is its embedding (tied), so the merged model would "
+                "differ from the evaluated one; set method.embeddings=false, or choose a model with a head of its own"
+            )
 
     def outside(self, anatomy: Anatomy) -> list[str]:
-        """Return embedding and head if `embeddings` is set; a tied pair once."""
-        return list(dict.fromkeys([anatomy.embedding, anatomy.head])) if self.embeddings else []
+        """Return embedding and head if `embeddings` is set."""
+        return [anatomy.embedding, anatomy.head] if self.embeddings else []
 
     def plan(self, step: int, ctx: Context) -> Plan:
         """Return a plan that trains all adapters."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerfit.anatomy import Shape
 from layerfit.errors import UserError, check_one_of
-from layerfit.importance.choice import read_scores
+from layerfit.importance.ranking import read_scores
 
 if TYPE_CHECKING:
     from layerfit.methods.base import Method
@@ -48,7 +48,7 @@ class Rankings:
         """Return the scores in the findings of the required runs or of the file, by unit.
 
         Raises:
-            UserError: if there are none, or they score other units.
+            UserError: if there are none, they score other units, or are no numbers to rank by (`read_scores`).
         """
         assert findings, "the required runs come first"
         try:

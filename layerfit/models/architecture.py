@@ -7,14 +7,14 @@ the boolean mask of packed rows. Models that differ are adapted here, or refused
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerfit.anatomy import ARCHITECTURES, read_parts
+from layerfit.anatomy import ARCHITECTURES, check_config, read_parts
 from layerfit.errors import UserError
+from layerfit.models.metadata import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,19 +26,39 @@ _FROM_MASK = "build_alibi_tensor"
 """BLOOM's method that makes its position bias (ALiBi) from the mask; replaced by one that handles packed rows too."""
 
 
+_ADAPTERS = ("adapter_config.json", "bottleneck.json")
+_UNREADABLE = {
+    "quantization_config": "its weights are quantized; give the model in full precision",
+    "transformers_weights": "it names its weights' file itself; rename that to model.safetensors and remove the key",
+}
+"""Keys of a config.json with which the weights are not what the files' headers say."""
+
+
 def model_config(folder: Path) -> dict[str, Any]:
-    """Return a model folder's `config.json`.
+    """Return a model folder's `config.json`, its sizes checked.
 
     Raises:
-        UserError: if there is none, or it is not JSON.
+        UserError: if there is none, it cannot be read, or the folder holds an adapter and not a model.
     """
+    # transformers would follow the file to the base model that it names, wherever that is.
+    if (adapter := next((name for name in _ADAPTERS if (folder / name).exists()), None)) is not None:
+        raise UserError(f"{folder} holds an adapter ({adapter}), not a model; {_instead(folder, adapter)}")
     path = folder / "config.json"
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{folder} has no config.json; give a folder written by `save_pretrained`")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}; copy the model again") from error
+    config = read_object(path)
+    check_config(config, str(path))
+    if (key := next((key for key in _UNREADABLE if config.get(key) is not None), None)) is not None:
+        raise UserError(f"{path} has {key}: {_UNREADABLE[key]}")
+    return config
+
+
+def _instead(folder: Path, adapter: str) -> str:
+    """Return what to give in place of an adapter's folder."""
+    if adapter == _ADAPTERS[1]:
+        return "give its base model's folder (bottlenecks cannot be merged into weights)"
+    base = read_object(folder / adapter).get("base_model_name_or_path") or "its base model"
+    return f"merge it into {base!s:.200} (PEFT's merge_and_unload, then save_pretrained) and give that folder"
 
 
 def read_anatomy(model: ModelConfig, source: str | Path) -> Anatomy:
@@ -51,7 +71,11 @@ def read_anatomy(model: ModelConfig, source: str | Path) -> Anatomy:
     """
     if not model.open_parts():
         return model.anatomy()
-    config = transformers_config(model, source).to_dict() if isinstance(source, str) else model_config(source)
+    if isinstance(source, Path):
+        config = model_config(source)
+    else:
+        config = transformers_config(model, source).to_dict()
+        check_config(config, f"{source}: config.json")
     found = read_parts(config)
     if missing := model.open_parts(found):
         kind, known = config.get("model_type"), ", ".join(sorted(ARCHITECTURES))
@@ -59,6 +83,11 @@ def read_anatomy(model: ModelConfig, source: str | Path) -> Anatomy:
         fields = ", ".join(f"model.{name}" for name in missing)
         raise UserError(f"{source}: its config.json, model_type={kind}, {why}; set {fields}")
     return model.anatomy(found)
+
+
+def one_line(error: Exception) -> str:
+    """Return what a library says of a file, in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def revision(model: ModelConfig, source: str | Path) -> str:
@@ -70,14 +99,16 @@ def transformers_config(model: ModelConfig, source: str | Path) -> Any:
     """Return the configuration that transformers reads from a folder, or from the hub.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or transformers cannot read it.
     """
     from transformers import AutoConfig
 
+    if isinstance(source, Path):
+        model_config(source)
     try:
-        return AutoConfig.from_pretrained(str(source), revision=revision(model, source))
-    except (OSError, ValueError) as error:
-        raise UserError(f"model={model.name}: no configuration in {source}: {str(error).splitlines()[0]}") from error
+        return AutoConfig.from_pretrained(str(source), revision=revision(model, source), trust_remote_code=False)
+    except Exception as error:  # each key of the file has its own way to be wrong: AttributeError, TypeError, ...
+        raise UserError(f"model={model.name}: no configuration in {source}: {one_line(error)}") from error
 
 
 def prepare(model: ModelConfig, config: Any) -> str:

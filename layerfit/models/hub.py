@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerfit.config.schema import HubConfig, ModelConfig
 from layerfit.errors import UserError
+from layerfit.files.names import check_repository, check_revision, is_repository, is_revision
 from layerfit.files.paths import expand
-from layerfit.models import architecture, packed, receipt
+from layerfit.models import architecture, packed, receipt, weights
+from layerfit.models.architecture import one_line
+from layerfit.models.metadata import check_metadata
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +30,6 @@ if TYPE_CHECKING:
 MODELS, DATASETS = "models", "datasets"
 EMBEDDED = Path(__file__).resolve().parents[1] / "world" / "assets"
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-_WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def _roots(hub: HubConfig) -> list[Path]:
@@ -47,23 +51,31 @@ def hub_cache() -> Path:
 
 def cached_snapshot(kind: str, repo: str, revision: str | None) -> Path | None:
     """Return the snapshot of a repository in the Hugging Face cache, None if there is none."""
+    wanted = revision or "main"
+    if not (is_repository(repo) and is_revision(wanted)):
+        return None
     folder = hub_cache() / f"{kind}--{repo.replace('/', '--')}"
-    reference = folder / "refs" / (revision or "main")
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    snapshot = folder / "snapshots" / commit if commit else None
-    return snapshot if snapshot is not None and snapshot.is_dir() else None
+    reference = folder / "refs" / wanted
+    commit = reference.read_text(errors="replace").strip() if reference.is_file() else wanted
+    snapshot = folder / "snapshots" / commit
+    return snapshot if is_revision(commit) and snapshot.is_dir() else None
 
 
 def local_copy(kind: str, repo: str, hub: HubConfig) -> Path | None:
     """Return the embedded or mirrored folder of a repository, None if there is none. `kind`: MODELS or DATASETS.
 
+    A text that is no hub id (`../..`, or what a task calls its data) has none.
     The weights of an embedded model are unpacked.
     """
-    found = next((folder for root in _roots(hub) if (folder := root / kind / repo).is_dir()), None)
+    roots = _roots(hub) if is_repository(repo) else []
+    found = next((folder for root in roots if (folder := root / kind / repo).is_dir()), None)
     return packed.unpack(found) if found is not None and found.is_relative_to(EMBEDDED) else found
 
 
 def _source(kind: str, repo: str, revision: str | None, hub: HubConfig) -> str | Path:
+    check_repository(f"{kind.removesuffix('s')} id", repo)
+    if revision is not None:
+        check_revision(f"revision of {kind.removesuffix('s')} {repo}", revision)
     if (folder := local_copy(kind, repo, hub)) is not None:
         return folder
     if not hub.offline:
@@ -85,8 +97,12 @@ def model_source(model: ModelConfig, hub: HubConfig) -> str | Path:
     if model.path is None:
         assert model.id is not None  # checked by ModelConfig
         return _source(MODELS, model.id, model.revision, hub)
-    if not (folder := Path(model.path)).is_dir():
-        raise UserError(f"model.path={model.path} is not a folder; give a folder with config.json, or model.path=null")
+    folder = Path(model.path)
+    if not (os.access(folder, os.R_OK | os.X_OK) and folder.is_dir()):
+        raise UserError(
+            f"model.path={model.path} is not a folder, or may not be read; give a folder with config.json, or "
+            "model.path=null"
+        )
     return folder
 
 
@@ -101,7 +117,7 @@ def dataset_source(repo: str, hub: HubConfig, path: str | None = None, revision:
     if not (local := Path(path)).exists():
         raise UserError(
             f"dataset.path={path} does not exist (relative to the working directory); "
-            "give a .jsonl, .jsonl.gz, .json or .parquet file, or a folder"
+            "give a .jsonl, .json, .csv or .parquet file, or a folder"
         )
     return local
 
@@ -139,16 +155,6 @@ def prepare_environment(hub: HubConfig) -> None:
     os.environ.update(dict.fromkeys(_OFFLINE, "1"))
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Return the weight files of a model's folder, in the format that transformers prefers."""
-    return next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
-
-
-def has_weights(folder: Path) -> bool:
-    """Return whether a model's folder holds weights."""
-    return bool(weight_files(folder))
-
-
 def load_tokenizer(model: ModelConfig, hub: HubConfig) -> PreTrainedTokenizerBase:
     """Return the model's tokenizer, padding on the right.
 
@@ -161,10 +167,20 @@ def load_tokenizer(model: ModelConfig, hub: HubConfig) -> PreTrainedTokenizerBas
     from transformers import AutoTokenizer
 
     source = model_source(model, hub)
+    if isinstance(source, Path):
+        check_metadata(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), revision=architecture.revision(model, source))
-    except (OSError, ValueError) as error:
-        raise UserError(f"model={model.name}: no tokenizer in {source}: {str(error).splitlines()[0]}") from error
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(source), revision=architecture.revision(model, source), trust_remote_code=False
+        )
+    except Exception as error:  # each of its files has its own way to be wrong
+        raise UserError(f"model={model.name}: no tokenizer in {source}: {one_line(error)}") from error
+    rows = getattr(architecture.transformers_config(model, source), "vocab_size", None)
+    if rows is not None and len(tokenizer) > rows:
+        raise UserError(
+            f"model={model.name}: the tokenizer in {source} has {len(tokenizer)} tokens and the model's embedding "
+            f"{rows} rows; copy both from the same place, or resize the embedding (resize_token_embeddings)"
+        )
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise UserError(f"model={model.name}: the tokenizer in {source} must be a fast one with an eos token")
     if tokenizer.pad_token_id is None:
@@ -192,28 +208,63 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
 
     logging.disable_progress_bar()
     source, number = model_source(model, hub), getattr(torch, _TORCH[dtype])
-    if model.weights == "pretrained" and isinstance(source, Path) and not has_weights(source):
-        raise UserError(f"model={model.name}: {source} holds no weights; put them there, or set model.weights=random")
+    if model.weights == "pretrained" and isinstance(source, Path):
+        weights.check_weights(source, architecture.model_config(source))
     config = architecture.transformers_config(model, source)
     anatomy = architecture.read_anatomy(model, source)
     attention = architecture.prepare(model, config)
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.device(device):
+    with torch.random.fork_rng(devices=devices), torch.device(device), _told(model, source):
         torch.manual_seed(seed)
         if model.weights == "random":
-            module = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation=attention)
-        else:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                str(source),
-                config=config,
-                revision=architecture.revision(model, source),
-                dtype=number,
-                attn_implementation=attention,
-                output_loading_info=True,
+            module = AutoModelForCausalLM.from_config(
+                config, dtype=number, attn_implementation=attention, trust_remote_code=False
             )
-            module, loading = loaded
-            architecture.check_loading(model, loading)
+        else:
+            module = _pretrained(model, source, config=config, dtype=number, attn_implementation=attention)
     return _checked(model, anatomy, module)
+
+
+@contextmanager
+def _told(model: ModelConfig, source: str | Path) -> Iterator[None]:
+    """Turn what transformers raises over the files of a model into one line."""
+    import pickle
+
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UserError:
+        raise
+    # Not RuntimeError: out of memory is one.
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, ArithmeticError) as error:
+        raise UserError(f"model={model.name}: transformers cannot use {source}: {one_line(error)}") from error
+    except (SafetensorError, pickle.UnpicklingError) as error:
+        raise UserError(f"model={model.name}: the weights in {source} cannot be read: {one_line(error)}") from error
+
+
+def _pretrained(model: ModelConfig, source: str | Path, **settings: Any) -> Any:
+    """Return a model with its weights, all of them finite.
+
+    Raises:
+        UserError: if weights are missing or cannot be read, or one is NaN or infinite, naming the first.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from layerfit.models.finite import first_not_finite
+
+    revision = architecture.revision(model, source)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        str(source), revision=revision, trust_remote_code=False, output_loading_info=True, **settings
+    )
+    module, loading = loaded
+    architecture.check_loading(model, loading)
+    if (name := first_not_finite(module)) is not None:
+        raise UserError(
+            f"model={model.name}: {name} of {source} holds NaN or infinite numbers in {settings['dtype']}, so nothing "
+            "that is computed with it means anything; give another checkpoint"
+        )
+    return module
 
 
 def empty_model(model: ModelConfig, anatomy: Anatomy, config: Any, dtype: str) -> nn.Module:
@@ -226,8 +277,10 @@ def empty_model(model: ModelConfig, anatomy: Anatomy, config: Any, dtype: str) -
     from transformers import AutoModelForCausalLM
 
     attention, number = architecture.prepare(model, config), getattr(torch, _TORCH[dtype])
-    with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation=attention)
+    with torch.device("meta"), _told(model, "its config.json"):
+        module = AutoModelForCausalLM.from_config(
+            config, dtype=number, attn_implementation=attention, trust_remote_code=False
+        )
     return _checked(model, anatomy, module)
 
 

@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from layerfit.errors import UserError
+from layerfit.files.names import check_file, is_revision
 from layerfit.files.writing import write_atomically
+from layerfit.models.metadata import read_object
 
 NAME = ".layerfit-prefetch.json"
 _SHA256 = 64
 _CHUNK = 2**22
+_LARGEST = 2**50
+"""Bytes: a petabyte; the hub takes files up to 500 GB."""
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a repository: path, bytes, and the hub's hash: sha256 of LFS files, git's sha1 of others."""
+    """A file of a repository: path, bytes, and the hub's hash: sha256 of LFS files, git's sha1 of others.
+
+    Raises:
+        UserError: if it is none, or its path leads out of its folder or to the receipt: a listing is believed by what
+            it says and not by where it comes from.
+    """
 
     path: str
     size: int
     hash: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or not isinstance(self.hash, str) or type(self.size) is not int:
+            raise UserError(f"file {self.path!r:.80} of {self.size!r:.20} bytes is none")
+        check_file("the list of files", self.path)
+        if self.path == NAME or not 0 <= self.size <= _LARGEST or not _HASH.fullmatch(self.hash):
+            raise UserError(f"file {self.path!r:.80} has {self.size} bytes and hash {self.hash[:80]!r}, which none has")
 
 
 @dataclass(frozen=True)
@@ -44,6 +62,11 @@ class Receipt:
     subsets: tuple[str, ...] | None = None
     complete: bool = False
 
+    def __post_init__(self) -> None:
+        texts = (self.revision or self.commit, self.commit, self.branch or self.commit)
+        if not all(isinstance(text, str) and is_revision(text) for text in texts):
+            raise UserError(f"commit {self.commit!r:.80} is none")
+
 
 def read(folder: Path) -> Receipt | None:
     """Return a folder's receipt, None if it has none (the folder was filled by hand).
@@ -54,8 +77,8 @@ def read(folder: Path) -> Receipt | None:
     path = folder / NAME
     if not path.is_file():
         return None
+    data = read_object(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
         files = tuple(File(**file) for file in data.pop("files"))
         subsets = data.pop("subsets")
         return Receipt(**data, files=files, subsets=None if subsets is None else tuple(subsets))

@@ -3,6 +3,10 @@
 As in the released code, the smaller side of a matrix is projected (`std`), moments are not rotated when the basis is
 refreshed, and weight decay acts at full rank after the update. Here the state is tensors only, so it loads with
 `torch.load(weights_only=True)`, and the basis can come from a randomised SVD.
+
+Where epsilon stands (it matters where gradients are as small): in projected groups as in the released code, added
+before the bias of the second moment is corrected; in the others as in `torch.optim.AdamW`, added after, so that what
+is not projected is updated as under every other method.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from layerfit.config import composer
-from layerfit.errors import Parser, UserError, shown
+from layerfit.errors import Parser, UserError
 from layerfit.files.paths import expand
+from layerfit.files.shown import shown
 from layerfit.files.writing import write_atomically
 from layerfit.page.gather import gather
 from layerfit.page.page import page

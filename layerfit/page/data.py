@@ -9,6 +9,7 @@ from math import ceil, isfinite, log10
 from typing import Any
 
 from layerfit.anatomy import EMBEDDING, HEAD, NORM, block_of
+from layerfit.files.shown import one_line
 from layerfit.records.record import Record
 
 MOST_POINTS = 1000
@@ -145,6 +146,7 @@ def run_data(record: Record, common: Mapping[str, Json], manifest: Mapping[str, 
         "data": None if result.data is None else flat(shortened(vars(result.data))),
         "findings": flat(shortened(result.findings)),
         "memory": measured.peak_memory_bytes,
+        "activations_over": measured.activations_over or "the first step",
         "times": {name: None if v is None else rounded(v) for name, v in known.items()},
         "unknown": measured.unknown,
         "config": difference(flat(result.config), common),
@@ -160,7 +162,16 @@ def runs_data(records: Mapping[str, Record]) -> dict[str, Json]:
     return {"config": common, "manifest": manifest, "runs": runs}
 
 
+def harmless(data: Json) -> Json:
+    """Return JSON data with every text, also a key, as one line without characters that a browser acts on."""
+    if isinstance(data, str):
+        return one_line(data)
+    if isinstance(data, Mapping):
+        return {one_line(str(key)): harmless(value) for key, value in data.items()}
+    return [harmless(value) for value in data] if isinstance(data, list | tuple) else data
+
+
 def script_json(data: Json) -> str:
     """Return JSON that is safe inside a script element."""
-    text = json.dumps(data, separators=(",", ":"), sort_keys=True, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(harmless(data), separators=(",", ":"), sort_keys=True, allow_nan=False, ensure_ascii=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -7,14 +7,12 @@ from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
-from layerfit.config import run_id
 from layerfit.page import data as run_json
 from layerfit.page import markdown, tables
 from layerfit.page.gather import DRAFT, NOT_RUN, RENDERED, STATES, Report, Table, model_of, named
 from layerfit.page.tags import Markup, folded, join, listing, tag
 from layerfit.records.record import Record
 from layerfit.report import render
-from layerfit.report.cells import required
 from layerfit.report.spec import PROFILE
 from layerfit.report.table import TableData
 from layerfit.report.values import MEAN
@@ -70,7 +68,7 @@ def embedded(report: Report) -> dict[str, Any]:
         for cell in table.cells:
             if cell.run_id in report.records:
                 rows.setdefault(cell.row, []).append([cell.seed, cell.run_id])
-                if before := [run_id(run) for run in required(cell.run)]:
+                if before := [one.run_id for one in cell.before]:
                     needs[cell.run_id] = before
         if rows:
             used[table.name] = {"title": table.data.title, "rows": list(rows.items())}

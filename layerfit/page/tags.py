@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
+from layerfit.files.shown import one_line
+
 VOID = frozenset({"br", "img", "input", "meta"})
 """Elements that have no end tag."""
+WITHIN = ("#", "data:image/png;base64,")
+"""Beginnings of every address on the page: it is one file. Another (`javascript:`) is left out, its text stays."""
 
 
 class Markup(str):
@@ -27,7 +31,9 @@ def tag(name: str, /, *children: Child, **attributes: str | int | bool | None) -
 
 def _attribute(key: str, value: str | int | bool) -> str:
     name = key.rstrip("_").replace("_", "-")
-    return f" {name}" if value is True else f' {name}="{escape(str(value), quote=True)}"'
+    if name in ("href", "src") and not str(value).startswith(WITHIN):
+        return ""
+    return f" {name}" if value is True else f' {name}="{escape(one_line(str(value)), quote=True)}"'
 
 
 def join(*children: Child) -> Markup:
@@ -40,7 +46,7 @@ def _text(child: Child) -> str:
         return ""
     if isinstance(child, Markup):
         return str(child)
-    return escape(child, quote=False) if isinstance(child, str) else join(*child)
+    return escape(one_line(child), quote=False) if isinstance(child, str) else join(*child)
 
 
 def listing(items: Iterable[Child], **attributes: str | int | bool | None) -> Markup:

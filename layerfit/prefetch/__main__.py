@@ -13,8 +13,10 @@ from pathlib import Path
 from layerfit import config
 from layerfit.config import expand
 from layerfit.config.schema import HubConfig, RunConfig
-from layerfit.errors import Parser, UserError, shown
+from layerfit.errors import Parser, UserError
 from layerfit.files import paths
+from layerfit.files.shown import shown
+from layerfit.files.sizes import show, show_both
 from layerfit.installation import checkout
 from layerfit.models.hub import dataset_source, model_source, prepare_environment
 from layerfit.prefetch import fetch, remote
@@ -165,14 +167,6 @@ def _what(need: Need) -> str:
     return f"subset {subsets[0]}" if len(subsets) == 1 else f"{len(subsets)} subsets"
 
 
-def show(num_bytes: int) -> str:
-    """Return a size in a readable unit."""
-    size, units = float(num_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.1f} {units[0]}"
-
-
 def _check_space(plans: list[FetchPlan], mirror: Path) -> None:
     """Raise UserError if the mirror's disk is read-only or has too little space."""
     needed = sum(plan.num_bytes for plan in plans)
@@ -181,7 +175,8 @@ def _check_space(plans: list[FetchPlan], mirror: Path) -> None:
         raise UserError(f"--mirror {mirror}: no permission to write in {place}; give another folder")
     free = shutil.disk_usage(place).free
     if needed > free:
-        raise UserError(f"--mirror {mirror}: {show(needed)} to fetch, but only {show(free)} are free; use another disk")
+        wanted, there = show_both(needed, free)
+        raise UserError(f"--mirror {mirror}: {wanted} to fetch, but only {there} are free; use another disk")
 
 
 def _carry_out(plans: list[FetchPlan]) -> bool:

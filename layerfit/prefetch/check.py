@@ -8,21 +8,22 @@ subset and split that a task reads, every shard of the weights, every fetched fi
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 from layerfit.config.schema import HubConfig, RunConfig
-from layerfit.data.sources import data_files
+from layerfit.data.check import check_dataset, check_template
 from layerfit.errors import UserError
 from layerfit.evaluation.judge import check as judge
 from layerfit.evaluation.judge.files import REFERENCE, REPOSITORY, load_bench
 from layerfit.evaluation.protocols import check_protocols
+from layerfit.files.dataset_folder import data_files
 from layerfit.launch import preflight
 from layerfit.models import receipt
 from layerfit.models.architecture import model_config, read_anatomy
-from layerfit.models.hub import DATASETS, MODELS, cached_snapshot, has_weights, local_copy, model_source
+from layerfit.models.hub import DATASETS, MODELS, cached_snapshot, local_copy, model_source
+from layerfit.models.weights import check_weights, weight_files
 from layerfit.prefetch.needs import Need, needs, parts_of, unknown
 
 
@@ -82,22 +83,16 @@ def _of_model(need: Need, folder: Path) -> list[str]:
     out = [] if (folder / "config.json").is_file() else [f"{folder} holds no config.json"]
     if not any((folder / name).is_file() for name in preflight.TOKENIZER):
         out.append(f"{folder} holds no tokenizer ({', '.join(preflight.TOKENIZER)})")
-    if need.weights and not has_weights(folder):
-        out.append(f"{folder} holds no weights")
-    elif need.weights and not (folder / "model.safetensors").is_file():
-        out += [f"{folder / shard} is missing" for shard in _shards(folder) if not (folder / shard).is_file()]
+    if not need.weights:
+        return out
+    files = weight_files(folder)
+    if absent := [f"{path} is missing" for path in files if not path.is_file()]:
+        return out + absent
+    if not files:
+        return [*out, f"{folder} holds no weights"]
+    if not out:
+        check_weights(folder, model_config(folder))
     return out
-
-
-def _shards(folder: Path) -> list[str]:
-    """Return the files listed in the index of sharded weights; [] without an index."""
-    for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        if (folder / name).is_file():
-            try:
-                return sorted(set(json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError) as error:
-                raise UserError(f"{folder / name} is not an index of weights; fetch it again") from error
-    return []
 
 
 def _of_dataset(need: Need, folder: Path) -> list[str]:
@@ -125,9 +120,9 @@ def _of_run(run: RunConfig, wrong: set[tuple[str, str]], mirror: Path) -> list[s
         checks.append(lambda: _check_model(run))
         checks.append(lambda: preflight.check_method(run, model_source(run.model, run.hub)))
     if data_here:
-        checks.append(lambda: preflight.check_dataset(run.dataset, run.hub))
+        checks.append(lambda: check_dataset(run.dataset, run.hub))
     if model_here and data_here:
-        checks.append(lambda: preflight.check_template(run.dataset, run.model, run.hub))
+        checks.append(lambda: check_template(run.dataset, run.model, run.hub))
     for task in run.eval.tasks:
         one = dataclasses.replace(run.eval, tasks=[task])
         if not wrong.intersection((DATASETS, str(part.repo)) for part in parts_of(run.eval) if part.task == task.name):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from layerfit.data.sources import is_data
+from layerfit.files.dataset_folder import published
 
 _MODEL_FILES = frozenset(
     [
@@ -64,10 +64,11 @@ def dataset_files(
         subsets: those read; None = all, and if there are no data files at all, `default` is returned as missing.
     """
     names = sorted(names)
-    data, card = [name for name in names if is_data(name)], [name for name in names if name == _CARD]
+    data, card = published(names), [name for name in names if name == _CARD]
     if subsets is None:
         return [*card, *data], [] if data else ["default"]
-    patterns = {config["config_name"]: _patterns(config["data_files"]) for config in configs if "data_files" in config}
+    named = [config for config in configs if isinstance(config.get("config_name"), str) and "data_files" in config]
+    patterns = {config["config_name"]: _patterns(config["data_files"]) for config in named}
     found = {
         subset: [name for name in data if any(_matches(name, p) for p in patterns.get(subset, []))]
         if patterns
@@ -79,14 +80,17 @@ def dataset_files(
 
 
 def _patterns(files: Any) -> list[str]:
-    """Return the patterns of a card's `data_files`: a string, a list of strings, or splits with a `path` each."""
+    """Return the patterns of a card's `data_files`: a string, a list of strings, or splits with a `path` each.
+
+    What else somebody writes there names no file.
+    """
     if isinstance(files, str):
         return [files]
     if isinstance(files, dict):
         return (
             _patterns(files["path"]) if "path" in files else [p for inner in files.values() for p in _patterns(inner)]
         )
-    return [pattern for entry in files for pattern in _patterns(entry)]
+    return [pattern for entry in files for pattern in _patterns(entry)] if isinstance(files, list) else []
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from layerfit.errors import UserError
+from layerfit.files.paths import inside
 from layerfit.models import receipt
 from layerfit.models.hub import MODELS
 from layerfit.models.receipt import File, Receipt
@@ -161,7 +162,7 @@ def carry_out(plan: FetchPlan, progress: Callable[[int], object]) -> None:
     try:
         receipt.write(plan.folder, target)
         for name in plan.stale:
-            (plan.folder / name).unlink(missing_ok=True)
+            inside(plan.folder, name, "the old receipt").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{plan.folder} cannot be written to ({error.strerror}); give another folder") from error
     for file in sorted(plan.fetch, key=lambda file: file.size):  # small ones first: access errors show early

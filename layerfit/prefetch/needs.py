@@ -10,6 +10,7 @@ from layerfit.config.schema import EvalConfig, HubConfig, RunConfig
 from layerfit.data.sources import Part
 from layerfit.errors import UserError
 from layerfit.evaluation.protocols import data_parts
+from layerfit.files.names import check_repository, check_revision
 from layerfit.models.hub import DATASETS, MODELS, local_copy
 
 
@@ -27,6 +28,11 @@ class Need:
     weights: bool = False
     parts: tuple[Part, ...] = ()
     why: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        check_repository(f"{self.kind.removesuffix('s')} id", self.repo)
+        if self.revision is not None:
+            check_revision(f"revision of {self.name}", self.revision)
 
     @property
     def name(self) -> str:

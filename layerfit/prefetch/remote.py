@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from layerfit.errors import UserError
+from layerfit.files.names import is_revision
+from layerfit.files.paths import inside
 from layerfit.models.receipt import File, damage
 
 _ATTEMPTS = 4
@@ -73,8 +75,8 @@ def list_repo(kind: str, repo: str, revision: str | None) -> Listing:
         files = tuple(_file(sibling) for sibling in info.siblings or [])
         card = getattr(info, "card_data", None)
         configs = (card.get("configs") if card is not None else None) or []
-        if info.sha is None:
-            raise ValueError("the answer has no commit")
+        if not isinstance(info.sha, str) or not is_revision(info.sha):
+            raise UserError(f"commit {info.sha!r:.80} is none")
         return Listing(info.sha, files, [config for config in configs if isinstance(config, dict)])
 
 
@@ -82,7 +84,7 @@ def _file(sibling: Any) -> File:
     if sibling.lfs is not None:
         return File(sibling.rfilename, sibling.lfs.size, sibling.lfs.sha256)
     if sibling.size is None or sibling.blob_id is None:
-        raise ValueError(f"the answer has no size or hash of {sibling.rfilename}")
+        raise UserError(f"it has no size or hash of {sibling.rfilename!r:.80}")
     return File(sibling.rfilename, sibling.size, sibling.blob_id)
 
 
@@ -110,9 +112,16 @@ def _told(what: str, repo: str, kind: str, revision: str | None) -> Iterator[Non
         raise Trouble(f"{what}: {endpoint()} answers {status}; try again later, fetched files are kept") from error
     except (errors.HTTPError, OSError, ValueError) as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, UserError):
+            raise Trouble(f"{what}: the list of {endpoint()} cannot be used: {said}") from error
+        if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError):
+            raise Trouble(f"{what}: {said}: a folder and a file of one name; move it away, {again}") from error
         if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
             raise Trouble(f"{what}: {said}; make room or give another folder, {again}") from error
         raise Unreachable(f"{what}: {endpoint()} cannot be reached ({said}); with network, {again}") from error
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        said = f"{type(error).__name__}: {error}"[:200]
+        raise Trouble(f"{what}: the answer of {endpoint()} cannot be read ({said}); try again later") from error
 
 
 def fetch(kind: str, repo: str, commit: str, file: File, folder: Path, progress: Callable[[int], object]) -> None:
@@ -128,6 +137,7 @@ def fetch(kind: str, repo: str, commit: str, file: File, folder: Path, progress:
     part = target.with_name(f".{target.name}.{file.hash[:12]}.part")
     wrong: str | None = None
     with _told(what, repo, kind, commit):
+        inside(folder, file.path, "it")  # also where a link lies in the way
         target.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(2):
             _fill(kind, repo, commit, file, part, progress)

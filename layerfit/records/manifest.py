@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from layerfit.files.secrets import hide
 from layerfit.installation import ROOT, source
 
 PACKAGES = ("torch", "transformers", "deepspeed", "peft", "lm_eval", "datasets", "accelerate", "layerfit")
@@ -34,10 +35,10 @@ def _version(package: str) -> str | None:
 
 
 def command(words: list[str]) -> list[str]:
-    """Return a command line without the path of this checkout: records are shared."""
+    """Return a command line without the path of this checkout and without keys: records are shared."""
     program = Path(words[0]) if words else Path()
     shown = program.relative_to(ROOT) if program.is_relative_to(ROOT) else Path(program.name)
-    return [str(shown), *words[1:]]
+    return [hide(word) for word in (str(shown), *words[1:])]
 
 
 def manifest(device: str, sources: dict[str, str]) -> dict[str, Any]:

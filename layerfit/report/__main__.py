@@ -10,8 +10,9 @@ from importlib import import_module
 
 from layerfit.config import compose_launcher, composer, place_for_tuned, split_launcher
 from layerfit.distributed.place import find_place, writes
-from layerfit.errors import Parser, UserError, shown
+from layerfit.errors import Parser, UserError
 from layerfit.files.paths import expand
+from layerfit.files.shown import shown
 from layerfit.installation import command_for
 from layerfit.records.manifest import dirt
 from layerfit.report import build, render, rerun, spec, tune

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from layerfit.config import composed, required_runs, run_id, told, typed
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
-from layerfit.records.record import Items, Record, read, read_items
+from layerfit.records.record import Broken, Items, Record, read_whole
 from layerfit.report.spec import TableSpec, Tuned, load_tuned
+
+
+class Before(NamedTuple):
+    """A run that another one requires, under its id."""
+
+    run: RunConfig
+    run_id: str
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,11 @@ class Cell:
     overrides: tuple[str, ...]
     run: RunConfig
     run_id: str
+
+    @cached_property
+    def before(self) -> tuple[Before, ...]:
+        """The runs that must exist before this one, in the order of running; composed and hashed once."""
+        return tuple(Before(run, run_id(run)) for run in required(self.run))
 
     @property
     def name(self) -> str:
@@ -43,10 +59,14 @@ class Todo:
 
 @dataclass(frozen=True)
 class Store:
-    """The records and per-item outcomes of a table's cells, and of the runs they require, by run id."""
+    """The records and per-item outcomes of a table's cells, and of the runs they require, by run id.
+
+    broken: what is wrong with a file that cannot be a run's record, which so has none; a sweep sets it aside.
+    """
 
     records: dict[str, Record]
     items: dict[str, Items]
+    broken: dict[str, str] = field(default_factory=dict)
 
 
 def merge(*lists: Iterable[str]) -> tuple[str, ...]:
@@ -65,8 +85,8 @@ def expand(
 
     vary: the key that a seed sets: the run's, or one that defaults to it (`method.seed`: the draw alone).
 
-    Hydra composes once (0.1 s); each seed is then set in the composed config, which is resolved again (3 ms), so that
-    values interpolated from the run's seed follow it, and pinned values stay.
+    Hydra composes once (0.1 s) and the first seed's config is resolved (3 ms); the runs of the others are copies of
+    it, except where a value is interpolated from a seed: there each is resolved, so that the value follows it.
 
     Raises:
         UserError: if the overrides do not compose.
@@ -74,13 +94,31 @@ def expand(
     out: list[tuple[int | None, RunConfig]] = []
     with told(overrides):
         config = composed((*overrides, f"paths.results={results}"))
+        alike = vary in ("seed", "method.seed") and not _follows_seed(config)
         for seed in seeds:
+            if alike and out:
+                out.append((seed, _with_seed(out[0][1], config, vary, seed)))
+                continue
             OmegaConf.update(config, vary, seed)
             run = typed(config)
             if not run.method.trains:
                 return [(None, run)]
             out.append((seed, run))
     return out
+
+
+def _follows_seed(config: DictConfig) -> bool:
+    """Return whether a value other than a seed may differ between seeds: by interpolation, or by data of rankings."""
+    text = json.dumps(OmegaConf.to_container(config, resolve=False), default=str)
+    return bool(config.ranking_data) or any("seed" in found for found in re.findall(r"\$\{[^\"]*", text))
+
+
+def _with_seed(run: RunConfig, config: DictConfig, vary: str, seed: int) -> RunConfig:
+    """Return a composed run with another seed; `config` says which seeds are pinned, and which follow the run's."""
+    if vary == "method.seed":
+        return replace(run, method=replace(run.method, seed=seed))
+    method = replace(run.method, seed=config.method.seed)
+    return replace(run, seed=seed, method=method, dataset=replace(run.dataset, seed=config.dataset.seed))
 
 
 def cells(spec: TableSpec, extra: tuple[str, ...] = ()) -> list[Cell]:
@@ -130,31 +168,31 @@ def called(before: RunConfig, run: RunConfig) -> str:
 
 
 def load(table: list[Cell], results: str | Path) -> Store:
-    """Read every record that a table can use.
+    """Read every record that a table can use, once.
 
     Raises:
-        UserError: if a file is not a record.
+        UserError: if one is newer than this layerfit, or must not be read.
     """
-    records: dict[str, Record] = {}
-    items: dict[str, Items] = {}
-    try:
-        for cell in table:
-            for name in (cell.run_id, *map(run_id, required(cell.run))):
-                record = read(results, name)
-                if record is not None:
-                    records[name] = record
-            if cell.run_id in records:
-                items[cell.run_id] = read_items(results, cell.run_id)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(str(error)) from error
-    return Store(records, items)
+    store = Store({}, {})
+    own = {cell.run_id for cell in table}
+    for name in dict.fromkeys(name for cell in table for name in (cell.run_id, *(b.run_id for b in cell.before))):
+        try:
+            found = read_whole(results, name)
+        except Broken as error:
+            store.broken[name] = f"broken record {error.path.name}: {error.what}"
+            continue
+        if found is not None:
+            store.records[name] = found[0]
+            if name in own:
+                store.items[name] = found[1]
+    return store
 
 
 def hole(store: Store, name: str) -> str | None:
     """Return why a run has no numbers (`no record`, `diverged: loss is NaN at step 12`), None if it has."""
     record = store.records.get(name)
     if record is None:
-        return "no record"
+        return store.broken.get(name, "no record")
     if record.result.status == "ok":
         return None
     return f"{record.result.status}: {record.result.message}" if record.result.message else record.result.status
@@ -166,11 +204,10 @@ def queue(table: list[Cell], store: Store) -> list[Todo]:
     for cell in table:
         if hole(store, cell.run_id) is None:
             continue
-        for run in (*required(cell.run), cell.run):
-            name = run_id(run)
+        for run, name in (*cell.before, (cell.run, cell.run_id)):
             reason = hole(store, name)
             if reason is not None and name not in out:
                 title = cell.name if name == cell.run_id else f"{called(run, cell.run)} for {cell.name}"
                 out[name] = Todo(title, run, name, reason)
-    first = {run_id(run) for cell in table for run in required(cell.run)}
+    first = {before.run_id for cell in table for before in cell.before}
     return sorted(out.values(), key=lambda todo: todo.run_id not in first)

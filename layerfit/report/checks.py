@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from layerfit.config import identity_of, run_id
 from layerfit.config.schema import RunConfig
 from layerfit.records.manifest import dirt
 from layerfit.records.record import Record, Score
-from layerfit.report.cells import Cell, Store, called, hole, required
+from layerfit.report.cells import Cell, Store, called, hole
 from layerfit.report.spec import Column, TableSpec
 from layerfit.report.values import score_of
 
@@ -86,8 +84,6 @@ def _of_cell(spec: TableSpec, cell: Cell, store: Store) -> list[str]:
     if reason is not None:  # out of memory is a result, printed as a dash
         return [] if reason.startswith("oom") else [reason]
     record = store.records[cell.run_id]
-    if _is_foreign(record, cell):
-        return [FOREIGN]
     out = provenance(record, cell) + _of_required(cell, store)
     for column in spec.columns:
         if column.key is not None and column.seed in (None, cell.seed):
@@ -95,20 +91,12 @@ def _of_cell(spec: TableSpec, cell: Cell, store: Store) -> list[str]:
     return out
 
 
-FOREIGN = "record of another configuration under this run's name"
-
-
-def _is_foreign(record: Record, cell: Cell) -> bool:
-    """Return whether a file was copied or edited: its name and its content give different run ids."""
-    return record.run_id != cell.run_id or record.result.config != json.loads(json.dumps(identity_of(cell.run)))
-
-
 def _of_required(cell: Cell, store: Store) -> list[str]:
     """Return the problems of the runs that a run requires."""
     out = []
-    for run in required(cell.run):
-        reason = hole(store, run_id(run))
-        wrong = [reason] if reason is not None else of_tree(store.records[run_id(run)])
+    for run, name in cell.before:
+        reason = hole(store, name)
+        wrong = [reason] if reason is not None else of_tree(store.records[name])
         out += [f"required {called(run, cell.run)} run: {what}" for what in wrong]
     return out
 
@@ -164,8 +152,7 @@ def refused(keys: Iterable[str], cells: Iterable[Cell], store: Store) -> list[Re
     for cell in cells:
         if hole(store, cell.run_id) is not None:
             continue
-        for run in required(cell.run):
-            number = run_id(run)
+        for run, number in cell.before:
             if hole(store, number) is None and (wrong := of_tree(store.records[number])):
                 out.setdefault(number, Refused(f"{called(run, cell.run)} for {cell.name}", run, number, wrong[0]))
         if wrong := _mendable(keys, cell, store):
@@ -175,8 +162,6 @@ def refused(keys: Iterable[str], cells: Iterable[Cell], store: Store) -> list[Re
 
 def _mendable(keys: tuple[str, ...], cell: Cell, store: Store) -> list[str]:
     record = store.records[cell.run_id]
-    if _is_foreign(record, cell):
-        return [FOREIGN]
     out = of_tree(record) + _of_data(record, cell.run) + _of_required(cell, store)
     if cell.run.eval.limit is None:
         scores = ((key, score_of(record, key)) for key in keys)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
+from layerfit.files.shown import one_line
 from layerfit.report import figures
 from layerfit.report.figures import style
 from layerfit.report.spec import PROFILE
@@ -19,7 +21,21 @@ def draw(data: TableData) -> dict[str, bytes]:
     """
     from layerfit.report.figures import dots
 
+    data = _harmless(data)
     # A profile's models are not the published ones: on one axis they would be compared.
     ours = [replace(m, published=None) if data.name.endswith(PROFILE) else m for m in data.matrices]
     of_columns = style.styled(lambda: dots.draw(data)) if dots.columns(data) else {}
     return {**of_columns, **figures.draw(ours, draft=data.draft)}
+
+
+def _harmless(value: Any) -> Any:
+    """Return data with every text as one line that can be drawn."""
+    if isinstance(value, str):
+        return one_line(value)
+    if isinstance(value, tuple):
+        return tuple(map(_harmless, value))
+    if isinstance(value, dict):
+        return {_harmless(key): _harmless(one) for key, one in value.items()}
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return replace(value, **{f.name: _harmless(getattr(value, f.name)) for f in fields(value) if f.init})

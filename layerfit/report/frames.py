@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from layerfit.errors import UserError
 from layerfit.files.paths import expand
+from layerfit.files.shown import whole_characters
 from layerfit.records.record import Record, Score, read_all
 from layerfit.report import checks
 from layerfit.report.cells import Cell
 from layerfit.report.checks import of_tree
+from layerfit.report.escape import in_csv
 from layerfit.report.values import peak_bytes
 
 if TYPE_CHECKING:
@@ -160,6 +162,7 @@ def lines_of(loaded: LoadedTable) -> list[RunLine]:
 
 def _cells(line: RunLine) -> list[dict[str, Any]]:
     own: dict[str, Any] = {name: getattr(line, name) for name in OWN} | line.choices
+    own = {name: whole_characters(value) if isinstance(value, str) else value for name, value in own.items()}
     record = line.record
     if record is None:
         return [{**own, "status": MISSING}]
@@ -194,7 +197,10 @@ def write_csv(lines: list[RunLine], path: str) -> None:
     import sys
 
     try:
-        tidy(lines).to_csv(sys.stdout if path == "-" else expand("--csv", path), index=False)
+        shown = tidy(lines)
+        for name in TEXTS:
+            shown[name] = shown[name].map(in_csv, na_action="ignore")
+        shown.to_csv(sys.stdout if path == "-" else expand("--csv", path), index=False)
     except OSError as error:
         raise UserError(
             f"--csv {path}: {error.strerror or error}; give a file in a folder that exists, or -"

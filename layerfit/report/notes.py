@@ -10,7 +10,7 @@ from layerfit.methods.base import REBUILD, SKIP
 from layerfit.report import checks, stats
 from layerfit.report.cells import Cell, Store
 from layerfit.report.spec import PROFILE, TableSpec, Tuned
-from layerfit.report.table import ColumnData, TableData
+from layerfit.report.table import ColumnData, Costs, TableData
 from layerfit.report.units import number
 from layerfit.report.values import is_score, score_of
 
@@ -216,13 +216,20 @@ def _names(names: Iterable[str], limit: int = 8) -> str:
     return ", ".join(names[:limit] if more else names) + more
 
 
+def _memory(costs: Costs) -> str:
+    """Return what a row's memory is."""
+    if not costs.counted:
+        return "peak allocated"
+    when = "at the first step" if costs.first_step else "at their largest"
+    return f"counted: weights, gradients, optimizer state and activations {when}"
+
+
 def _costs(data: TableData) -> str:
     rows = [row for row in data.rows if row.trains]
     if not rows:
         return ""
     unknown = checks.by_value({f"{r.label}/{text}": text for r in rows for text in r.costs.unknown})
-    counted = "counted: weights, gradients, optimizer state and activations at the first step"
-    groups = checks.by_value({row.label: counted if row.costs.counted else "peak allocated" for row in rows})
+    groups = checks.by_value({row.label: _memory(row.costs) for row in rows})
     memory = "; ".join(text + (f" ({_names(labels)})" if len(groups) > 1 else "") for text, labels in groups.items())
     out = (
         f"Memory: {memory}. Trained: parameters that were updated at some step. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import IO, Any
 
+from layerfit.report.escape import escape_latex, escaped, escaped_line, first_cell, on_terminal
 from layerfit.report.matrix import Matrix
 from layerfit.report.table import Costs, Entry, TableData, TableGate
 from layerfit.report.units import UNITS, number
@@ -141,13 +142,6 @@ def gate_line(gate: TableGate) -> str:
     return f"Gate {gate.name}: {verdict}. {gate.detail}"
 
 
-def escaped(text: str) -> str:
-    """Escape text for Markdown."""
-    for char in "\\|*_<`":
-        text = text.replace(char, "\\" + char)
-    return text
-
-
 def _markdown_grid(laid: Grid) -> list[str]:
     out = [
         "| " + " | ".join(escaped(head) for head in laid.heads) + " |",
@@ -160,43 +154,28 @@ def _markdown_grid(laid: Grid) -> list[str]:
 def markdown(data: TableData) -> str:
     """Return a GitHub table with its title and notes, then its matrices."""
     out = [f"# {escaped(title(data))}", ""]
-    out += [escaped(data.note), ""] if data.note else []
+    out += [escaped_line(data.note), ""] if data.note else []
     out += _markdown_grid(grid(data)) if data.columns else []
     for matrix in data.matrices:
         out += ["", f"## {escaped(matrix.title)}", ""]
-        out += [escaped(f"{matrix.value_name}, {matrix.row_name} x {matrix.column_name}."), ""]
+        out += [escaped_line(f"{matrix.value_name}, {matrix.row_name} x {matrix.column_name}."), ""]
         out += [*_markdown_grid(matrix_grid(matrix)), ""] if matrix.printed else ["Drawn in the figure only.", ""]
-        out += [f"- {escaped(text)}" for text in matrix.notes]
-    out += ["", *(f"- {escaped(text)}" for text in under(data))]
+        out += [f"- {escaped_line(text)}" for text in matrix.notes]
+    out += ["", *(f"- {escaped_line(text)}" for text in under(data))]
     return "\n".join(out) + "\n"
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "<": r"$<$",
-    ">": r"$>$",
-    **{mark: "\\" + mark for mark in "&%$#_{}"},
-}
-
-
-def escape_latex(text: str) -> str:
-    """Escape text for LaTeX."""
-    return "".join(_LATEX.get(mark, mark) for mark in text)
 
 
 def _tabular(laid: Grid) -> list[str]:
     body = []
     for line in laid.lines:
-        texts = (rf"\textbf{{{escape_latex(t.text)}}}" if t.bold else escape_latex(t.text) for t in line)
+        plain = (escape_latex(t.text) if number else first_cell(t.text) for number, t in enumerate(line))
+        texts = (rf"\textbf{{{text}}}" if t.bold else text for t, text in zip(line, plain, strict=True))
         body.append(" & ".join(texts) + r" \\")
     return [
         r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{l{'r' * (len(laid.heads) - 1)}}}",
         r"\toprule",
-        " & ".join(escape_latex(head) for head in laid.heads) + r" \\",
+        " & ".join([first_cell(laid.heads[0]), *map(escape_latex, laid.heads[1:])]) + r" \\",
         r"\midrule",
         *body,
         r"\bottomrule",
@@ -230,36 +209,35 @@ def latex(data: TableData) -> str:
 def console(data: TableData, file: IO[str] | None = None, width: int = 100) -> None:
     """Print a table within `width` characters."""
     from rich.console import Console
-    from rich.markup import escape
 
     out = Console(file=file, width=width, highlight=False)
-    out.print(escape(title(data)), style="bold red" if data.draft else "bold")
+    out.print(on_terminal(title(data)), style="bold red" if data.draft else "bold")
     if data.note:
-        out.print(escape(data.note), style="italic")
+        out.print(on_terminal(data.note), style="italic")
     grids = [("", grid(data))] if data.columns else []
     grids += [(matrix.title, matrix_grid(matrix)) for matrix in data.matrices if matrix.printed]
     for heading, laid in grids:
         if heading:
-            out.print(escape(heading), style="bold")
+            out.print(on_terminal(heading), style="bold")
         for part in _parts(laid, width):
             out.print(_rich(laid, part))
     for text in [*under(data), *(text for matrix in data.matrices for text in matrix.notes)]:
         red = data.draft and text.startswith("DRAFT")
-        out.print(escape(text.replace("Bold:", "†:", 1)), style="red" if red else "dim")
+        out.print(on_terminal(text.replace("Bold:", "†:", 1)), style="red" if red else "dim")
 
 
 def _rich(laid: Grid, part: list[int]) -> Any:
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index in part:
-        table.add_column(escape(laid.heads[index]), justify="right" if index else "left", no_wrap=True)
+        table.add_column(on_terminal(laid.heads[index]), justify="right" if index else "left", no_wrap=True)
     for line in laid.lines:
         # A log has no bold: a dagger replaces it.
         shown = [(line[i], " " if 0 < i <= laid.scores else "", "†" if i else "") for i in part]
-        cells = (f"[bold]{escape(t.text)}[/]{star}" if t.bold else escape(t.text) + pad for t, pad, star in shown)
+        texts = [on_terminal(text.text) for text, _, _ in shown]
+        cells = (f"[bold]{x}[/]{star}" if t.bold else x + pad for x, (t, pad, star) in zip(texts, shown, strict=True))
         table.add_row(*cells)
     return table
 

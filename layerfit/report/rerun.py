@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from layerfit.config import run_id
 from layerfit.config.schema import PathsConfig, RunConfig
 from layerfit.records.record import Record, read, same_result
 from layerfit.report.build import LoadedTable
-from layerfit.report.cells import required
 
 TOLERANCE = 0.02
 """Largest difference of a score that passes. On the same machine and versions it is 0: results are bit-identical.
@@ -38,9 +36,9 @@ def elsewhere(tables: Iterable[LoadedTable], folder: Path) -> dict[str, tuple[st
     paths = PathsConfig(outputs=str(folder / "outputs"), results=str(folder / "results"))
     for table in tables:
         for cell in table.cells:
-            for run in (*required(cell.run), cell.run):
+            for run, number in (*cell.before, (cell.run, cell.run_id)):
                 name = cell.name if run is cell.run else f"{run.method_name()} for {cell.name}"
-                out.setdefault(run_id(run), (f"{table.spec.name}, {name}", replace(run, paths=paths)))
+                out.setdefault(number, (f"{table.spec.name}, {name}", replace(run, paths=paths)))
     return out
 
 

@@ -7,8 +7,9 @@ import sys
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from layerfit.errors import Parser, UserError, shown
+from layerfit.errors import Parser, UserError
 from layerfit.files.paths import expand
+from layerfit.files.shown import one_line, shown
 from layerfit.records.record import STATUSES, Score, read_all
 from layerfit.report.frames import GROUPS, RunLine, check_csv, of_record, write_csv
 
@@ -158,14 +159,14 @@ def show(lines: list[RunLine], tables: dict[str, list[str]]) -> None:
         status, score = values(line, "status", tables)[0], main_score(line)
         rest = len(line.record.result.scores) - 1 if line.record else 0
         grid.add_row(
-            line.run_id,
-            Text(" ".join(tables[line.run_id])),
-            Text(line.row),
-            line.choices["method"] or "",
+            Text(one_line(line.run_id)),
+            Text(one_line(" ".join(tables[line.run_id]))),
+            Text(one_line(line.row)),
+            Text(one_line(line.choices["method"] or "")),
             _seeds(line),
             Text(status, style="" if status == "ok" else "red"),
             "" if score is None else f"{score.value:.4f}",
-            "" if score is None else score.key + (f" and {rest} more" if rest > 0 else ""),
+            Text("" if score is None else one_line(score.key) + (f" and {rest} more" if rest > 0 else "")),
         )
     out.print(grid)
 

@@ -8,13 +8,12 @@ from statistics import median
 
 import numpy as np
 
-from layerfit.config import run_id
 from layerfit.records.record import Record
 from layerfit.report import stats
-from layerfit.report.cells import Cell, Store, hole, required
+from layerfit.report.cells import Cell, Store, hole
 from layerfit.report.matrix import Matrix
 from layerfit.report.spec import Column, Published, Row, TableSpec
-from layerfit.report.values import items_of, peak_bytes, score_of
+from layerfit.report.values import is_of_first_step, items_of, peak_bytes, score_of
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,14 @@ class Entry:
 class Costs:
     """Costs of a row, mean over its seeds; None = does not apply, or not known (reason in `unknown`).
 
-    memory: peak bytes, allocated or (`counted`) the sum of weights, gradients, optimizer state and activations.
+    memory: peak bytes, allocated or (`counted`) the sum of weights, gradients, optimizer state and activations; the
+    last are, for records of before schema 3, those of the `first_step`.
     trained: parameters. seconds, tokens: of training, required runs included.
     """
 
     memory: float | None = None
     counted: bool = False
+    first_step: bool = False
     tokens_per_s: float | None = None
     trained: float | None = None
     seconds: float | None = None
@@ -259,7 +260,7 @@ def _costs(cells: list[Cell], store: Store) -> Costs:
 
     def parts(cell: Cell, of: Callable[[Record], float | None]) -> list[float]:
         """Return the values of a run and those it requires; [] where one of them is not known."""
-        records = [store.records.get(name) for name in (cell.run_id, *map(run_id, required(cell.run)))]
+        records = [store.records.get(name) for name in (cell.run_id, *(before.run_id for before in cell.before))]
         values = [of(record) if record else None for record in records]
         return [] if None in values else [value for value in values if value is not None]
 
@@ -269,6 +270,7 @@ def _costs(cells: list[Cell], store: Store) -> Costs:
     return Costs(
         memory=average("peak memory", "allocated", lambda c, _: max(parts(c, peak_bytes), default=None)),
         counted=any(r.measured.peak_memory_bytes.get("allocated") is None for _, r in pairs),
+        first_step=any(is_of_first_step(r) for _, r in pairs),
         tokens_per_s=average("tokens/s", "tokens_per_s", lambda _, r: r.measured.tokens_per_s),
         trained=average("trained parameters", "trainable_parameters", lambda _, r: r.result.trainable_parameters),
         seconds=average("training seconds", "train_seconds", lambda c, _: total(c, lambda r: r.measured.train_seconds)),

@@ -10,6 +10,8 @@ from layerfit.records.record import Items, Record, Score
 
 MEAN = "mean:"
 PARTS = ("weights", "gradients", "optimizer", "activations")
+OF_ACTIVATIONS = ("measured/peak_bytes", "measured/activations_bytes")
+"""Numbers that activations are part of."""
 
 
 def peak_bytes(record: Record) -> float | None:
@@ -19,6 +21,17 @@ def peak_bytes(record: Record) -> float | None:
         return allocated
     parts = [peak.get(part) for part in PARTS]
     return None if None in parts else sum(part for part in parts if part is not None)
+
+
+def is_of_first_step(record: Record, key: str = "measured/peak_bytes") -> bool:
+    """Return whether a number of memory rests on activations that were counted in a run's first step alone.
+
+    Those of another step can be larger: where the plan reaches lower, or the batch is longer.
+    """
+    measured = record.measured
+    counted = key == "measured/activations_bytes" or measured.peak_memory_bytes.get("allocated") is None
+    known = measured.peak_memory_bytes.get("activations") is not None
+    return key in OF_ACTIVATIONS and counted and known and measured.activations_over is None
 
 
 def _measured(name: str) -> Callable[[Record], float | None]:

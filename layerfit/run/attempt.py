@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layerfit import config
+from layerfit.config import from_file
 from layerfit.config.schema import RunConfig
 from layerfit.models.hub import prepare_environment
 from layerfit.run.history import History
@@ -18,7 +17,7 @@ from layerfit.run.track import NoTracker, Tracker, make_tracker
 class Attempt:
     """A run with its id, its working folder, and what is known of it so far.
 
-    identity: everything that decides the result (`config.identity_of`), taken once, before anything is read.
+    identity: everything that decides the result, as it was when the run was queued. needs: ids of the runs before it.
     """
 
     run: RunConfig
@@ -27,6 +26,7 @@ class Attempt:
     identity: dict[str, Any]
     tracker: Tracker
     history: History = field(default_factory=History)
+    needs: tuple[str, ...] = ()
 
 
 def begin(path: Path, *, writes: bool) -> Attempt:
@@ -34,8 +34,7 @@ def begin(path: Path, *, writes: bool) -> Attempt:
 
     writes: whether this process keeps what the run leaves; the others do not track it.
     """
-    run = config.load(json.loads(path.read_text()))
-    run_id, folder, identity = path.parent.name, path.parent, config.identity_of(run)
-    prepare_environment(run.hub)  # before a tracker imports anything
-    tracker = make_tracker(run, run_id, identity, folder) if writes else NoTracker()
-    return Attempt(run, run_id, folder, identity, tracker)
+    given = from_file(path)
+    prepare_environment(given.run.hub)  # before a tracker imports anything
+    tracker = make_tracker(given.run, given.run_id, given.identity, path.parent) if writes else NoTracker()
+    return Attempt(given.run, given.run_id, path.parent, given.identity, tracker, needs=given.needs)

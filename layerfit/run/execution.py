@@ -14,56 +14,24 @@ import torch
 from torch import nn
 
 from layerfit.adapters.peft import is_adapted, save_trained
+from layerfit.config import check_unchanged
 from layerfit.distributed import process
 from layerfit.engines import make_engine
 from layerfit.engines.base import Engine
-from layerfit.errors import UserError
+from layerfit.errors import UserError, finite
 from layerfit.evaluation.judge.run import judged
 from layerfit.evaluation.protocols import evaluate
 from layerfit.models.hub import MODELS, origin
 from layerfit.records import record
 from layerfit.records.manifest import manifest
 from layerfit.records.record import Items, Measured, Result, Score, same_result
-from layerfit.run import checkpoint, interrupt
+from layerfit.run import interrupt
 from layerfit.run.attempt import Attempt
-from layerfit.run.history import history_dict, restore
 from layerfit.run.loading import Loaded, fresh_model, load
-from layerfit.run.loop import Clock, train
+from layerfit.run.loop import Clock, check_trained, diverging, train
 from layerfit.run.measure import Memory, memory_of, phases_of, watch_activations
 from layerfit.run.norms import Norms
-
-
-def resume(attempt: Attempt, loaded: Loaded, engine: Engine, norms: Norms | None) -> None:
-    """Go on from the last checkpoint, if there is one; history, method, engine and `norms` are filled in place.
-
-    Raises:
-        UserError: if the ranks do not find the same checkpoint.
-    """
-    run = attempt.run
-    saved = checkpoint.load(attempt.folder / "checkpoint.pt")
-    if not engine.agree(0 if saved is None else 1 + len(saved["history"]["losses"])):
-        raise UserError(
-            f"the ranks do not find the same checkpoint in paths.outputs={run.paths.outputs}; "
-            "it must be on a file system that all of them share"
-        )
-    if saved is not None:
-        restore(attempt.history, saved["history"])
-        checkpoint.restore(loaded.state, saved["method"])
-        engine.load_state_dict(saved["engine"])
-        if norms is not None:
-            norms.load_state_dict(saved["norms"])
-
-
-def save(attempt: Attempt, loaded: Loaded, engine: Engine, norms: Norms | None) -> None:
-    """Write a checkpoint; every rank takes part, rank 0 writes."""
-    content: dict[str, Any] = {
-        "history": history_dict(attempt.history),
-        "method": checkpoint.fields_of(loaded.state),
-        "engine": engine.state_dict(),
-        "norms": None if norms is None else norms.state_dict(),
-    }
-    if engine.rank == 0:
-        checkpoint.save(attempt.folder / "checkpoint.pt", content)
+from layerfit.run.resume import Training, resume, save
 
 
 def watch(attempt: Attempt, norms: Norms | None, step: int, values: dict[str, float]) -> None:
@@ -122,34 +90,42 @@ def execute(attempt: Attempt) -> tuple[Result, Items, Measured] | None:
         Result, items and measurements on the rank that writes; None on the others.
 
     Raises:
-        Diverged: if the loss is not finite.
+        Diverged: if a number that the run rests on is not finite: in training, or of the trained model.
         Interrupted: if this process was asked to stop; the checkpoint holds all steps taken.
     """
     run = attempt.run
     attempt.tracker.phase("load", 1)
     with interrupt.at_once():
-        loaded = load(run)
+        loaded = load(run, attempt.needs)
+        check_unchanged(run, attempt.identity)
     per_rank = run.training.batch_size // run.engine.ranks
     micro_batches = per_rank // (run.training.micro_batch_size or per_rank)
     engine = make_engine(loaded.model, loaded.anatomy, run, num_steps=loaded.num_steps, micro_batches=micro_batches)
     engine.phases.on = run.training.time_phases
     norms = Norms(engine) if run.training.norms else None
-    start, clock, memory = time.perf_counter(), Clock(), Memory()
-    if loaded.num_steps:
-        hooks = partial(save, attempt, loaded, engine, norms), partial(watch, attempt, norms)
-        with watch_activations(engine, memory):
-            resume(attempt, loaded, engine, norms)
-            attempt.tracker.phase("train", loaded.num_steps)
-            with process.together():
-                clock = train(loaded, engine, attempt.history, *hooks)
-        memory_of(engine, memory)
+    start, memory = time.perf_counter(), Memory()
+    clock = trained(Training(attempt, loaded, engine, norms), memory) if loaded.num_steps else Clock()
     phases_of(engine, memory)
     found = {} if norms is None or engine.rank != 0 else {"norms": norms.findings()}
-    training = Trained(clock, memory, time.perf_counter() - start, list(engine.switch_seconds), engine.num_trained())
+    cost = Trained(clock, memory, time.perf_counter() - start, list(engine.switch_seconds), engine.num_trained())
     model = trained_model(loaded, engine)
     del norms, engine
     gc.collect()
-    return None if model is None else evaluated(attempt, loaded, model, training, found)
+    return None if model is None else evaluated(attempt, loaded, model, cost, found)
+
+
+def trained(training: Training, memory: Memory) -> Clock:
+    """Train from the last checkpoint to the end, and look at what came of it; `memory` is filled in place."""
+    attempt, loaded, engine, norms = training.attempt, training.loaded, training.engine, training.norms
+    with watch_activations(engine, memory):
+        resume(training)
+        attempt.tracker.phase("train", loaded.num_steps)
+        with process.together():
+            hooks = partial(save, training), partial(watch, attempt, norms)
+            clock = train(loaded, engine, attempt.history, *hooks)
+    memory_of(engine, memory)
+    check_trained(loaded, engine)
+    return clock
 
 
 @dataclass
@@ -174,6 +150,8 @@ def evaluated(
         scores, items = _scores(loaded, model, attempt.folder)
     eval_seconds = time.perf_counter() - start
     found = run.method.findings(model, loaded.anatomy, loaded.state) | found
+    with diverging("after the last step", run.optim.lr):
+        check_found(scores, found)
     result = _result(attempt, loaded, training.num_trained, scores, found)
     if run.save.weights == "final":
         save_weights(attempt, model, loaded.tokenizer, result)
@@ -182,6 +160,18 @@ def evaluated(
     made = manifest(process.describe_device(run.engine.device), sources | loaded.data.sources)
     memory = training.memory
     return result, items, memory.measured(training.clock, training.seconds, eval_seconds, training.switch_seconds, made)
+
+
+def check_found(scores: list[Score], found: dict[str, Any]) -> None:
+    """Check what an evaluation and a ranking found.
+
+    Raises:
+        Diverged: if a score of either is not finite, naming it.
+    """
+    for score in scores:
+        finite(f"score {score.key}", score.value)
+    for unit, value in found.get("ranking", {}).get("scores", {}).items():
+        finite(f"ranking score of {unit}", value)
 
 
 def _scores(loaded: Loaded, model: nn.Module, folder: Path) -> tuple[list[Score], Items]:

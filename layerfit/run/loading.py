@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from layerfit.anatomy import Anatomy
 from layerfit.config.schema import RunConfig
 from layerfit.data import FineTuningData, load_data, steps_for_epochs
 from layerfit.data.card import check_known
+from layerfit.data.check import check_probe_size
 from layerfit.distributed import process
 from layerfit.engines.base import set_seed
 from layerfit.errors import UserError
@@ -22,6 +25,7 @@ from layerfit.methods.rankings import ranking_file
 from layerfit.models.architecture import checkpoint_activations, read_anatomy
 from layerfit.models.hub import load_model, load_tokenizer, model_source
 from layerfit.records import record
+from layerfit.run.trouble import say
 
 
 @dataclass
@@ -39,17 +43,19 @@ class Loaded:
     state: Any
 
 
-def findings_of(run: RunConfig) -> list[dict[str, Any]]:
+def findings_of(run: RunConfig, needs: Sequence[str]) -> list[dict[str, Any]]:
     """Return the findings that the method begins with: of its required runs, or of a file that it names.
+
+    needs: the ids of the required runs.
 
     Raises:
         UserError: if they are not there.
     """
     out = []
-    for required in config.required_runs(run):
-        found = record.read(run.paths.results, config.run_id(required))
+    for needed in needs:
+        found = record.read(run.paths.results, needed)
         if found is None or found.result.status != "ok":
-            raise UserError(f"run {config.run_id(required)} ({required.method_name()}) must be ok before this one")
+            raise UserError(f"run {needed}, a ranking, must be ok before this one")
         out.append(found.result.findings)
     path = ranking_file(run.method)
     return out if path is None else [record.read_findings(path)]
@@ -65,8 +71,10 @@ def fresh_model(run: RunConfig, anatomy: Anatomy, state: Any, device: torch.devi
     return model
 
 
-def load(run: RunConfig) -> Loaded:
-    """Load everything a run needs."""
+def load(run: RunConfig, needs: Sequence[str] | None = None) -> Loaded:
+    """Load everything a run needs. needs: the ids of its required runs, None: not computed yet."""
+    if needs is None:
+        needs = [config.run_id(before) for before in config.required_runs(run)]
     anatomy = read_anatomy(run.model, model_source(run.model, run.hub))
     config.check_against_model(run, anatomy)
     device = process.device_for(run.engine.device)
@@ -75,11 +83,14 @@ def load(run: RunConfig) -> Loaded:
         check_template(run.eval.judge, tokenizer)
     data = load_data(run.dataset, run.training, run.hub, tokenizer, Path(run.paths.outputs) / "cache" / "tokens")
     if process.rank() == 0:
-        print(data.about, flush=True)
+        say(data.about, sys.stdout)
+    probes = run.method.probe_source()
+    if probes is not None and probes[0] == "validation":
+        check_probe_size(probes[1], len(data.validation))
     if run.method.trains:
         check_known(data.card, run.dataset.name, run.model.name)
     steps = num_steps(run, data.num_rows)
-    state = run.method.begin(anatomy.shape(steps), findings_of(run))
+    state = run.method.begin(anatomy.shape(steps), findings_of(run, needs))
     model = fresh_model(run, anatomy, state, device)
     total = sum(p.numel() for p in model.parameters())
     return Loaded(run, device, model, tokenizer, data, steps, total, anatomy, state)

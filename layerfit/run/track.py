@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from layerfit.config.schema import RunConfig
+from layerfit.files.secrets import hide_in
 from layerfit.records.record import Record
+from layerfit.run.trouble import in_one_line, say
 
 
 class Tracker(Protocol):
@@ -28,13 +32,32 @@ class Tracker(Protocol):
 
 
 class JsonLines:
-    """`metrics.jsonl`: one event a line, flushed at once; also what the progress display reads."""
+    """`metrics.jsonl`: one event a line, flushed at once; also what the progress display reads.
+
+    A file that cannot be written (a full disk) is reported once and left: it must never cost a run.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.file = path.open("a", buffering=1)
+        self.file: TextIO | None = None
+        try:
+            self.file = path.open("a", buffering=1)
+        except OSError as error:
+            self._leave(error)
+
+    def _leave(self, error: OSError) -> None:
+        say(f"layerfit: metrics.jsonl ends here: {in_one_line(error)}; the run goes on")
+        file, self.file = self.file, None
+        if file is not None:
+            with suppress(OSError):
+                file.close()
 
     def _write(self, event: str, **values: Any) -> None:
-        self.file.write(json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n")
+        if self.file is None:
+            return
+        try:
+            self.file.write(json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n")
+        except OSError as error:
+            self._leave(error)
 
     def phase(self, name: str, total: int) -> None:
         """Write a phase."""
@@ -50,7 +73,8 @@ class JsonLines:
 
     def close(self) -> None:
         """Close the file."""
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
 
 
 class Wandb:
@@ -67,7 +91,7 @@ class Wandb:
             name=f"{run.method_name()}-{run.model.name}-{run.dataset.name}-s{run.seed}",
             group=tracker.group,
             job_type="train",
-            config=config,
+            config=hide_in(config),
             dir=str(folder),
             mode="offline" if tracker.mode == "offline" else "online",
             resume="allow" if tracker.mode == "online" else None,
@@ -122,7 +146,7 @@ class Several:
             try:
                 getattr(mirror, name)(*args)
             except Exception as error:  # a mirror must never cost a run
-                print(f"tracker {type(mirror).__name__} dropped: {error}")
+                say(f"tracker {type(mirror).__name__} dropped: {error}", sys.stdout)
                 self.mirrors.remove(mirror)
 
     def phase(self, name: str, total: int) -> None:
@@ -150,5 +174,5 @@ def make_tracker(run: RunConfig, run_id: str, config: dict[str, Any], folder: Pa
     try:
         return Several(lines, Wandb(run, run_id, config, folder))
     except Exception as error:  # a mirror must never cost a run
-        print(f"tracker Wandb dropped: {error}")
+        say(f"tracker Wandb dropped: {error}", sys.stdout)
         return lines

@@ -114,7 +114,11 @@ def check_model(spec: WorldSpec, root: Path = ASSETS, log: Callable[[str], None]
             return wrong
         items = make_world(spec).retention
         scores = [
-            accuracy(AutoModelForCausalLM.from_pretrained(f), AutoTokenizer.from_pretrained(f), items)
+            accuracy(
+                AutoModelForCausalLM.from_pretrained(f, trust_remote_code=False),
+                AutoTokenizer.from_pretrained(f, trust_remote_code=False),
+                items,
+            )
             for f in (shipped, fresh)
         ]
         verdict = "agrees" if abs(scores[0] - scores[1]) <= RETENTION_TOLERANCE else "DIFFERS"

@@ -14,7 +14,8 @@ from layerfit.cli import main
 from layerfit.config import words
 from layerfit.config.messages import told
 from layerfit.config.schema import DatasetConfig, RunConfig
-from layerfit.errors import UserError, check_range, shown
+from layerfit.errors import UserError, check_range
+from layerfit.files.shown import shown
 from layerfit.methods import METHODS
 from layerfit.methods.base import Method
 

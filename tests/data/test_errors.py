@@ -2,14 +2,15 @@
 
 import gzip
 import json
+import os
 
 import pytest
 
 from layerfit.cli import main
 from layerfit.config import CONF, compose, composer, run_id
 from layerfit.config.schema import DatasetConfig, HubConfig, ModelConfig
+from layerfit.data.check import check_dataset, check_template
 from layerfit.errors import UserError
-from layerfit.launch.preflight import check_dataset, check_template
 from layerfit.models.hub import load_tokenizer
 
 
@@ -43,6 +44,9 @@ def folder(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(content)
     (tmp_path / "plain.jsonl.gz").write_text('{"text": "a"}\n')
     (tmp_path / "mirror").mkdir()
+    (tmp_path / "card").mkdir()
+    (tmp_path / "card" / "README.md").write_text("---\nconfigs: [{data_files: ../text.jsonl}]\n---\n")
+    os.mkfifo(tmp_path / "fifo.jsonl")
     return tmp_path
 
 
@@ -50,10 +54,17 @@ OFFLINE = "hub.offline=true hub.mirror=mirror"
 CASES = {
     "no path": ("dataset=local", "dataset.path=..."),
     "no such file": ("dataset=local dataset.path=nowhere.jsonl", "dataset.path=nowhere.jsonl does not exist"),
-    "no data in the folder": ("dataset=local dataset.path=mirror", "no .parquet, .jsonl, .jsonl.gz, .json files"),
+    "no data in the folder": (
+        "dataset=local dataset.path=mirror",
+        "no files .parquet, .jsonl (or .ndjson), .json, .csv or .tsv",
+    ),
+    "a FIFO": ("dataset=local dataset.path=fifo.jsonl", "dataset.path=fifo.jsonl is a FIFO, not a file or folder"),
+    "a device": ("dataset=local dataset.path=/dev/zero", "dataset.path=/dev/zero is a device"),
+    "a path that is too long": (f"dataset=local dataset.path={'a' * 300}", "is too long for a path"),
+    "a card that points outside": ("dataset=local dataset.path=card", "README.md: data_files names '..', which is"),
     "empty": ("dataset=local dataset.path=empty.jsonl", "split 'train' of empty.jsonl has no rows"),
     "empty list": ("dataset=local dataset.path=none.json", "has no rows"),
-    "broken JSON": ("dataset=local dataset.path=broken.json", "broken.json is not json"),
+    "broken JSON": ("dataset=local dataset.path=broken.json", "broken.json:1: it is not JSON: Expecting value"),
     "no gzip": (
         "dataset=local dataset.path=plain.jsonl.gz",
         "plain.jsonl.gz is not a complete gzip file: Not a gzipped",
@@ -66,11 +77,17 @@ CASES = {
         "dataset=local dataset.path=damaged.jsonl.gz",
         "damaged.jsonl.gz is not a complete gzip file: Error",
     ),
-    "broken JSON in gzip": ("dataset=local dataset.path=broken.jsonl.gz", "broken.jsonl.gz is not jsonl: Expecting"),
-    "other text in gzip": ("dataset=local dataset.path=latin.jsonl.gz", "latin.jsonl.gz is not UTF-8 text"),
+    "broken JSON in gzip": (
+        "dataset=local dataset.path=broken.jsonl.gz",
+        "broken.jsonl.gz:1: it is not JSON: Expecting value",
+    ),
+    "other text in gzip": (
+        "dataset=local dataset.path=latin.jsonl.gz",
+        "latin.jsonl.gz:1: it is not UTF-8 text (byte 0xe9); it looks like Windows-1252 or Latin-1: convert",
+    ),
     "plain and compressed": (
         "dataset=local dataset.path=twice",
-        "and train.jsonl.gz hold the same rows, which would count twice",
+        "and train.jsonl.gz are two formats of the split 'train', whose rows would count twice",
     ),
     "broken Parquet": ("dataset=local dataset.path=broken.parquet", "broken.parquet is not Parquet"),
     "unknown columns": ("dataset=local dataset.path=other.jsonl", "columns ['answer', 'question']"),
@@ -86,7 +103,7 @@ CASES = {
     ),
     "a row among many": (
         "dataset=local dataset.path=third.jsonl",
-        "dataset=local, row 2 of train: dataset.form=text needs the text column 'text'; the row has ['texts']",
+        "third.jsonl:3: dataset.form=text needs the text column 'text'; the row has ['texts']",
     ),
     "all rows dropped": (
         "dataset=local dataset.path=blank.jsonl",

@@ -11,10 +11,13 @@ from transformers import PreTrainedTokenizerFast
 
 from layerfit.config.schema import DatasetConfig, HubConfig, ModelConfig, TrainingConfig
 from layerfit.data import load_data
-from layerfit.data.sources import data_files, first_row, load_folder, read_file, read_rows
-from layerfit.data.templates import exchanges, turns
+from layerfit.data.forms import turns
+from layerfit.data.reading import first_row, read_file
+from layerfit.data.sources import load_folder, read_rows
+from layerfit.data.templates import exchanges
 from layerfit.data.tokenise import IGNORE, tokenise
 from layerfit.errors import UserError
+from layerfit.files.dataset_folder import data_files
 from layerfit.models.hub import EMBEDDED, load_tokenizer
 
 MIRROR = Path(__file__).resolve().parents[3] / "shared" / "hub"
@@ -183,7 +186,7 @@ def test_packing_orders_rows_and_keeps_all_examples(tmp_path, tokenizer):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "no rows"), ('{"prompt": ', "is not jsonl"), ("[1]\n", "must hold rows")],
+    [("", "no rows"), ('{"prompt": ', "it is not JSON"), ("[1]\n", "must hold rows")],
 )
 def test_a_broken_file_is_the_users_to_fix(tmp_path, content, message):
     (tmp_path / "d.jsonl").write_text(content)

@@ -9,8 +9,9 @@ import pytest
 from layerfit.cli import main
 from layerfit.config import CONF, compose, composer, composition, run_id
 from layerfit.data import load_data
-from layerfit.data.sources import read_file
-from layerfit.launch.preflight import check_dataset, check_world
+from layerfit.data.check import check_dataset
+from layerfit.data.reading import read_file
+from layerfit.launch.preflight import check_world
 from layerfit.models.hub import EMBEDDED, load_tokenizer
 
 TOY = """\

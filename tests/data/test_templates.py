@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from layerfit.config.schema import DatasetConfig, HubConfig, ModelConfig
 from layerfit.data.chat import chat_exchanges, check_chat
-from layerfit.data.templates import FORMS, Exchange, detect_form, exchanges, resolve, turns
+from layerfit.data.forms import FORMS, detect_form, resolve, turns
+from layerfit.data.templates import Exchange, exchanges
 from layerfit.data.tokenise import IGNORE, tokenise
 from layerfit.errors import UserError
 from layerfit.models.hub import load_tokenizer
@@ -94,7 +95,7 @@ def test_what_cannot_be_told_is_named():
     with pytest.raises(UserError, match=r"form=text has no requests for dataset.template=alpaca; use plain"):
         resolve("auto", "alpaca", {"text": ""})
     with pytest.raises(UserError, match=r"message 1 needs strings 'role' and 'content'"):
-        turns({"messages": ["hello", {"from": "gpt", "value": "x"}]}, "messages")
+        turns({"messages": ["hello", {"from": "gpt", "text": "x"}]}, "messages")
 
 
 def test_the_schema_knows_every_form_and_template():

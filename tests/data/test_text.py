@@ -141,5 +141,5 @@ def test_a_local_file_of_any_kind(tmp_path, tokenizer, kind):
 def test_the_row_that_is_wrong_is_named(tmp_path, tokenizer):
     rows = [{"prompt": "a", "response": "b"}] * 2 + [{"prompt": "a", "answer": "b"}]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match=r"row 2 of train: dataset.form=prompt needs the text column 'response'"):
+    with pytest.raises(UserError, match=r"d.jsonl:3: dataset.form=prompt needs the text column 'response'"):
         load_data(dataset(tmp_path / "d.jsonl", "auto"), training(), HubConfig(), tokenizer)

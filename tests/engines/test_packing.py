@@ -37,7 +37,7 @@ def losses(tmp_path, engine, *words):
     per_rank = run.training.batch_size // (run.training.micro_batch_size or run.training.batch_size)
     made = make_engine(loaded.model, loaded.anatomy, run, num_steps=STEPS, micro_batches=per_rank)
     history = History()
-    train(loaded, made, history, lambda: None, lambda *_: None)
+    train(loaded, made, history, lambda *, stops: None, lambda *_: None)  # noqa: ARG005
     made.close()
     return history.losses, number
 

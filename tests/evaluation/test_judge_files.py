@@ -29,7 +29,7 @@ def bench_at(folder, name="mt_bench", fingerprint=None, **changed):
     ("judgment", "found"),
     [
         ("Rating: [[7]]", 7),
-        ("Rating: [[8.5]] or [[2]]", 8.5),
+        ("Rating: [[8.5]] or [[2]]", 2),
         ("Rating: [6]", 6),
         ("as [1] says ... Rating: [[9]]", 9),
         ("Rating: [[10]]", 10),

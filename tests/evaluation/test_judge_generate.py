@@ -9,8 +9,9 @@ from transformers import GenerationConfig
 
 from layerfit.config.judge import JudgeConfig
 from layerfit.config.schema import HubConfig, ModelConfig
-from layerfit.data.templates import Turn, exchanges
+from layerfit.data.templates import exchanges
 from layerfit.data.tokenise import tokenise
+from layerfit.data.turns import Turn
 from layerfit.evaluation.judge.answers import TEMPERATURES, VICUNA, exchange, prompt_ids, temperature
 from layerfit.evaluation.judge.generate import Prompt, _Sampler, generate, weights_digest
 from layerfit.models.hub import load_tokenizer

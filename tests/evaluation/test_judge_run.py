@@ -170,7 +170,7 @@ def test_a_judgment_without_a_rating_is_kept_counted_and_no_number(loaded, data,
 def test_nothing_rated_is_no_score(loaded, data, tmp_path):
     with judge(always(completion("no"))) as (url, _):
         scores, items = run(loaded, config(data, url), tmp_path / "run")
-    assert set(scores) == {"mt_bench/unparsed", "mt_bench/answers_cut"}
+    assert set(scores) == {"mt_bench/unparsed", "mt_bench/unparsed_none", "mt_bench/answers_cut"}
     assert items == {}
 
 

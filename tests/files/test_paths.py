@@ -18,7 +18,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("text", ["", "  ", "~nobodyhere/x", "y" * 300, "a/" * 3000, "a\0b", "a\nb", "\ud83d"])
 def test_what_no_file_can_be_called_is_refused(text):
-    with pytest.raises(UserError, match="dataset.path=") as error:
+    with pytest.raises(UserError, match=r"dataset\.path=") as error:
         expand("dataset.path", text)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 250

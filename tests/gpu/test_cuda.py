@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from layerfit.distributed import process
 from layerfit.methods import METHODS
+from layerfit.models.finite import first_not_finite
 from tests.engines.test_contract import ENGINES, ONE, PAIRS, assert_kept
 from tests.helpers.contract import watch
 from tests.helpers.tiny import LAYERS, LENGTH, VOCAB, adapted, composed, context_for, engine_over, rows, share
@@ -126,3 +127,16 @@ def test_sharded_state_is_of_the_active_set_alone(engine):
 
 def test_every_method_that_trains_is_held_to_it():
     assert {method for method, _ in PAIRS} == ({ONE} if ONE else {m for m, cls in METHODS.items() if cls.trains})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_none_is_found_anywhere(dtype, value):
+    """The largest magnitude is taken by many threads: each of them has to hand a NaN on."""
+    module = torch.nn.Linear(300, 700, device="cuda", dtype=dtype)
+    assert first_not_finite(module) is None
+    for place in (0, 1, 12_345, 209_999):
+        kept = module.weight.detach().view(-1)[place].clone()
+        module.weight.data.view(-1)[place] = value
+        assert first_not_finite(module) == "weight"
+        module.weight.data.view(-1)[place] = kept

@@ -1,64 +1,60 @@
-"""Killed at any moment, the same command gives the same result; nothing half-written is ever read."""
+"""Killed at any moment, the same sweep gives the same result; nothing half-written is ever read.
 
-import dataclasses
-import json
+The sweeps are forked from a process that has imported everything (`tests/helpers/forks.py`), so all of their time is
+that of runs; the command itself is killed with its fork server in `tests/faults/test_kills.py`.
+"""
+
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from layerfit.records import record
+from tests.helpers import forks
+from tests.helpers.small_runs import results
 
-ROOT = Path(__file__).resolve().parents[2]
-COMMAND = [sys.executable, "-m", "layerfit", "-m", "method=full,lisa,ist,ila", "training.max_steps=24"]
-COMMAND += ["training.checkpoint_every=4", "training.batch_size=16", "eval.limit=100", "method.seed=3"]
+WORDS = [
+    "training.max_steps=12",
+    "training.checkpoint_every=2",
+    "training.batch_size=16",
+    "eval.limit=40",
+    "method.seed=3",
+]
+METHODS = ("full", "lisa", "ist", "ila")
 KILLS = 20
-
-
-def start(folder: Path) -> subprocess.Popen:
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with (folder / "log").open("a") as log:
-        return subprocess.Popen(COMMAND, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
-
-
-def results(folder: Path) -> dict[str, str]:
-    """The `result` part and the items of every record, as text."""
-    out = {}
-    for path in sorted((folder / "results" / "runs").glob("*.json")):
-        found = record.read(folder / "results", path.stem)
-        items = record.read_items(folder / "results", path.stem)
-        out[path.stem] = json.dumps([dataclasses.asdict(found.result), items], sort_keys=True)
-    return out
 
 
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    straight.mkdir()
-    killed.mkdir()
+    seed = {"ist": "3", "ila": "3", "lisa": "3"}
+    runs = forks.composed(
+        *[[f"method={m}", *WORDS, *([f"method.seed={seed[m]}"] if m in seed else [])] for m in METHODS]
+    )
+    forks.sweep(tmp_path / "warm", runs[:1]).join()  # the server imports
     began = time.monotonic()
-    assert start(straight).wait(timeout=600) == 0
+    process = forks.sweep(straight, runs)
+    process.join()
+    assert process.exitcode == 0, (straight / "log").read_text()[-2000:]
     duration = time.monotonic() - began
     rng, landed = random.Random(0), 0
     while landed < KILLS:
-        process = start(killed)
+        process = forks.sweep(killed, runs)
         # From the start of a process to the end of an undisturbed sweep; a sweep that is done begins again elsewhere.
-        time.sleep(rng.uniform(0.2, 0.8) * duration)
-        if process.poll() is None:
+        process.join(rng.uniform(0.05, 0.7) * duration)
+        if process.is_alive():
             os.killpg(process.pid, signal.SIGKILL)
             landed += 1
-            process.wait()
+            process.join()
             assert set(results(killed)) <= set(results(straight))
         elif landed < KILLS:
-            assert process.returncode == 0, (killed / "log").read_text()[-2000:]
+            assert process.exitcode == 0, (killed / "log").read_text()[-2000:]
             assert results(killed) == results(straight)
             shutil.rmtree(killed / "results")
-    assert start(killed).wait(timeout=600) == 0, (killed / "log").read_text()[-2000:]
+    process = forks.sweep(killed, runs)
+    process.join()
+    assert process.exitcode == 0, (killed / "log").read_text()[-2000:]
     assert results(killed) == results(straight)
     assert len(results(straight)) == 5  # four runs and the ranking that one of them needs

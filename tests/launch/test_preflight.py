@@ -21,11 +21,14 @@ from layerfit.config.schema import (
     TaskConfig,
     TrainingConfig,
 )
+from layerfit.distributed.place import Place
 from layerfit.errors import UserError
+from layerfit.launch import local
 from layerfit.launch import preflight as module
-from layerfit.launch.preflight import bytes_needed, num_parameters, preflight
+from layerfit.launch.preflight import bytes_needed, in_units, num_parameters, preflight
 from layerfit.methods import METHODS
 from layerfit.models import hub as hub_module
+from tests.helpers.model_files import safetensors
 
 CONFIG = {"num_hidden_layers": 2, "max_position_embeddings": 32, "hidden_size": 8, "vocab_size": 16, "dtype": "float32"}
 
@@ -38,8 +41,8 @@ def run(tmp_path, monkeypatch):
     folder = tmp_path / "mirror/models/org/model"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(bytes(400))
+    (folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
+    (folder / "model.safetensors").write_bytes(safetensors({"weight": (100,)}))
     data = tmp_path / "mirror/datasets/org/data"
     data.mkdir(parents=True)
     for split in ("train", "validation"):
@@ -123,7 +126,7 @@ def test_the_network_may_have_what_is_not_here(run):
 def test_a_full_disk_is_said(run, monkeypatch):
     usage = shutil._ntuple_diskusage(10, 9, 100)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match=r"paths.outputs=.* needs about"):
+    with pytest.raises(UserError, match=r"paths.outputs=.* needs about 1.6 KiB .*, 100 B are free"):
         preflight(run)
 
 
@@ -166,3 +169,36 @@ def test_the_module_is_light():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_ranks_need_a_gpu_each_and_memory(run, monkeypatch):
+    run.engine = EngineConfig(name="zero0", ranks=4)
+    monkeypatch.setattr(module, "find_place", lambda: None)
+    monkeypatch.setattr(module, "_gpus", lambda: 2)
+    with pytest.raises(UserError, match=r"engine\.ranks=4 but this machine has 2 GPUs .* set engine\.ranks=2 or lower"):
+        module.check_ranks(run.engine)
+    run.engine.device = "cpu"
+    module.check_ranks(run.engine)
+    run.engine.ranks = 999_999
+    with pytest.raises(UserError, match=r"engine\.ranks=999999: each needs 300\.0 MiB .* at most \d+ fit"):
+        module.check_ranks(run.engine)
+    with pytest.raises(UserError, match="at most"):
+        preflight(run)
+    monkeypatch.setattr(module, "find_place", lambda: Place(0, 999_999, 0, "localhost", 1))
+    module.preflight(run)  # they were started elsewhere
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (3 * 2**20 + 2**19, "3.5 MiB"), (2**41, "2048.0 GiB")],
+)
+def test_bytes_are_said_in_a_unit_that_shows_them(number, shown):
+    assert in_units(number) == shown
+
+
+def test_more_ranks_than_cores_is_a_warning(run, monkeypatch):
+    monkeypatch.setattr(local, "slots", lambda: [None, None])
+    run.engine.ranks = 2
+    assert local.crowded([run]) is None
+    run.engine.ranks = 8
+    assert local.crowded([run]).startswith("engine.ranks=8 on 2 cores: the ranks take turns")

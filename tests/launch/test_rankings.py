@@ -194,13 +194,14 @@ def test_a_job_waits_for_all_that_it_requires(tmp_path):
     needs = {"d": ("b", "a"), "e": ("b",), "a": ()}
     assert waves({name: Queued(run, name, needed) for name, needed in needs.items()}) == [["e", "a"], ["d"]]
     own, other = required_runs(run)
+    queued = Queued(run, run_id(run), tuple(ids(run)))
     write(record(own, {}), {}, tmp_path)
-    assert refusal(run) == f"its required run {run_id(other)} is not ok"
+    assert refusal(queued) == f"its required run {run_id(other)} is not ok"
     write(record(other, {}), {}, tmp_path)
-    assert refusal(run) is None
+    assert refusal(queued) is None
     broken = record(other, {})
     write(dataclasses.replace(broken, result=dataclasses.replace(broken.result, status="oom")), {}, tmp_path)
-    assert refusal(run) == f"its required run {run_id(other)} is not ok"
+    assert refusal(queued) == f"its required run {run_id(other)} is not ok"
 
 
 @pytest.mark.slow

@@ -163,6 +163,30 @@ def test_galore_is_galore_torch(shape, rank, reference_galore):
     torch.testing.assert_close(bias, their_bias, atol=1e-5, rtol=0)
 
 
+def test_near_epsilon_matrices_follow_galore_torch_and_the_rest_torch(reference_galore):
+    """Gradients of epsilon's size, where its place changes an update by more than half."""
+    torch.manual_seed(0)
+    start, rest = torch.zeros(6, 6, dtype=torch.float64), torch.zeros(40, dtype=torch.float64)
+    ours, bias, theirs, their_bias, plain = (torch.nn.Parameter(t.clone()) for t in (start, rest, start, rest, rest))
+    options = {"rank": 6, "refresh_every": 5, "scale": 0.25, "projection": "svd", "seed": 0}
+    a = GaLoreAdamW([{"params": [ours], **options}, {"params": [bias]}], lr=0.01, eps=1e-8)
+    reference = {"rank": 6, "update_proj_gap": 5, "scale": 0.25, "proj_type": "std"}
+    b = reference_galore(
+        [{"params": [theirs], **reference}, {"params": [their_bias]}], lr=0.01, no_deprecation_warning=True, eps=1e-8
+    )
+    c = torch.optim.AdamW([plain], lr=0.01, eps=1e-8, weight_decay=0.0)
+    for _ in range(3):
+        matrix, vector = 1e-8 * torch.randn_like(start), 1e-8 * torch.randn_like(rest)
+        for parameter, gradient in ((ours, matrix), (theirs, matrix), (bias, vector), (their_bias, vector)):
+            parameter.grad = gradient.clone()
+        plain.grad = vector.clone()
+        for optimizer in (a, b, c):
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-4)
+    torch.testing.assert_close(bias, plain, atol=1e-8, rtol=1e-3)
+    assert (their_bias - plain).norm() > 0.5 * plain.norm()
+
+
 def test_the_randomised_basis_spans_what_the_svd_spans():
     torch.manual_seed(0)
     gradient = torch.randn(40, 6) @ torch.randn(6, 30)

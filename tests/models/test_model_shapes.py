@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from layerfit import config
-from layerfit.anatomy import num_parameters, read_parts
+from layerfit.anatomy import expected_shapes, num_parameters, read_parts
 from layerfit.config.schema import HubConfig
 from layerfit.launch.preflight import check_model
 from layerfit.models.hub import load_model
@@ -67,6 +67,10 @@ def test_the_real_shapes_are_the_published_ones(tmp_path, name):
     assert run.model.smallest_side == min(min(m.weight.shape) for m in linear.values())
     found = read_parts(json.loads((folder / "config.json").read_text()))
     assert found["smallest_side"] == run.model.smallest_side
+    # what the header of a weight file is compared with
+    expected, own = dict(expected_shapes(shape)), {n: tuple(p.shape) for n, p in module.named_parameters()}
+    assert expected == {name: own[name] for name in expected}
+    assert len(expected) == run.model.num_layers * len(linear) + 1
 
 
 def composed_layers(name: str) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from types import MappingProxyType
 
 import pytest
@@ -30,6 +31,9 @@ def test_every_committed_record_loads():
     found = read_all(COMMITTED)
     assert len(found) == len(list((COMMITTED / "runs").glob("*.json"))) > 700
     assert all(name == record.run_id and record.schema == SCHEMA for name, record in found.items())
+    for kept in (record.result.config for record in found.values()):  # no path: how files are hashed may change
+        assert (kept["model"]["path"], kept["dataset"]["path"]) == (None, None)
+        assert kept["method"].get("ranking") in (None, "auto")
 
 
 def test_there_is_an_upgrade_from_every_schema():
@@ -45,9 +49,11 @@ def test_older_records_go_through_the_chain(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "UPGRADES", MappingProxyType({0: from_0, **UPGRADES}))
     data = committed()
     write(tmp_path, {**data, "name": data["label"], "schema": 0} | {"label": None})
+    shutil.copy(COMMITTED / "runs" / f"{RUN}.items.json.gz", tmp_path / "runs")
     (old,) = read_all(tmp_path).values()
     assert old == read(COMMITTED, RUN)
-    assert old.result.data.unknown_token_share is None
+    card = old.result.data
+    assert card.unknown_token_share is card.unread_columns is card.dropped_turns is None
 
 
 CASES = {
@@ -70,12 +76,13 @@ def test_what_is_no_record_is_one_line_with_the_fix(tmp_path, case):
 
 def test_what_an_older_version_did_not_look_for_is_no_difference():
     old = parse(committed()).result
-    card = dataclasses.replace(old.data, unknown_token_share=0.0)
+    card = dataclasses.replace(old.data, unknown_token_share=0.0, unread_columns=["x"], dropped_turns={"y": 1})
     again = dataclasses.replace(old, data=card, findings={**old.findings, "new": 1})
     assert same_result(old, again)
     assert not same_result(again, old)  # what was looked for and is gone is one
     assert not same_result(old, dataclasses.replace(again, losses=[*old.losses, 1.0]))
     assert not same_result(again, dataclasses.replace(again, data=dataclasses.replace(card, unknown_token_share=0.5)))
+    assert not same_result(again, dataclasses.replace(again, data=dataclasses.replace(card, dropped_turns={})))
     assert same_result(Result({}, "failed"), Result({}, "failed"))
 
 
@@ -91,3 +98,19 @@ def test_records_set_aside_are_all_there(tmp_path):
     assert [(kept / name).read_text() for name in names[:4]] == [f"results/{name}" for name in names[:4]]
     assert (worked / "a" / "checkpoint.pt").is_file()
     assert kept.parent == tmp_path / "results" / "replaced"
+
+
+def test_records_set_aside_within_a_second_lie_in_folders_of_their_own(tmp_path):
+    path, places = tmp_path / "results/runs/a.json", []
+    for number in range(3):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(number))
+        places += set_aside(["a"], tmp_path / "results", tmp_path / "outputs")
+    assert [(place / "runs/a.json").read_text() for place in places] == ["0", "1", "2"]
+
+
+def test_records_that_cannot_be_moved_are_one_line(tmp_path):
+    write(tmp_path, committed())
+    (tmp_path / "replaced").write_text("a file")
+    with pytest.raises(UserError, match=r"records cannot be moved to .*replaced: "):
+        set_aside([RUN], tmp_path, None)

@@ -71,10 +71,6 @@ CASES = {
         s, n, result={"data": dataclasses.replace(s.records[n].result.data, complete=False)}
     ),
     "no account of the training data": lambda s, n: changed(s, n, result={"data": None}),
-    "record of another configuration": lambda s, n: changed(
-        s, n, result={"config": {**s.records[n].result.config, "seed": 2}}
-    ),
-    "record of another configuration under": lambda s, n: changed(s, n, run_id="0" * 10),
     "mixed lm_eval version": lambda s, n: manifest(s, n, versions={"lm_eval": "0.4.14"}),
 }
 
@@ -141,4 +137,7 @@ def test_a_copied_record_does_not_pass_for_another_run(table, tmp_path):
     fill(table, tmp_path, SHARES, count=20)
     record_path(tmp_path, table[1].run_id).write_text(record_path(tmp_path, table[2].run_id).read_text())
     (problem,) = problems(small(), table, cells.load(table, tmp_path))
-    assert problem.startswith("record of another configuration")
+    copied, of = table[1].run_id, table[2].run_id
+    assert problem == f"broken record {copied}.json: it is of run {of}: {table[1].name}"
+    (todo,) = cells.queue(table, cells.load(table, tmp_path))
+    assert todo.run_id == copied

@@ -139,7 +139,6 @@ def test_a_run_that_rests_on_a_dirty_ranking_is_refused_with_it(tmp_path):
     [
         (lambda old: {"scores": [dataclasses.replace(old.scores[0], num_available=99), *old.scores[1:]]}, "truncated"),
         (lambda old: {"data": dataclasses.replace(old.data, complete=False)}, "training data nano is not complete"),
-        (lambda old: {"config": {**old.config, "seed": 2}}, "record of another configuration"),
         (lambda old: {"scores": old.scores[1:]}, None),  # the evaluation does not give it: another run neither
     ],
 )

@@ -1,6 +1,7 @@
 """What a run costs: phases of a step against a clock that only counts, parts of memory of every method, energy."""
 
 import sys
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from layerfit.engines import zero
 from layerfit.methods import METHODS
 from layerfit.run.loop import Clock
 from layerfit.run.measure import Memory, _energy, memory_of, phases_of, watch_activations
-from tests.helpers.tiny import SETTINGS, composed, context_for, engine_for, rows, share
+from tests.helpers.tiny import SETTINGS, batch_of, composed, context_for, engine_for, rows, share
 
 TRAINING = [name for name, cls in METHODS.items() if cls.trains]
 
@@ -137,3 +138,61 @@ def test_parts_of_memory_are_known_of_every_method(method):
     assert memory.unknown["allocated"] == "the CPU allocator keeps no statistics"
     assert not torch.cuda.is_available() or memory.peak["allocated"]
     engine.close()
+
+
+def cut_to(batch, length):
+    return batch_of(batch.input_ids[:, :length], batch.labels[:, :length])
+
+
+def watched(method, engine_name, lengths, *extra, micro_batches=1, alone=False):
+    """Memory of a run with batches of these lengths; alone: one for every step, each watched for itself."""
+    run = composed(f"method={method}", f"engine={engine_name}", *SETTINGS[method], *extra)
+    engine, out = engine_for(run, micro_batches, steps=len(lengths)), []
+    ctx = context_for(run, engine, len(lengths))
+    with ExitStack() as watching:
+        if not alone:  # as in a run, before there is an optimizer
+            out.append(Memory())
+            watching.enter_context(watch_activations(engine, out[-1]))
+        for step, length in enumerate(lengths):
+            engine.use(run.method.plan(step, ctx))
+            if alone:  # after the switch
+                watching.close()
+                out.append(Memory())
+                watching.enter_context(watch_activations(engine, out[-1]))
+            engine.step([cut_to(b, length) for b in share(rows(step), 0, 1, micro_batches)], 0.003)
+    engine.close()
+    return out
+
+
+@pytest.mark.parametrize(("method", "engine", "micro_batches"), [("ist", "torch", 1), ("lisa", "zero1", 2)])
+def test_activations_are_the_largest_of_all_steps(method, engine, micro_batches):
+    """Plans reach lower and batches grow after the first step, and the last step is small again."""
+    lengths = [6, 8, 12, 10, 12, 7]
+    alone = watched(method, engine, lengths, micro_batches=micro_batches, alone=True)
+    (found,) = watched(method, engine, lengths, micro_batches=micro_batches)
+    each = [memory.peak["activations"] for memory in alone]
+    assert found.peak["activations"] == max(each)
+    assert max(each) > each[0]
+    found.peak["allocated"] = None
+    assert found.measured(Clock([1.0], 1), 0.0, 0.0, [], {}).activations_over == "every step"
+
+
+def test_a_micro_batch_counts_and_not_their_sum():
+    whole, half = (watched("full", "torch", [12], micro_batches=n)[0].peak["activations"] for n in (1, 2))
+    assert 0.45 < half / whole < 0.6
+
+
+def test_only_steps_that_can_be_larger_are_watched():
+    assert watched("full", "torch", [9, 9, 8, 12, 12, 7, 12])[0].watched == {0, 3}
+    assert watched("static", "torch", [12] * 5)[0].watched == {0}
+    (again,) = watched("lisa", "torch", [12] * 8, "method.num_active=1", "method.switch_every=1")
+    assert len(again.watched) <= 4, "the same blocks in another draw are the same plan"
+
+
+def test_what_was_watched_is_in_no_median():
+    memory = Memory(peak={"activations": 1, "allocated": None}, watched={0, 2})
+    found = memory.measured(Clock([90.0, 1.0, 80.0, 3.0, 2.0], 1), 0.0, 0.0, [], {})
+    assert found.step_seconds_median == 2
+    memory.watched = {0, 1, 2}
+    assert memory.measured(Clock([90.0, 5.0, 7.0], 1), 0.0, 0.0, [], {}).step_seconds_median == 6
+    assert memory.measured(Clock([90.0], 1), 0.0, 0.0, [], {}).step_seconds_median == 90

@@ -20,7 +20,6 @@ from layerfit.run.norms import Norms
 from tests.helpers.tiny import SETTINGS, composed, context_for, engine_for, engine_over, rows, share, tiny_llama
 
 ROOT = Path(__file__).resolve().parents[2]
-MIRROR = ROOT.parent / "shared" / "hub"
 UNITS = ["embedding", "layers.0", "layers.1", "layers.2", "layers.3", "norm", "head"]
 PARTS = {"embed_tokens": "embedding", "model.norm": "norm", "lm_head": "head"}
 
@@ -110,24 +109,16 @@ def test_norms_under_a_mask_are_those_of_the_plain_model():
     assert found["update"] == pytest.approx(norms_of({n: end[n].double() - start[n].double() for n in start}), rel=1e-4)
 
 
-@pytest.mark.parametrize("model", ["nano", "stories260k"])
-def test_initial_adapter_norms_are_those_of_peft(model):
+def test_initial_adapter_norms_are_those_of_peft():
     """The published curve of LoRA, predicted from initialisation alone: sqrt(7 r / 3), sqrt(r / 3), sqrt(d r)."""
-    if model == "stories260k" and not MIRROR.is_dir():
-        pytest.skip(f"no mirror at {MIRROR}")
-    words = [f"model={model}", "method=lora", "method.rank=32", "method.embeddings=true", "engine=torch"]
-    words += [f"hub.mirror={MIRROR}"] if model == "stories260k" else []
     with config.composer():
-        run = config.compose(words)
+        run = config.compose(["model=nano", "method=lora", "method.rank=32", "method.embeddings=true", "engine=torch"])
     engine = engine_over(run, fresh_model(run, run.model.anatomy(), None, torch.device("cpu")))
     embedding, *blocks, norm, head = Norms(engine).findings()["adapter_initial"]
     assert blocks == pytest.approx([math.sqrt(7 * 32 / 3)] * run.model.num_layers, rel=0.03)
     assert embedding == pytest.approx(math.sqrt(64 * 32), rel=0.05)
     assert norm is None
-    if model == "nano":
-        assert head == pytest.approx(math.sqrt(32 / 3), rel=0.05)
-    else:  # tied: one matrix, one adapter
-        assert head == embedding
+    assert head == pytest.approx(math.sqrt(32 / 3), rel=0.05)
 
 
 def test_embedding_adapters_are_saved_alone_and_loaded(tmp_path):

@@ -6,13 +6,12 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from layerfit.errors import Parser, UserError, shown
-from layerfit.evaluation.judge.files import JsonLine, read_lines
-from layerfit.evaluation.judge.rating import rating
-from layerfit.evaluation.judge.scores import JudgedTurn, average, judged_turns, parts, spread, unparsed
+from layerfit.errors import Parser, UserError
+from layerfit.evaluation.judge.files import JsonLine, judgment_fault, read_lines
+from layerfit.evaluation.judge.rating import verdict_of
+from layerfit.evaluation.judge.scores import JudgedTurn, average, judged_turns, parts, reasons, spread, unparsed
 from layerfit.files.paths import expand
-
-NEEDED = ("question_id", "model", "judge", "user_prompt", "judgment", "turn")
+from layerfit.files.shown import one_line, shown
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,7 +47,7 @@ def rescore(file: Path, questions: Path | None = None) -> list[str]:
     out: list[str] = []
     for (model, judge, benchmark), lines in groups.items():
         title = f"{model}, judged by {judge}" + (f", {benchmark}" if benchmark else "")
-        out += [title, *_report(lines, judged_turns(lines, categories)), ""]
+        out += [one_line(title), *_report(lines, judged_turns(lines, categories)), ""]
     return out[:-1]
 
 
@@ -64,12 +63,12 @@ def by_model_judge_and_benchmark(file: Path) -> dict[tuple[str, str, str], list[
         raise UserError(f"{file} is not a file; give a model_judgment/<judge>_single.jsonl or a results/judgments/*.gz")
     groups: dict[tuple[str, str, str], list[JsonLine]] = defaultdict(list)
     for number, line in enumerate(read_lines(file), 1):
-        if missing := [key for key in NEEDED if key not in line]:
-            raise UserError(f"{file}, judgment {number} has no {missing[0]}; is it a file of single-answer judgments?")
+        if (fault := judgment_fault(line)) is not None:
+            raise UserError(f"{file}, judgment {number} has {fault}; is it a file of single-answer judgments?")
         served = line.get("judge_model")
-        judge = str(line["judge"][0])
+        judge = line["judge"][0]
         rater = judge if served in (None, judge) else f"{judge} (served {served})"
-        groups[str(line["model"]), rater, line.get("benchmark", "")].append(line)
+        groups[line["model"], rater, line.get("benchmark") or ""].append(line)
     if not groups:
         raise UserError(f"{file} holds no judgments; give a file of single-answer judgments")
     return dict(sorted(groups.items()))
@@ -91,11 +90,12 @@ def _report(lines: list[JsonLine], turns: list[JudgedTurn]) -> list[str]:
         out.append(f"  {metric:<24} {shown:>8}  {sum(turn.median is not None for turn in some)} turns")
     if all(turn.category is None for turn in turns):
         out.append("  no categories: give --questions question.jsonl")
-    out.append(f"  judgments {len(lines)}, without a rating {unparsed(turns)}")
+    why = ", ".join(f"{reason} {count}" for reason, count in reasons(turns).items())
+    out.append(f"  judgments {len(lines)}, without a rating {unparsed(turns)}" + (f" ({why})" if why else ""))
     if (found := spread(turns)) is not None:
         out.append(f"  mean range over the judgments of a turn {found:.4f}")
     stored = [line["score"] if line.get("score") != -1 else None for line in lines]
-    if changed := sum(score != rating(line["judgment"]) for score, line in zip(stored, lines, strict=True)):
+    if changed := sum(score != verdict_of(line).value for score, line in zip(stored, lines, strict=True)):
         out.append(f"  {changed} ratings differ from the score stored beside them")
     return out
 

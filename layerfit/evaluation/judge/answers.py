@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerfit.config.judge import JudgeConfig
-from layerfit.data.templates import Exchange, Turn, write_turn
+from layerfit.data.templates import Exchange, write_turn
 from layerfit.data.tokenise import tokenise
+from layerfit.data.turns import Turn
 from layerfit.errors import UserError
-from layerfit.evaluation.judge.files import Bench, Journal, JsonLine, Question
+from layerfit.evaluation.judge.files import Bench, Journal, JsonLine, Question, answer_fault
 from layerfit.evaluation.judge.generate import Continuation, Prompt, generate, weights_digest
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def answer_all(
 
     A batch of questions is written after its last turn, so a kill loses at most one batch.
     """
-    journal, weights = Journal(path), weights_digest(model)
+    journal, weights = Journal(path, answer_fault), weights_digest(model)
     settings: JsonLine = {"weights": weights, "template": config.template, "decoding": config.decoding}
     settings |= {"max_new_tokens": config.max_new_tokens, "bench": bench.fingerprint}
     known = {line["question_id"]: line for line in journal.lines if line.get("settings") == settings}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -14,7 +13,11 @@ from layerfit.evaluation.judge.answers import NO_TEMPLATE
 from layerfit.evaluation.judge.client import host_of, is_loopback
 from layerfit.evaluation.judge.files import load_benches
 from layerfit.evaluation.judge.local import judge_model
+from layerfit.files.secrets import read_key
+from layerfit.files.shown import one_line
 from layerfit.models.hub import model_source
+
+KEY_SETTING = "eval.judge.key_variable"
 
 
 def check_judge(config: JudgeConfig, model: ModelConfig, hub: HubConfig) -> None:
@@ -48,10 +51,7 @@ def check_server(config: JudgeConfig, hub: HubConfig) -> None:
             f"no judge for {', '.join(config.benchmarks)}: give eval.judge.base_url=<OpenAI-compatible address, up to "
             "/v1> and eval.judge.model=<its id>, or eval.judge.model_path=<folder or hub id> for one on this machine"
         )
-    if host_of(config.base_url) is None:
-        raise UserError(
-            f"eval.judge.base_url={config.base_url} is not an http(s) address; give one like https://host/v1"
-        )
+    check_address(config.base_url)
     if config.model is None:
         raise UserError("eval.judge.model is not set; give the judge's model id at its server, with its date if any")
     if hub.offline and not is_loopback(config.base_url):
@@ -59,11 +59,19 @@ def check_server(config: JudgeConfig, hub: HubConfig) -> None:
             f"eval.judge.base_url={config.base_url} is not on this machine and hub.offline=true; "
             "give a judge at 127.0.0.1 or eval.judge.model_path, or set hub.offline=false"
         )
-    if config.key_variable is not None and not os.environ.get(config.key_variable):
+    if config.key_variable is not None:
+        read_key(KEY_SETTING, config.key_variable)
+
+
+def check_address(url: str) -> None:
+    """Raise UserError if a judge's address is none, or has a password or a query in it, which is not shown."""
+    if re.search(r"[@?#]", url):
         raise UserError(
-            f"eval.judge.key_variable={config.key_variable} is not set in the environment; export the judge's key "
-            "there, or set eval.judge.key_variable=null for a server that needs none"
+            "eval.judge.base_url has a password, token or query in it (not shown here): it would be written to files; "
+            f"export the key in a variable and give its name, {KEY_SETTING}=JUDGE_KEY, and the bare address"
         )
+    if host_of(url) is None or re.search(r"[\x00-\x20\x7f-\x9f]", url):
+        raise UserError(f"eval.judge.base_url={one_line(url)} is not an http(s) address; give one like https://host/v1")
 
 
 def check_local(config: JudgeConfig, hub: HubConfig) -> None:

@@ -1,26 +1,33 @@
 """A client of a judge at an OpenAI-compatible address, with retries.
 
-Retried: time-outs, broken connections, 408, 409, 425, 429, 5xx, replies that are not JSON or have no text. Not retried:
-every other status (a wrong key or model stays wrong) and redirects (they would pass the key to another host).
+Retried: time-outs, broken connections, 408, 409, 425, 429, 5xx, replies that are no chat completion with text. Not
+retried: every other status (a wrong key or model stays wrong) and redirects (they would pass the key to another host).
+A judgment whose last attempt fails ends the run: a null would make a wrong address a final result. The same command
+asks for the rest. A parameter that a server does not take (`max_tokens`, `temperature`) is left out or renamed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import email.utils
 import ipaddress
 import json
 import random
+import re
+import socket
 import ssl
+import sys
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import cache
-from threading import Event
+from threading import Event, Lock, Timer
 from time import sleep
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from layerfit.evaluation.judge.reply import AgainError, Reply, parse_refusal, parse_reply, read_body, shown
 
 if TYPE_CHECKING:
     import httpx2
@@ -34,24 +41,6 @@ Messages = list[dict[str, str]]
 
 class JudgeError(RuntimeError):
     """The judge does not answer. Earlier judgments are kept."""
-
-
-class _AgainError(Exception):
-    """A retryable failure of one attempt. wait: seconds that the server asks for."""
-
-    def __init__(self, message: str, wait: float | None = None) -> None:
-        super().__init__(message)
-        self.wait = wait
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A judge's reply. model, fingerprint and finish as the server reports them, None if it does not."""
-
-    text: str
-    model: str | None = None
-    fingerprint: str | None = None
-    finish: str | None = None
 
 
 def host_of(url: str) -> str | None:
@@ -81,12 +70,15 @@ class Server:
 
     base_url: str
     model: str
-    key: str | None
+    key: str | None = field(repr=False)
     max_tokens: int
     timeout_s: float
     max_attempts: int
     parallel: int = 1
     base_wait_s: float = 1.0
+    refused: set[str] = field(default_factory=set)
+    """Parameters that this server does not take, learnt from its first refusal."""
+    lock: Lock = field(default_factory=Lock, repr=False)
 
     def reported(self) -> str:
         """Return the judge's name in error messages."""
@@ -129,10 +121,10 @@ class Server:
         for attempt in range(1, self.max_attempts + 1):
             try:
                 reply = self._once(messages)
-                if reply.text.strip() or attempt == self.max_attempts:
-                    return reply  # repeatedly empty: kept as a judgment without a rating
-                raise _AgainError("an empty reply")
-            except _AgainError as error:
+                if reply.text.strip() or reply.finish == "length" or attempt == self.max_attempts:
+                    return reply  # cut before its first word, or repeatedly empty: a judgment without a rating
+                raise AgainError("an empty reply")
+            except AgainError as error:
                 if attempt == self.max_attempts:
                     raise JudgeError(f"{self.reported()}: {attempt} attempts failed, the last with {error}") from error
                 if error.wait is not None and error.wait > LONGEST_WAIT:
@@ -141,27 +133,57 @@ class Server:
                 sleep(max(backoff, error.wait or 0.0))
         raise AssertionError("the last attempt returns or raises")
 
+    def parameters(self) -> dict[str, Any]:
+        """Return the request's parameters, without those that the server has refused."""
+        out: dict[str, Any] = {"temperature": 0, "max_tokens": self.max_tokens, "n": 1}
+        if "max_tokens" in self.refused:
+            out["max_completion_tokens"] = self.max_tokens
+        return {name: value for name, value in out.items() if name not in self.refused}
+
     def _once(self, messages: Messages) -> Reply:
+        while True:
+            parameters = self.parameters()
+            answer = self._request(messages, parameters)
+            if isinstance(answer, Reply):
+                return answer
+            self._learn(answer)
+
+    def _learn(self, parameter: str) -> None:
+        with self.lock:
+            if parameter not in self.refused:
+                instead = "max_completion_tokens in its place" if parameter == "max_tokens" else "its own value"
+                print(f"{self.reported()} does not take {parameter}: asked with {instead}", file=sys.stderr, flush=True)
+                self.refused.add(parameter)
+
+    def _request(self, messages: Messages, parameters: dict[str, Any]) -> Reply | str:
+        """Return the reply, or the parameter that the server does not take."""
         import httpx2
 
-        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.max_tokens, "n": 1}
-        headers = {"User-Agent": "layerfit"}
+        headers = {"User-Agent": "layerfit", "Accept-Encoding": "identity", "Content-Type": "application/json"}
         if self.key is not None:
+            if not re.fullmatch(r"[\x21-\x7e]+", self.key):
+                raise JudgeError(f"{self.reported()}: the key has characters that are not allowed in a header")
             headers["Authorization"] = f"Bearer {self.key}"
         url = self.base_url.rstrip("/") + "/chat/completions"
-        try:
-            with self._client() as client, client.stream("POST", url, json=body, headers=headers) as response:
-                if not response.is_success:
-                    raise self._status(response)
-                return _reply(_read(response, time.monotonic() + self.timeout_s))
-        except (httpx2.TimeoutException, TimeoutError) as error:
-            raise _AgainError(f"a time-out after {self.timeout_s:g} s") from error
-        except (httpx2.ConnectError, httpx2.ProxyError) as error:
-            raise _AgainError(f"no connection: {error}") from error
-        except (httpx2.LocalProtocolError, UnicodeEncodeError):  # `from None`: its text may contain the key
-            raise JudgeError(f"{self.reported()}: the key has characters that are not allowed in a header") from None
-        except httpx2.RequestError as error:
-            raise _AgainError(f"a broken connection: {type(error).__name__}") from error
+        body = json.dumps({"model": self.model, "messages": messages, **parameters}).encode()
+        with _Watch.over(self.timeout_s) as watch:
+            try:
+                sent: Any = {"content": body, "headers": headers, "extensions": {"trace": watch.connected}}
+                with self._client() as client, client.stream("POST", url, **sent) as response:
+                    if not response.is_success:
+                        return self._refused(response, parameters)
+                    received = read_body(response)
+                    if watch.late:  # where a body ends with its connection, this one was only cut
+                        raise TimeoutError
+                    return parse_reply(received, parameters)
+            except httpx2.TimeoutException as error:
+                raise AgainError(f"a time-out after {self.timeout_s:g} s") from error
+            except (httpx2.RequestError, httpx2.InvalidURL, OSError) as error:
+                if watch.late:
+                    raise AgainError(f"a time-out after {self.timeout_s:g} s") from error
+                if isinstance(error, httpx2.ConnectError | httpx2.ProxyError):
+                    raise AgainError(f"no connection: {shown(str(error))}") from error
+                raise AgainError(f"a broken connection: {type(error).__name__}") from error
 
     def _client(self) -> httpx2.Client:
         """Return a client for one request: a new connection is cheap beside a judgment's seconds or minutes."""
@@ -170,42 +192,59 @@ class Server:
         # Requests to this machine bypass the environment's proxy (trust_env).
         return httpx2.Client(verify=_certificates(), trust_env=not is_loopback(self.base_url), timeout=self.timeout_s)
 
-    def _status(self, response: httpx2.Response) -> Exception:
-        """Return the exception for a status other than 2xx."""
-        said = f"HTTP {response.status_code}{_message(response, time.monotonic() + self.timeout_s)}"
-        if response.status_code in AGAIN or response.status_code >= 500:
-            return _AgainError(said, retry_after(response.headers.get("Retry-After")))
-        return JudgeError(f"{self.reported()} refuses: {said}")
+    def _refused(self, response: httpx2.Response, parameters: dict[str, Any]) -> str:
+        """Return the parameter that the server does not take; raise for every other status than 2xx."""
+        import httpx2
+
+        body = b""
+        with suppress(AgainError, httpx2.RequestError):  # an error without words
+            body = read_body(response)
+        refusal, status = parse_refusal(body, parameters), response.status_code
+        if refusal.parameter is not None and status in (400, 422):
+            return refusal.parameter
+        said = f"HTTP {status}" + (f" ({refusal.said})" if refusal.said else "")
+        if status in AGAIN or status >= 500:
+            raise AgainError(said, retry_after(response.headers.get("Retry-After")))
+        raise JudgeError(f"{self.reported()} refuses: {said}")
+
+
+class _Watch:
+    """The time limit of one whole request. The library's are for single reads: a server may send byte after byte."""
+
+    def __init__(self) -> None:
+        self.late = False
+        self.socket: socket.socket | None = None
+
+    @classmethod
+    @contextmanager
+    def over(cls, seconds: float) -> Iterator[_Watch]:
+        """Watch over a block: after `seconds` its connection ends, which the block sees as an error."""
+        watch = cls()
+        timer = Timer(seconds, watch.end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield watch
+        finally:
+            timer.cancel()
+
+    def connected(self, event: str, info: dict[str, Any]) -> None:
+        """Take note of the connection (a trace function of httpx2)."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self.socket = info["return_value"].get_extra_info("socket")
+
+    def end(self) -> None:
+        """End the connection. It is not closed here: another thread's could get its number while this one is read."""
+        self.late = True
+        if self.socket is not None:
+            with suppress(OSError):
+                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
 
 
 @cache
 def _certificates() -> ssl.SSLContext:
     """Return the system's certificates, not certifi's: they may include a company's own. Takes 0.1 s."""
     return ssl.create_default_context()
-
-
-def _read(response: httpx2.Response, deadline: float) -> bytes:
-    """Return a body. The deadline is for the whole body; httpx2's time-outs apply to each read only."""
-    parts = []
-    for part in response.iter_bytes():
-        parts.append(part)
-        if time.monotonic() > deadline:
-            raise TimeoutError
-    return b"".join(parts)
-
-
-def _message(response: httpx2.Response, deadline: float) -> str:
-    """Return the server's error message, in one short line."""
-    import httpx2
-
-    try:
-        text = _read(response, deadline)[:4096].decode(errors="replace")
-    except (TimeoutError, httpx2.RequestError):
-        return ""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        text = str(json.loads(text)["error"]["message"])
-    text = " ".join(text.split())[:200]
-    return f" ({text})" if text else ""
 
 
 def retry_after(header: str | None) -> float | None:
@@ -218,22 +257,5 @@ def retry_after(header: str | None) -> float | None:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError, OSError):
         return None
-
-
-def _reply(body: bytes) -> Reply:
-    """Parse a chat completion.
-
-    Raises:
-        _AgainError: if it is not one.
-    """
-    try:
-        data = json.loads(body)
-        choice = data["choices"][0]
-        text = choice["message"]["content"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise _AgainError(f"a reply that is not a chat completion: {body[:80]!r}") from error
-    if not isinstance(text, str | None):
-        raise _AgainError(f"a reply without text: {str(text)[:80]}")
-    return Reply(text or "", data.get("model"), data.get("system_fingerprint"), choice.get("finish_reason"))

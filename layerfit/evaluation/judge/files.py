@@ -10,6 +10,9 @@ import gzip
 import hashlib
 import json
 import os
+import sys
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -18,6 +21,8 @@ from typing import Any
 from layerfit.config.judge import JudgeConfig
 from layerfit.config.schema import HubConfig
 from layerfit.errors import UserError
+from layerfit.files.shown import one_line
+from layerfit.files.writing import write_atomically
 from layerfit.models.hub import DATASETS, local_copy
 
 JsonLine = dict[str, Any]
@@ -57,21 +62,37 @@ def read_lines(path: Path) -> list[JsonLine]:
     Raises:
         UserError: if a line is not an object, naming it.
     """
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {one_line(str(error))}; copy it again") from error
     out = []
     for number, line in enumerate(raw.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except ValueError as error:
+            out.append(_object(line))
+        except (ValueError, RecursionError) as error:
             if number > raw.count(b"\n"):  # cut off by a kill
                 continue
-            raise UserError(f"{path}, line {number} is not JSON: {error}") from error
-        if not isinstance(value, dict):
-            raise UserError(f"{path}, line {number} is not a JSON object")
-        out.append(value)
+            raise UserError(f"{path}, line {number}: {one_line(str(error))[:100]}") from error
     return out
+
+
+def _object(line: bytes) -> JsonLine:
+    """Return the object in a line.
+
+    Raises:
+        ValueError: if it holds something else.
+        RecursionError: if it is nested too deeply.
+    """
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
 
 
 def answer_turns(line: JsonLine) -> list[str]:
@@ -166,20 +187,95 @@ def _fingerprint(questions: tuple[Question, ...], prompts: dict[str, JsonLine]) 
     return hashlib.blake2s(json.dumps([shown, texts]).encode(), digest_size=8).hexdigest()
 
 
-class Journal:
-    """An append-only JSON-lines file that survives a kill: opening it removes an incomplete last line."""
+def line_bytes(line: JsonLine) -> bytes:
+    """Return an object as a line of a file: text as it is, or escaped where no encoding could write it."""
+    try:
+        return json.dumps(line, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(line).encode() + b"\n"
 
-    def __init__(self, path: Path) -> None:
+
+def _typed(line: JsonLine, kinds: dict[str, type], needed: int) -> str | None:
+    """Return which of some keys is missing (of the first `needed`) or of another type, None if none is."""
+    for number, (name, kind) in enumerate(kinds.items()):
+        value = line.get(name)
+        if value is None and number >= needed:
+            continue
+        if not isinstance(value, kind) or isinstance(value, bool):
+            return f"no {name}" if name not in line else f"a {name} that is a {type(value).__name__}"
+    return None
+
+
+def judgment_fault(line: JsonLine) -> str | None:
+    """Return what a line of a file of judgments lacks, or has instead, None if it is one."""
+    kinds: dict[str, type] = {"question_id": int, "model": str, "judge": list, "user_prompt": str, "judgment": str}
+    kinds |= {"turn": int, "finish_reason": str, "judge_model": str, "category": str, "benchmark": str}
+    if (fault := _typed(line, kinds | {"repeat": int, "parameters": dict}, 6)) is not None:
+        return fault
+    return None if [type(part) for part in line["judge"]] == [str, str] else "a judge that is not two names"
+
+
+def answer_fault(line: JsonLine) -> str | None:
+    """Return what a line of a file of answers lacks, or has instead, None if it is one."""
+    if (fault := _typed(line, {"question_id": int, "choices": list}, 2)) is not None:
+        return fault
+    for choice in line["choices"][:1]:
+        if isinstance(choice, dict) and _texts(choice.get("turns")) and _texts(choice.get("finish", [])):
+            return None
+    return "no choice with turns"
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+Fault = Callable[[JsonLine], str | None]
+
+
+class Journal:
+    """An append-only JSON-lines file that survives a kill, and lines that something else has broken.
+
+    Opening it takes such lines out: what they held is asked for again. An incomplete last line is what a kill leaves;
+    others are named and kept in `<file>.broken`. fault: says what is wrong with an object.
+    """
+
+    def __init__(self, path: Path, fault: Fault = lambda _: None) -> None:
         self.path, self._lock = path, Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         raw = path.read_bytes() if path.exists() else b""
-        if not raw.endswith(b"\n") and raw:
-            os.truncate(path, raw.rfind(b"\n") + 1)
-        self.lines = read_lines(path) if raw else []
+        self.lines: list[JsonLine] = []
+        kept, broken = [], {}
+        *whole, cut = raw.split(b"\n")
+        for number, text in enumerate(whole, 1):
+            try:
+                line, wrong = _object(text), None
+                wrong = fault(line)
+            except (ValueError, RecursionError) as error:
+                wrong = " ".join(str(error).split())[:100]
+            if wrong is None:
+                self.lines.append(line)
+                kept.append(text + b"\n")
+            elif text.strip():
+                broken[number] = (wrong, text)
+        if broken:
+            self._set_aside(broken)
+        if broken or cut:
+            write_atomically(path, b"".join(kept))
+
+    def _set_aside(self, broken: dict[int, tuple[str, bytes]]) -> None:
+        aside = self.path.with_name(f"{self.path.name}.broken")
+        with aside.open("ab") as file:
+            file.write(b"".join(text + b"\n" for _, text in broken.values()))
+        number, (wrong, _) = next(iter(broken.items()))
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        print(
+            f"layerfit: {self.path}, line {number}{more}: {one_line(wrong)}; moved to {aside.name} and asked for again",
+            file=sys.stderr,
+        )
 
     def append(self, line: JsonLine) -> None:
         """Write a line to the disk; thread-safe."""
-        data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        data = line_bytes(line)
         with self._lock:
             with self.path.open("ab") as file:
                 file.write(data)

@@ -47,7 +47,7 @@ class LocalJudge:
             raise UserError(f"eval.judge.model_path={self.config.model_path} has no chat template; give a chat model")
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[self.config.dtype]
         revision = {"revision": self.config.revision} if isinstance(source, str) and self.config.revision else {}
-        model: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, **revision)
+        model: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, trust_remote_code=False, **revision)
         self.model = model.to(self.device).eval()
 
     def name(self) -> str:

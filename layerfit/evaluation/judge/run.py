@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import json
-import os
 import re
 import time
 from collections.abc import Callable
@@ -15,13 +13,22 @@ from typing import TYPE_CHECKING, Protocol
 from layerfit.config.judge import JudgeConfig
 from layerfit.config.schema import EvalConfig, HubConfig
 from layerfit.evaluation.judge.answers import answer_all, check_template
-from layerfit.evaluation.judge.check import check_server
-from layerfit.evaluation.judge.client import JudgeError, Messages, Reply, Server
-from layerfit.evaluation.judge.files import Bench, Journal, JsonLine, load_benches
+from layerfit.evaluation.judge.check import KEY_SETTING, check_server
+from layerfit.evaluation.judge.client import JudgeError, Messages, Server
+from layerfit.evaluation.judge.files import (
+    Bench,
+    Journal,
+    JsonLine,
+    judgment_fault,
+    line_bytes,
+    load_benches,
+)
 from layerfit.evaluation.judge.local import LocalJudge
-from layerfit.evaluation.judge.rating import Ask, asks, rating
+from layerfit.evaluation.judge.rating import RULE, Ask, asks, verdict
+from layerfit.evaluation.judge.reply import Reply
 from layerfit.evaluation.judge.scores import Scoring, judged_turns
 from layerfit.evaluation.lm_eval.harness import evaluating, quiet, random_state
+from layerfit.files.secrets import read_key
 from layerfit.files.writing import write_atomically
 from layerfit.records.record import Items, Score
 
@@ -77,8 +84,8 @@ def judged(
             wanted = list(asks(bench, answered, judge_config.judgments))
             lines.append(judge_all(judge, name, wanted, folder.name, path))
     for kind, some in (("answers", answers), ("judgments", lines)):
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for bench_lines in some for line in bench_lines)
-        write_atomically(folder / FOLDER / f"{kind}.jsonl", text.encode())
+        data = b"".join(line_bytes(line) for bench_lines in some for line in bench_lines)
+        write_atomically(folder / FOLDER / f"{kind}.jsonl", data)
     scores: list[Score] = []
     items: Items = {}
     for whole, bench, answered, judgments in zip(benches, asked, answers, lines, strict=True):
@@ -98,7 +105,7 @@ def _judge(config: JudgeConfig, hub: HubConfig, device: torch.device | str, batc
     check_server(config, hub)
     assert config.base_url is not None, "checked"
     assert config.model is not None, "checked"
-    key = os.environ[config.key_variable] if config.key_variable is not None else None
+    key = read_key(KEY_SETTING, config.key_variable) if config.key_variable is not None else None
     rest = (config.max_judgment_tokens, config.timeout_s, config.max_attempts, config.parallel)
     return config.model, Server(config.base_url, config.model, key, *rest)
 
@@ -112,7 +119,16 @@ def _version(config: JudgeConfig, bench: Bench, name: str, lines: list[JsonLine]
     served = sorted({line["judge_model"] for line in lines if line.get("judge_model") is not None})
     reported = "+".join(served) or ("itself" if config.model_path is not None else "not reported")
     how = f"k={config.judgments};{config.template};{config.decoding};{config.max_new_tokens}"
-    return f"single-v1;{bench.fingerprint};judge={name};served={reported};{how}"
+    how += "".join(f";{way}" for way in sorted({_way(line.get("parameters") or {}) for line in lines}) if way)
+    return f"single-v1;{RULE};{bench.fingerprint};judge={name};served={reported};{how}"
+
+
+def _way(parameters: JsonLine) -> str:
+    """Return how a server was asked, if not as usual: greedily, with `max_tokens`."""
+    if not parameters:  # a judge in this process
+        return ""
+    other = ["max_completion_tokens"] if "max_completion_tokens" in parameters else []
+    return ",".join(other if "temperature" in parameters else [*other, "temperature of its own"])
 
 
 def judge_all(judge: Judge, name: str, wanted: list[Ask], model_id: str, path: Path) -> list[JsonLine]:
@@ -121,7 +137,7 @@ def judge_all(judge: Judge, name: str, wanted: list[Ask], model_id: str, path: P
     Raises:
         JudgeError: if the judge does not answer, with the number of judgments kept.
     """
-    journal = Journal(path)
+    journal = Journal(path, judgment_fault)
     known = {}
     for line in journal.lines:
         known[_key(line["judge"], line["question_id"], line["turn"], line["user_prompt"], line.get("repeat", 0))] = line
@@ -149,14 +165,15 @@ def _key(judge: list[str], question_id: int, turn: int, user: str, repeat: int) 
 
 
 def _line(ask: Ask, reply: Reply, judge: str, model_id: str) -> JsonLine:
-    """Return a judgment in FastChat's format (its first eight keys) with the raw text; score: null without a rating."""
+    """Return a judgment in FastChat's format (its first eight keys) with the raw text; score: null, with the reason."""
+    found = verdict(reply.text, reply.finish)
     return {
         "question_id": ask.question_id,
         "model": model_id,
         "judge": [judge, ask.prompt],
         "user_prompt": ask.user,
         "judgment": reply.text,
-        "score": rating(reply.text),
+        "score": found.value,
         "turn": ask.turn,
         "tstamp": time.time(),
         "category": ask.category,
@@ -165,6 +182,8 @@ def _line(ask: Ask, reply: Reply, judge: str, model_id: str) -> JsonLine:
         "judge_model": reply.model,
         "system_fingerprint": reply.fingerprint,
         "finish_reason": reply.finish,
+        "why_no_score": found.why_not,
+        "parameters": reply.parameters,
     }
 
 

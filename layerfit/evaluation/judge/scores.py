@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from layerfit.evaluation.judge.files import Bench, JsonLine, Question
-from layerfit.evaluation.judge.rating import rating
+from layerfit.evaluation.judge.rating import verdict_of
 from layerfit.evaluation.lm_eval.harness import hash_of, standard_error
 from layerfit.records.record import Items, Score
 
@@ -30,6 +30,8 @@ class JudgedTurn:
     category: str | None
     turn: int
     ratings: tuple[float | None, ...]
+    why_not: tuple[str, ...] = ()
+    """The reasons of those without one (`rating.Rating`)."""
 
     @property
     def median(self) -> float | None:
@@ -50,7 +52,9 @@ def judged_turns(lines: Iterable[JsonLine], categories: dict[int, str]) -> list[
     for (question_id, turn, _), group in sorted(groups.items()):
         category = group[0].get("category") or categories.get(question_id)
         ordered = sorted(group, key=lambda line: line.get("repeat", 0))
-        out.append(JudgedTurn(question_id, category, turn, tuple(rating(line["judgment"]) for line in ordered)))
+        found = [verdict_of(line) for line in ordered]
+        reasons = tuple(one.why_not for one in found if one.why_not is not None)
+        out.append(JudgedTurn(question_id, category, turn, tuple(one.value for one in found), reasons))
     return out
 
 
@@ -75,6 +79,11 @@ def average(turns: list[JudgedTurn]) -> float | None:
 def unparsed(turns: list[JudgedTurn]) -> int:
     """Return the number of judgments without a rating."""
     return sum(value is None for turn in turns for value in turn.ratings)
+
+
+def reasons(turns: list[JudgedTurn]) -> dict[str, int]:
+    """Return how many judgments have no rating for each reason, most frequent first."""
+    return dict(Counter(reason for turn in turns for reason in turn.why_not).most_common())
 
 
 def spread(turns: list[JudgedTurn]) -> float | None:
@@ -119,6 +128,7 @@ class Scoring:
         judgments = sum(len(turn.ratings) for turn in self.turns)
         out = {
             "unparsed": unparsed(self.turns) / judgments,
+            **{f"unparsed_{reason}": count / judgments for reason, count in reasons(self.turns).items()},
             "answers_cut": sum(finish != "stop" for finish in finishes) / len(finishes),
         }
         found = spread(self.turns)

@@ -22,10 +22,10 @@ import numpy as np
 
 from layerfit.config.schema import EvalConfig, HubConfig
 from layerfit.data.redirect import local_datasets
-from layerfit.data.sources import card
 from layerfit.errors import UserError
 from layerfit.evaluation.lm_eval.published import NUM_ITEMS
 from layerfit.evaluation.lm_eval.tasks import check_tasks, task_manager
+from layerfit.files.dataset_card import read_readme
 from layerfit.models.hub import DATASETS, local_copy
 from layerfit.records.record import Items, Score
 
@@ -174,7 +174,7 @@ class _Found:
 def is_cut(dataset: str | None, hub: HubConfig) -> bool:
     """Return whether a dataset's local copy is marked as CUT (incomplete) in its README."""
     folder = local_copy(DATASETS, dataset, hub) if dataset else None
-    return folder is not None and re.search(r"\bCUT\b", card(folder)[1]) is not None
+    return folder is not None and re.search(r"\bCUT\b", read_readme(folder)[1]) is not None
 
 
 def standard_error(numbers: list[float]) -> float | None:

@@ -110,7 +110,7 @@ def command_line(model: Path, part: TaskSet, hub: HubConfig, setting: Setting, o
     arguments += [] if setting.limit is None else ["--limit", str(setting.limit)]
     where = json.dumps({"mirror": hub.mirror, "offline": hub.offline})
     command = [sys.executable, "-c", COMMAND_LINE, where, str(torch.get_num_threads()), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise UserError(f"lm-eval's command line failed on {', '.join(part.tasks.values())}: {last}")

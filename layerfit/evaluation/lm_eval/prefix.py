@@ -41,6 +41,7 @@ Encoded = tuple[Any, list[int], list[int]]
 def language_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, config: EvalConfig) -> HFLM:
     """Return the model for lm-eval: our class, or lm-eval's own if `eval.model_class=stock` or ours cannot run it."""
     settings: dict[str, Any] = {"pretrained": model, "tokenizer": tokenizer, "batch_size": config.batch_size}
+    settings["trust_remote_code"] = False
     if config.model_class == "stock":
         return HFLM(**settings)
     if (reason := unsupported(model)) is not None:

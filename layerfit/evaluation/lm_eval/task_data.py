@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from layerfit.config.schema import EvalConfig, TaskConfig
+from layerfit.config.schema import EvalConfig, HubConfig, TaskConfig
 from layerfit.data.sources import Part
-from layerfit.evaluation.lm_eval.tasks import check_tasks, children_of, folders_of, include_folder, own_names
+from layerfit.evaluation.lm_eval.tasks import check, children_of, folders_of, include_folder, own_names
 
 
 def data(config: EvalConfig) -> list[Part]:
@@ -20,7 +20,7 @@ def data(config: EvalConfig) -> list[Part]:
     Raises:
         UserError: if a task is unknown.
     """
-    check_tasks(config)
+    check(config, HubConfig())
     from lm_eval.tasks._index import TaskIndex
 
     folder, own = include_folder(config), own_names(config)

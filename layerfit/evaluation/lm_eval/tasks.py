@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from layerfit.config.schema import EvalConfig, HubConfig
 from layerfit.errors import UserError
+from layerfit.evaluation.lm_eval.own_files import PACKAGE as PACKAGE
+from layerfit.evaluation.lm_eval.own_files import check_folder, find_folder, task_files
+from layerfit.files.shown import one_line
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
-PACKAGE = Path(__file__).resolve().parents[2]
 _KEY = re.compile(r"""^["']?(task|group|tag)["']?[ \t]*:[ \t]*(.*)$((?:\n[ \t]*-[ \t]+.*$)*)""", re.MULTILINE)
 _NAME = re.compile(r"[\w.\-+/()]+")
 
@@ -39,11 +40,7 @@ def include_folder(config: EvalConfig) -> Path | None:
     Raises:
         UserError: if it does not exist.
     """
-    if config.include is None:
-        return None
-    if not (folder := PACKAGE / config.include).is_dir():
-        raise UserError(f"eval.include={config.include} is not a folder of the package {PACKAGE}; see conf/eval")
-    return folder
+    return None if config.include is None else find_folder(config.include)
 
 
 def _names_in(text: str) -> set[str]:
@@ -62,12 +59,10 @@ def _names_in(text: str) -> set[str]:
 def definitions(root: Path) -> dict[str, frozenset[str]]:
     """Return, for every task, group and tag name below `root`, the top-level entries of `root` that define it."""
     found: dict[str, set[str]] = {}
-    for folder, _, files in os.walk(root):
-        family = next(iter(Path(folder).relative_to(root).parts), None)
-        for file in files:
-            if file.endswith(".yaml") or "." not in file.lstrip("."):  # a template without a suffix can hold a tag
-                for name in _names_in(Path(folder, file).read_text(encoding="utf-8", errors="replace")):
-                    found.setdefault(name, set()).add(family or file)
+    for path in task_files(root):
+        family = path.relative_to(root).parts[0]
+        for name in _names_in(path.read_text(encoding="utf-8", errors="replace")):
+            found.setdefault(name, set()).add(family)
     return {name: frozenset(families) for name, families in found.items()}
 
 
@@ -84,6 +79,11 @@ def check_tasks(config: EvalConfig) -> None:
         UserError: if a task is unknown (with similar names), or listed twice.
     """
     names = [task.name for task in config.tasks]
+    for name in names:
+        if not _NAME.fullmatch(name) or ".." in name or name.startswith("/"):
+            raise UserError(
+                f"eval={config.name} has no task {one_line(name)!r}: that is no name; see eval.tasks in conf/eval"
+            )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"eval={config.name} lists {twice[0]} twice; give it one number of shots")
@@ -97,7 +97,12 @@ def check_tasks(config: EvalConfig) -> None:
 
 
 def check(config: EvalConfig, hub: HubConfig) -> None:  # noqa: ARG001 - the signature of every protocol's check
-    """Check an evaluation of lm-eval's tasks (`protocols.Protocol.check`). Its data is checked by its hub ids."""
+    """Check an evaluation of lm-eval's tasks (`protocols.Protocol.check`). Its data is checked by its hub ids.
+
+    The process that executes the run does not look at the user's folder again: it does not know what he has joined.
+    """
+    if config.include is not None:
+        check_folder(config.include)
     check_tasks(config)
 
 

@@ -88,7 +88,7 @@ function memoryPart(run) {
   const held = ["allocated", "reserved"].map((name) => `${name}: ${run.memory[name] ? bytes(run.memory[name]) : `not known${run.unknown[name] ? ` (${run.unknown[name]})` : ""}`}`);
   const bar = memoryBar(run.memory);
   if (!bar) return make("p", { class: "note" }, "Not recorded: nothing was trained.");
-  return [bar, make("p", { class: "key-line" }, `${held.join("; ")}.`)];
+  return [bar, make("p", { class: "key-line" }, `Activations: the largest of ${run.activations_over}; ${held.join("; ")}.`)];
 }
 
 function costs(run) {

@@ -28,6 +28,7 @@ SEQUENTIAL, DIVERGING = "cividis", "RdBu_r"
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same glyphs everywhere
     "font.size": NORMAL,
+    "text.parse_math": False,  # a label's `$` is a dollar
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.labelsize": NORMAL,

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from layerfit.config import run_id
 from layerfit.errors import UserError
 from layerfit.records.record import Record
-from layerfit.report.cells import Cell, Store, hole, required
+from layerfit.report.cells import Cell, Store, hole
 from layerfit.report.checks import by_value, listed
 from layerfit.report.matrix import Matrix
 from layerfit.report.spec import Row, TableSpec
@@ -108,7 +107,7 @@ def collect(
 def _ask(cell: Cell, store: Store, of: Callable[[Record], T | None], what: str) -> tuple[T | None, str]:
     """Return a run's value, or that of a run it requires; else None and the reason."""
     reason = hole(store, cell.run_id)
-    for name in (cell.run_id, *(run_id(run) for run in reversed(required(cell.run)))):
+    for name in (cell.run_id, *(before.run_id for before in reversed(cell.before))):
         if hole(store, name) is None and (value := of(store.records[name])) is not None:
             return value, ""
     return None, reason or f"no {what} in its record"

@@ -11,7 +11,7 @@ from layerfit.report.cells import Cell, Store
 from layerfit.report.matrix import Matrix
 from layerfit.report.spec import PROFILE, Row, TableSpec
 from layerfit.report.units import UNITS
-from layerfit.report.values import PARTS, peak_bytes
+from layerfit.report.values import PARTS, is_of_first_step, peak_bytes
 from layerfit.report.views import common
 from layerfit.report.views.common import Found
 
@@ -46,8 +46,11 @@ def memory_by_part(spec: TableSpec, cells: list[Cell], store: Store, options: di
     column = next((c for c in spec.columns if c.key == "measured/peak_bytes" and c.unit in SIZES), None)
     size = chosen["unit"] or (column.unit if column else "gib" if largest >= GIB else "mib")
     check_one_of(f"{spec.file}: views.memory.unit", size, tuple(SIZES))
+    have = [store.records[cell.run_id] for cell in cells if cell.run_id in store.records]
+    first = any(is_of_first_step(record, "measured/activations_bytes") for record in have)
+    when = "at the first step" if first else "at their largest of all steps"
     out = [
-        _stack(group, _trained(rows, cells), found, size, chosen["published"])
+        _stack(group, _trained(rows, cells), found, size, chosen["published"], when)
         for group, rows in common.groups(spec).items()
     ]
     known = chosen["published_peak"]
@@ -63,7 +66,7 @@ def _trained(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
 
 
 def _stack(
-    group: str, rows: list[Row], found: Found[Parts], size: str, published: Mapping[str, Sequence[float]]
+    group: str, rows: list[Row], found: Found[Parts], size: str, published: Mapping[str, Sequence[float]], when: str
 ) -> Matrix:
     factor = UNITS[size].factor
     values = []
@@ -73,7 +76,7 @@ def _stack(
         values.append([None if value is None else factor * value for value in means])
     theirs = common.table(published.get(row.label, (None,) * len(PARTS)) for row in rows)
     note = (
-        "Bytes of weights, gradients and optimizer state as held, activations at the first step, each at its own "
+        f"Bytes of weights, gradients and optimizer state as held, activations {when}, each at its own "
         "largest; mean over seeds. They need not all be largest at once: the sum may be above the allocator's peak."
     )
     return Matrix(

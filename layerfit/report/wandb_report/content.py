@@ -13,11 +13,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from layerfit.config import run_id
 from layerfit.records.record import Record
 from layerfit.report import build, render
 from layerfit.report.build import LoadedTable
-from layerfit.report.cells import required
 from layerfit.report.table import Entry, TableData
 
 RECORD, REQUIRED, TABLE = "record", "required", "table"
@@ -81,8 +79,8 @@ def _runs(loaded: LoadedTable, data: TableData) -> list[Run]:
     scores = _scores(data)
     out: dict[str, Run] = {}
     for cell in loaded.cells:
-        for run in required(cell.run):
-            if (before := run_id(run)) in records and before not in out:
+        for run, before in cell.before:
+            if before in records and before not in out:
                 label = f"{run.method_name()} for {cell.name}"
                 made = _run(records[before], name, cell.row, label, run.seed, {})
                 out[before] = replace(made, job_type=REQUIRED)
