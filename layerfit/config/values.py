@@ -13,10 +13,17 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from layerfit.config.messages import unknown_key
-from layerfit.errors import LARGEST, LARGEST_FLOAT, LARGEST_SEED, UserError
+from layerfit.errors import LARGEST, LARGEST_FLOAT, LARGEST_SEED, MOST_SEQUENCES, WIDEST, UserError
 from layerfit.files.paths import expand
 
 _LONGEST_TEXT = 4096
+_LARGEST = {
+    "seed": LARGEST_SEED,
+    **dict.fromkeys(("rank", "init_rank", "size"), WIDEST),
+    **dict.fromkeys(("batch_size", "micro_batch_size", "probe_batch_size", "mask_batch_size"), MOST_SEQUENCES),
+    "num_candidates": 10_000,
+}
+"""Bounds beyond any machine, by the last part of a key; for other whole numbers LARGEST."""
 
 
 def check_values(cfg: DictConfig) -> None:
@@ -75,7 +82,7 @@ def _check_keys(key: str, names: list[str], known: Iterable[str]) -> None:
 
 def _check_number(key: str, value: float) -> None:
     if isinstance(value, int):
-        largest = LARGEST_SEED if key.rpartition(".")[2] == "seed" else LARGEST
+        largest = _LARGEST.get(key.rpartition(".")[2], LARGEST)
         if abs(value) > largest:
             digits = len(f"{abs(value):x}") * 1.2
             said = value if digits < 40 else f"(a number of about {digits:.0f} digits)"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import Shape
-from layerfit.errors import LARGEST, WIDEST, UserError, check_range
+from layerfit.errors import UserError, check_range
 from layerfit.methods.base import OptimizerSpec
 from layerfit.methods.lora import LowRank
 
@@ -48,9 +48,9 @@ class AdaLoRA(LowRank):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("method.init_rank", self.init_rank, 1, WIDEST)
-        check_range("method.warmup", self.warmup, 0, LARGEST)
-        check_range("method.final", self.final, 0, LARGEST)
+        check_range("method.init_rank", self.init_rank, 1)
+        check_range("method.warmup", self.warmup, 0)
+        check_range("method.final", self.final, 0)
         check_range("method.allocate_every", self.allocate_every, 1)
         for name in ("beta_sensitivity", "beta_uncertainty"):
             check_range(f"method.{name}", getattr(self, name), 0, 1, low_open=True, high_open=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import Shape, kind_of, layer_units
-from layerfit.errors import WIDEST, UserError, check_one_of, check_range
+from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.methods.base import Context, Method, Plan
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Bottleneck(Method):
     """Position of the adapter (`BottleneckLinear`), by the last part of the module's name."""
 
     def __post_init__(self) -> None:
-        check_range("method.size", self.size, 1, WIDEST)
+        check_range("method.size", self.size, 1)
         check_one_of("method.activation", self.activation, ("tanh", "relu"))
         check_range("method.scale", self.scale, 0, low_open=True)
         check_one_of("method.init", self.init, ("zero", "normal"))

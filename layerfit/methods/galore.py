@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from layerfit.anatomy import Shape
-from layerfit.errors import WIDEST, UserError, check_one_of, check_range
+from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.methods.base import Method, OptimizerSpec
 
 LARGEST_DEFAULT = 128
@@ -31,7 +31,7 @@ class GaLore(Method):
 
     def __post_init__(self) -> None:
         if self.rank is not None:
-            check_range("method.rank", self.rank, 1, WIDEST)
+            check_range("method.rank", self.rank, 1)
         check_range("method.refresh_every", self.refresh_every, 1)
         check_range("method.scale", self.scale, 0, low_open=True)
         check_one_of("method.projection", self.projection, ("svd", "randomized"))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import Shape
-from layerfit.errors import MOST_SEQUENCES, check_one_of, check_range
+from layerfit.errors import check_one_of, check_range
 from layerfit.importance.greedy import remove_greedily
 from layerfit.methods.base import Context
 from layerfit.methods.lora import LowRank
@@ -45,7 +45,7 @@ class GreedyRanking(LowRank):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_one_of("method.probe_data", self.probe_data, ("train", "validation"))
-        check_range("method.probe_batch_size", self.probe_batch_size, 1, MOST_SEQUENCES)
+        check_range("method.probe_batch_size", self.probe_batch_size, 1)
         check_range("method.removal_batches", self.removal_batches, 1)
 
     def probe_source(self) -> tuple[str, int]:

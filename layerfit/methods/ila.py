@@ -14,7 +14,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import EMBEDDING, HEAD, NORM, Shape, block_of, layer_units
-from layerfit.errors import MOST_SEQUENCES, UserError, check_one_of, check_range
+from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.files.paths import PATH
 from layerfit.importance.choice import ENDS, UNRANKED, by_importance, mean_ranks, shared, unranked
 from layerfit.importance.mask import MaskSettings, learn_ranking
@@ -67,7 +67,7 @@ class ILARanking(LowRank):
         check_one_of("method.mask_optimizer", self.mask_optimizer, ("sgd", "adam"))
         check_range("method.mask_penalty", self.mask_penalty, 0)
         check_one_of("method.mask_data", self.mask_data, ("train", "validation"))
-        check_range("method.mask_batch_size", self.mask_batch_size, 1, MOST_SEQUENCES)
+        check_range("method.mask_batch_size", self.mask_batch_size, 1)
         for fraction in self.milestones:
             check_range("method.milestones", fraction, 0, 1, low_open=True)
 

@@ -17,7 +17,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import Shape, layer_units
-from layerfit.errors import MOST_SEQUENCES, UserError, check_one_of, check_range
+from layerfit.errors import UserError, check_one_of, check_range
 from layerfit.methods.base import SKIP, Context, Method, Plan
 from layerfit.methods.bottleneck import Parallel, Series
 from layerfit.methods.lora import LowRank
@@ -126,10 +126,10 @@ class IST(LowRank):
         check_range("method.num_updated", self.num_updated, 0, low_open=True)
         check_range("method.num_suppressed", self.num_suppressed, 0, low_open=True)
         check_range("method.beta", self.beta, 0, 1, high_open=True)
-        check_range("method.num_candidates", self.num_candidates, 2, 10_000)
+        check_range("method.num_candidates", self.num_candidates, 2)
         check_range("method.mu", self.mu, 0, low_open=True)
         check_range("method.update_every", self.update_every, 1)
-        check_range("method.probe_batch_size", self.probe_batch_size, 1, MOST_SEQUENCES)
+        check_range("method.probe_batch_size", self.probe_batch_size, 1)
 
     def _over(self, base: str) -> Method:
         """Return the method that inserts the adapters of a base, with the settings of this one."""

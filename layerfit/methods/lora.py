@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from layerfit.anatomy import EMBEDDING, HEAD, Shape, layer_units
-from layerfit.errors import WIDEST, UserError, check_range
+from layerfit.errors import UserError, check_range
 from layerfit.methods.base import Context, Method, Plan
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class LowRank(Method):
     """True if a magnitude per output trains as well (DoRA)."""
 
     def __post_init__(self) -> None:
-        check_range("method.rank", self.rank, 1, WIDEST)
+        check_range("method.rank", self.rank, 1)
         check_range("method.alpha", self.alpha, 0, low_open=True)
         check_range("method.dropout", self.dropout, 0, 1, high_open=True)
 

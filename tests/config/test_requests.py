@@ -210,6 +210,8 @@ REFUSED = {
     "training.epochs=1e999 training.max_steps=null": "training.epochs=inf",
     "optim.lr=1e39": "32-bit",
     "engine.ranks=65537": "engine.ranks",
+    "method=lora method.rank=1048577": "method.rank=1048577 is beyond any machine; give at most 1,048,576",
+    "training.batch_size=99999999": "training.batch_size",
     "eval.tasks=[{name:'../../etc'}]": "../../etc",
     "method=lisa method.switch_every='²'": "method.switch_every='²'",
     "method=../method/lisa": "takes one name",
