@@ -181,7 +181,9 @@ def test_commands_compose(page):
     with config.composer():
         for line in commands(page):
             words = shlex.split(line, comments=True)[3:]
-            for overrides in expand([w for w in words if w != "-m"], multirun="-m" in words):
+            launcher, of_runs = config.split_launcher([w for w in words if w != "-m"])
+            config.compose_launcher(launcher)
+            for overrides in expand(of_runs, multirun="-m" in words):
                 config.compose(overrides)
 
 

@@ -44,6 +44,8 @@ def _walk(node: Any, key: str, own: Field[Any] | None = None) -> Iterator[None]:
             yield from _walk(value, f"{key}.{name}" if key else name, known)
     elif isinstance(node, ListConfig):
         for index, value in enumerate(node):
+            if isinstance(value, ListConfig):
+                raise UserError(f"{key}[{index}]={value} is a list inside a list; give a list of values, [a,b]")
             yield from _walk(value, f"{key}[{index}]")
     elif isinstance(node, bool) or node is None:
         pass

@@ -79,8 +79,13 @@ def check_protocols(config: EvalConfig, hub: HubConfig) -> None:
     """Check an evaluation before anything is loaded.
 
     Raises:
-        UserError: if a task is unknown, or its local data does not fit it, naming the first.
+        UserError: if a task is unknown, or its local data does not fit it, naming the first; or if nothing reads
+            `eval.include`.
     """
+    if config.include is not None and all(task.protocol != "lm_eval" for task in config.tasks):
+        raise UserError(
+            f"eval.include={config.include} is for tasks of lm-eval, and eval={config.name} has none; leave it out"
+        )
     for name, part in _by_protocol(config).items():
         _function(PROTOCOLS[name].check)(part, hub)
 

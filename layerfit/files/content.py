@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from layerfit.errors import UserError
 from layerfit.files.dataset_folder import data_files
+from layerfit.files.paths import expand
 from layerfit.files.writing import write_atomically
 
 _MODEL = (
@@ -155,8 +156,8 @@ def _read(path: Path) -> str:
 def _place(where: str) -> Path | None:
     """Return the file that keeps a path's digest, None if there is no home folder."""
     try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    except RuntimeError:
+        cache = expand("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    except UserError:
         return None
     name = hashlib.blake2b(where.encode(errors="surrogateescape"), digest_size=16).hexdigest()
     return cache / "layerfit" / "digests" / f"{name}.json"

@@ -36,7 +36,7 @@ def read_readme(folder: Path) -> tuple[dict[str, Any], str]:
     text = read_text(readme).replace("\r\n", "\n")
     match = re.match(r"---\n(.*?)\n---\n?(.*)", text, flags=re.DOTALL)
     if match is None:
-        return {}, ""
+        return {}, text
     try:
         found = yaml.safe_load(match[1])
     except (yaml.YAMLError, ValueError, RecursionError) as error:

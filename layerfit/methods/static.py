@@ -73,9 +73,11 @@ class Static(Method):
     def _check_choice(self) -> None:
         """Raise UserError unless `units` or a selection is configured, but not both."""
         if self.select == "given":
-            if self.num_units is not None or self.ranking is not None or self.ranking_run is not None:
+            idle = [key for key in ("num_units", "ranking", "ranking_run") if getattr(self, key) is not None]
+            if idle:
                 raise UserError(
-                    f"method.select=given trains method.units; set it to one of: {', '.join(ENDS + UNRANKED)}"
+                    f"method.{idle[0]} is not read with method.select=given, which trains method.units; "
+                    f"set method.select to one of: {', '.join(ENDS + UNRANKED)}"
                 )
             if not self.units and not self.always:
                 raise UserError(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from layerfit.config.schema import HubConfig, ModelConfig
 from layerfit.errors import UserError
 from layerfit.files.names import check_repository, check_revision, is_repository, is_revision
-from layerfit.files.paths import expand
+from layerfit.files.paths import check_kind, expand
 from layerfit.models import architecture, packed, receipt, weights
 from layerfit.models.architecture import one_line
 from layerfit.models.metadata import check_metadata
@@ -114,7 +114,8 @@ def dataset_source(repo: str, hub: HubConfig, path: str | None = None, revision:
     """
     if path is None:
         return _source(DATASETS, repo, revision, hub)
-    if not (local := Path(path)).exists():
+    check_kind("dataset.path", local := Path(path))
+    if not local.exists():
         raise UserError(
             f"dataset.path={path} does not exist (relative to the working directory); "
             "give a .jsonl, .json, .csv or .parquet file, or a folder"

@@ -191,10 +191,10 @@ def test_a_file_counts_by_its_content_wherever_it_is(folder, monkeypatch):
 
 def test_a_model_with_a_chat_template_passes(tmp_path):
     model = ModelConfig(name="m", id="m/m", path=str(tmp_path))
-    chat = DatasetConfig(form="messages", template="chat")
+    chat = DatasetConfig(id="org/d", form="messages", template="chat")
     with pytest.raises(UserError, match="model=m has no chat template"):
         check_template(chat, model, HubConfig())
-    check_template(DatasetConfig(form="messages", template="alpaca"), model, HubConfig())
+    check_template(DatasetConfig(id="org/d", form="messages", template="alpaca"), model, HubConfig())
     (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
     check_template(chat, model, HubConfig())
     (tmp_path / "chat_template.jinja").unlink()

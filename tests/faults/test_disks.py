@@ -77,7 +77,7 @@ def test_a_record_that_cannot_be_written_fails_its_run_alone(stubs, monkeypatch,
 def test_a_record_that_cannot_be_read_fails_its_run_alone(stubs, monkeypatch, capsys):
     full, lora, lisa = ids("full", "lora", "lisa")
     assert cli.main(["method=lora", *SMALL]) == 0
-    read = Path.read_text
+    read = Path.read_bytes
 
     def refuse(path, *args, **rest):
         if path.name == f"{lora}.json":
@@ -85,7 +85,7 @@ def test_a_record_that_cannot_be_read_fails_its_run_alone(stubs, monkeypatch, ca
         return read(path, *args, **rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "read_text", refuse)
+        patched.setattr(Path, "read_bytes", refuse)
         assert cli.main(SWEEP) == 1
     said = capsys.readouterr()
     assert f"layerfit: lora s0 ({lora}): results/runs/{lora}.json: the disk reports an error (EIO)" in said.err
@@ -166,7 +166,7 @@ def test_folders_that_cannot_be_are_met_before_anything_starts(stubs, capsys, pl
 def test_a_final_record_is_not_overwritten_by_a_failure(stubs):
     """An ok run is begun again for its weights: that what it needs has failed since does not make it failed."""
     run = composed("method=full", *SMALL, "save.weights=final")
-    queued = Queued(run, config.run_id(run))
+    queued = Queued(run, config.run_id(run), (), config.identity_of(run))
     Stub(queued).exit_code()
     assert not queued.is_done()
     queued.record_failure("its required run is not ok")

@@ -143,7 +143,7 @@ def record_with(**changes) -> Record:
     measured = Measured(1.0, peak_memory_bytes={"weights": 4}, unknown={"x": "y"}, energy_joules=math.inf)
     found = {"norms": {"mean": [1.0, math.nan], "update": [1.0]}, "ranking": {"scores": {"a": 1.0}}}
     score = Score("t", "acc", 0.5, math.nan, 1, 1, 0, "1", True, "d")
-    return Record("id", "lora", "", Result({}, "ok", scores=[score], findings=found), measured)
+    return Record(record.id_of({}), "lora", "", Result({}, "ok", scores=[score], findings=found), measured)
 
 
 def test_what_else_is_not_finite_is_null_with_its_reason(tmp_path):
@@ -154,7 +154,7 @@ def test_what_else_is_not_finite_is_null_with_its_reason(tmp_path):
     names = {"findings/norms/mean", "stderr/t/acc", "energy_joules"}
     assert kept.measured.unknown == {"x": "y", **dict.fromkeys(names, "it is not finite")}
     record.write(kept, {}, tmp_path)
-    assert record.read(tmp_path, "id") == kept
+    assert record.read(tmp_path, kept.run_id) == kept
     assert without_infinities(kept) is kept
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.small_runs import SMALL, environment
 
 WATCH = r"""
-import gc, json, multiprocessing, os, sys, time, tracemalloc
+import dataclasses, gc, json, multiprocessing, os, sys, time, tracemalloc
 from pathlib import Path
 from layerfit import config
 from layerfit.launch import local
@@ -25,8 +25,9 @@ with config.composer():
     run = config.compose(sys.argv[4:])
 fork = multiprocessing.get_context("fork")
 
-made = record.Record("id", "m", "", record.Result({}, "ok", None), record.Measured())
-text = record.write(made, {}, "made").read_text()
+def text_of(queued):
+    made = record.Record(queued.run_id, "m", "", record.Result(queued.identity, "ok", None), record.Measured())
+    return json.dumps(dataclasses.asdict(made))
 
 class Ended:
     exitcode = 0
@@ -38,7 +39,7 @@ class Ended:
         pass
 
 def work(queued):
-    record.record_path(run.paths.results, queued.run_id).write_text(text)
+    record.record_path(run.paths.results, queued.run_id).write_text(text_of(queued))
     (queued.folder / "metrics.jsonl").write_text('{"event": "phase", "name": "train", "total": 3}\n' * 20)
 
 def start(queued, *_):
@@ -52,7 +53,8 @@ def start(queued, *_):
 
 Path(run.paths.results, "runs").mkdir(parents=True)
 local.start, local.server, local.slots = start, lambda: None, lambda: [None] * 4
-waiting = {str(i): Queued(run, str(i)) for i in range(MARKS[-1])}
+cells = [{"cell": i} for i in range(MARKS[-1])]
+waiting = {(name := record.id_of(cell)): Queued(run, name, (), cell) for cell in cells}
 sweep = local.Sweep(None, waiting, {})
 sys.stderr = open(os.devnull, "w")
 display, found = Display("many", MARKS[-1], 0), []

@@ -187,10 +187,11 @@ def test_a_judgment_that_echoes_the_key_is_kept_without_it(planted, tmp_path):
 def test_records_and_manifests_have_none(planted, tmp_path):
     result = record.Result({"model": {"name": "nano"}}, "failed", f"no {planted}")
     measured = record.Measured(manifest={"command": command(["layerfit", f"a={planted}"]), "sources": {"m": planted}})
-    path = record.write(record.Record("abc", "full", planted, result, measured), {}, tmp_path)
+    run_id = record.id_of(result.config)
+    path = record.write(record.Record(run_id, "full", planted, result, measured), {}, tmp_path)
     for form in forms(KEY):
         assert form not in path.read_text()
-    assert record.read(tmp_path, "abc").result.message == f"no {HIDDEN}"
+    assert record.read(tmp_path, run_id).result.message == f"no {HIDDEN}"
     assert command(["layerfit", f"a={planted}"]) == ["layerfit", f"a={HIDDEN}"]
 
 

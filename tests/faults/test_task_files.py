@@ -70,7 +70,7 @@ def test_what_is_no_folder_is_said(include, here):
 
 @pytest.mark.parametrize("name", ["../../etc", "/etc/passwd", "", "a b", "a\nb", "mine.yaml/..", "\x1b[31m"])
 def test_what_is_no_name_is_refused_without_a_search(name, here):
-    with pytest.raises(UserError, match="that is no name") as error:
+    with pytest.raises(UserError, match="which no task is called") as error:
         check(asked("tasks", name), HubConfig())
     assert str(error.value).isprintable()
 

@@ -82,13 +82,16 @@ CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n
 
 
 def test_a_cards_patterns_are_followed(tmp_path):
-    folder = files(tmp_path / "f", {"README.md": CARD.format("results/*.txt"), "results/a.txt": "1", "b.jsonl": "2"})
+    folder = files(tmp_path / "f", {"README.md": CARD.format("results/*.csv"), "results/a.csv": "1", "b.jsonl": "2"})
     before = of_data(folder)
     assert of_data(files(folder, {"b.jsonl": "changed"})) == before
-    assert of_data(files(folder, {"README.md": CARD.format("results/*.txt") + "words"})) == before
-    assert of_data(files(folder, {"results/a.txt": "changed"})) != before
+    assert of_data(files(folder, {"README.md": CARD.format("results/*.csv") + "words"})) == before
+    assert of_data(files(folder, {"results/a.csv": "changed"})) != before
     before = of_data(folder)
-    assert of_data(files(folder, {"README.md": CARD.format("[results/a.txt]")})) != before
+    assert (
+        of_data(files(folder, {"README.md": CARD.format("[results/a.csv]")})) == before
+    )  # the same file, the same split
+    assert of_data(files(folder, {"README.md": CARD.format("results/*.csv").replace("train", "test")})) != before
 
 
 @pytest.mark.parametrize("pattern", ["../x.jsonl", "/etc/hosts"])

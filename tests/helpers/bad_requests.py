@@ -266,6 +266,7 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "holds what nobody knows": ("hydra.launcher.setup",),
     "holds a number": ("hydra.launcher.setup",),
     "list of a list": ("hydra.launcher.setup",),
+    "negative": ("method.mask_init",),
 }
 """Kind of mistake -> keys for which it is none."""
 

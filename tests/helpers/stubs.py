@@ -26,7 +26,8 @@ class Stub:
 
     def exit_code(self) -> int:
         run = self.queued.run
-        made = record.Record(self.queued.run_id, "m", "", record.Result({}, "ok", None), record.Measured())
+        result = record.Result(self.queued.identity, "ok", None)
+        made = record.Record(self.queued.run_id, "m", "", result, record.Measured())
         try:
             record.write(made, {}, run.paths.results)
         except OSError:
