@@ -62,22 +62,19 @@ OPTIONS = "--cfg job (all keys of a run)  --conf DIR (join DIR/dataset/mine.yaml
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 ok, 1 a run failed or was refused, 2 a mistake in the request."""
+    given = sys.argv[1:] if argv is None else argv
     with hidden_output():
-        return _main(sys.argv[1:] if argv is None else argv)
-
-
-def _main(argv: list[str]) -> int:
-    try:
-        check_words(argv)
-        check_printable(argv)
-        own, words = split_folders(argv)
-        with _joined(own):
-            return chosen(words)()
-    except UserError as error:
-        print(f"layerfit: {shown(error)}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, Interrupted) as error:
-        return say_interrupted(error)
+        try:
+            check_words(given)
+            check_printable(given)
+            own, words = split_folders(given)
+            with _joined(own):
+                return chosen(words)()
+        except UserError as error:
+            print(f"layerfit: {shown(error)}", file=sys.stderr)
+            return 2
+        except (KeyboardInterrupt, Interrupted) as error:
+            return say_interrupted(error)
 
 
 def check_words(words: list[str]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from layerfit.errors import UserError
 from layerfit.files.paths import expand
 from layerfit.files.secrets import hide_in
+from layerfit.files.trouble import in_words
 from layerfit.files.writing import write_atomically
 from layerfit.records.shape import build, loads
 
@@ -327,7 +328,7 @@ def _bytes(path: Path) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(in_words(error)) from error
 
 
 def _items(path: Path) -> Items:

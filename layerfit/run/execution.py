@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -104,28 +106,31 @@ def execute(attempt: Attempt) -> tuple[Result, Items, Measured] | None:
     engine.phases.on = run.training.time_phases
     norms = Norms(engine) if run.training.norms else None
     start, memory = time.perf_counter(), Memory()
-    clock = trained(Training(attempt, loaded, engine, norms), memory) if loaded.num_steps else Clock()
+    clock, training = Clock(), Training(attempt, loaded, engine, norms)
+    if loaded.num_steps:
+        with measured(training, memory):
+            hooks = partial(save, training), partial(watch, attempt, norms)
+            clock = train(loaded, engine, attempt.history, *hooks)
     phases_of(engine, memory)
     found = {} if norms is None or engine.rank != 0 else {"norms": norms.findings()}
     cost = Trained(clock, memory, time.perf_counter() - start, list(engine.switch_seconds), engine.num_trained())
     model = trained_model(loaded, engine)
-    del norms, engine
+    del norms, engine, training
     gc.collect()
     return None if model is None else evaluated(attempt, loaded, model, cost, found)
 
 
-def trained(training: Training, memory: Memory) -> Clock:
-    """Train from the last checkpoint to the end, and look at what came of it; `memory` is filled in place."""
-    attempt, loaded, engine, norms = training.attempt, training.loaded, training.engine, training.norms
+@contextmanager
+def measured(training: Training, memory: Memory) -> Iterator[None]:
+    """Inside, train on from the last checkpoint; then what came of it is looked at, and `memory` is filled in place."""
+    attempt, loaded, engine = training.attempt, training.loaded, training.engine
     with watch_activations(engine, memory):
         resume(training)
         attempt.tracker.phase("train", loaded.num_steps)
         with process.together():
-            hooks = partial(save, training), partial(watch, attempt, norms)
-            clock = train(loaded, engine, attempt.history, *hooks)
+            yield
     memory_of(engine, memory)
     check_trained(loaded, engine)
-    return clock
 
 
 @dataclass

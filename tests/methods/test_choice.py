@@ -119,7 +119,7 @@ MISTAKES = {
         {"select": "most", "num_units": 1, "ranking": "x", "unit": "module", "ranking_run": ILARanking()},
         "needs one ranking",
     ),
-    "no choice": ({"units": ["layers.0"], "ranking": "x"}, "set it to one of"),
+    "no choice": ({"units": ["layers.0"], "ranking": "x"}, "set method.select to one of"),
     "a run that ranks nothing": (
         {"select": "most", "num_units": 1, "ranking_run": Static(units=["layers.0"])},
         "makes no",

@@ -55,8 +55,8 @@ def test_the_real_shapes_are_the_published_ones(tmp_path, name):
     """Random weights of the real shapes, on torch's meta device: everything but the memory."""
     shape, number = PUBLISHED[name]
     folder = write_model(tmp_path / name, shape)
-    run = composed(f"model={name}", f"model.path={folder}", "model.weights=random", "model.num_layers=null")
-    run.model.num_layers = composed_layers(name)
+    layers = f"model.num_layers={composed_layers(name)}"
+    run = composed(f"model={name}", f"model.path={folder}", "model.weights=random", layers)
     check_model(run.model, HUB, run.model.anatomy())
     module = load_model(run.model, HUB, "bf16", device="meta")
     assert sum(p.numel() for p in module.parameters()) == number

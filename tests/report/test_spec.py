@@ -172,8 +172,9 @@ def test_finished_runs_leave_the_queue_and_failed_ones_stay_with_their_reason(ta
     assert (todo.run_id, todo.reason) == (table[1].run_id, "oom: out of memory at step 3")
 
 
-def test_a_broken_record_is_a_one_line_mistake(table, tmp_path):
+def test_a_broken_record_is_none_and_the_reason_is_kept(table, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / f"{table[0].run_id}.json").write_text("{}")
-    with pytest.raises(UserError, match="not a record"):
-        cells.load(table, tmp_path)
+    store = cells.load(table, tmp_path)
+    assert table[0].run_id not in store.records
+    assert "schema" in store.broken[table[0].run_id]

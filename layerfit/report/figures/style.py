@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE, COLUMN = 6.9, 3.4  # inches
-DPI = 200  # of a PNG
+DPI = 170  # of a PNG
 SMALL, NORMAL, LARGE = 6.5, 7.5, 9.0  # points
 INK, SOFT, GRID = "#222222", "#5A5A5A", "#E6E6E6"
 MISSING = "#F2F2F2"
@@ -85,7 +85,7 @@ def legend(figure: Figure, handles: list[Any], across: int, *, handlelength: flo
 
 
 def styled(make: Callable[[], Figure]) -> dict[str, bytes]:
-    """Return the figure of `make` by file ending: `png` at 200 dpi with 256 colours, `pdf` with embedded fonts."""
+    """Return the figure of `make` by file ending: `png` at 170 dpi with 256 colours, `pdf` with embedded fonts."""
     # Otherwise matplotlib writes the date into a PDF.
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
     import matplotlib

@@ -19,6 +19,8 @@ GIB = 2**30
 SIZES = {"gib": 1, "gb": 1, "mib": 2}
 """Unit -> decimals, as many as the components of a small run need."""
 Parts = dict[str, int | None]
+FIRST = " (activations: first step)"
+"""Marks memory of records that do not hold the largest of all steps."""
 
 
 def parts(record: Record) -> Parts | None:
@@ -48,16 +50,15 @@ def memory_by_part(spec: TableSpec, cells: list[Cell], store: Store, options: di
     check_one_of(f"{spec.file}: views.memory.unit", size, tuple(SIZES))
     have = [store.records[cell.run_id] for cell in cells if cell.run_id in store.records]
     first = any(is_of_first_step(record, "measured/activations_bytes") for record in have)
-    when = "at the first step" if first else "at their largest of all steps"
     out = [
-        _stack(group, _trained(rows, cells), found, size, chosen["published"], when)
+        _stack(group, _trained(rows, cells), found, size, chosen["published"], first)
         for group, rows in common.groups(spec).items()
     ]
     known = chosen["published_peak"]
     if column and column.unit == size and not spec.name.endswith(PROFILE):
         theirs = {row.label: spec.published.get(row.label, {}).get(column.label) for row in rows}
         known = {**{label: cell.value for label, cell in theirs.items() if cell}, **known}
-    return [*out, _grid(spec, cells, peaks, size, known)]
+    return [*out, _grid(spec, cells, peaks, size, known, first)]
 
 
 def _trained(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
@@ -66,7 +67,7 @@ def _trained(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
 
 
 def _stack(
-    group: str, rows: list[Row], found: Found[Parts], size: str, published: Mapping[str, Sequence[float]], when: str
+    group: str, rows: list[Row], found: Found[Parts], size: str, published: Mapping[str, Sequence[float]], first: bool
 ) -> Matrix:
     factor = UNITS[size].factor
     values = []
@@ -75,12 +76,13 @@ def _stack(
         means = common.average([[run[part] for part in PARTS] for run in runs]) if runs else [None] * len(PARTS)
         values.append([None if value is None else factor * value for value in means])
     theirs = common.table(published.get(row.label, (None,) * len(PARTS)) for row in rows)
+    when = "at the first step" if first else "at their largest of all steps"
     note = (
         f"Bytes of weights, gradients and optimizer state as held, activations {when}, each at its own "
         "largest; mean over seeds. They need not all be largest at once: the sum may be above the allocator's peak."
     )
     return Matrix(
-        title=common.named(group, "memory by component"),
+        title=common.named(group, f"memory by component{FIRST if first else ''}"),
         row_name="method",
         column_name="component",
         value_name=UNITS[size].symbol,
@@ -95,7 +97,7 @@ def _stack(
 
 
 def _grid(
-    spec: TableSpec, cells: Sequence[Cell], peaks: Found[float], size: str, published: Mapping[str, float]
+    spec: TableSpec, cells: Sequence[Cell], peaks: Found[float], size: str, published: Mapping[str, float], first: bool
 ) -> Matrix:
     groups = common.groups(spec)
     by_name = {(row.short, row.group): row.label for rows in groups.values() for row in _trained(rows, cells)}
@@ -108,7 +110,7 @@ def _grid(
 
     known = common.table([published.get(by_name.get((s, g), "")) for g in groups] for s in shorts)
     return Matrix(
-        title="Peak memory",
+        title=f"Peak memory{FIRST if first else ''}",
         row_name="method",
         column_name="model",
         value_name=UNITS[size].symbol,
