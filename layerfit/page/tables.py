@@ -89,7 +89,7 @@ def _heads(data: TableData, published: list[bool], costs: tuple[str, ...], *, co
     second = []
     for shown, beside in zip(data.columns, published, strict=True):
         symbol = UNITS[shown.column.unit].symbol
-        label = shown.column.label + (f" {symbol}" if symbol not in ("", "%") else "")
+        label = shown.column.label + (f" {symbol}" if symbol not in ("", "%") else "") + shown.mark
         arrow = None if shown.higher_is_better else tag("span", " \N{DOWNWARDS ARROW}", title="lower is better")
         if beside:
             first.append(tag("th", label, arrow, colspan=len(below), scope="colgroup", class_="pair"))

@@ -73,7 +73,7 @@ def grid(data: TableData) -> Grid:
     with_published = [any(row.entries[i].published for row in data.rows) for i in range(len(data.columns))]
     for shown, published in zip(data.columns, with_published, strict=True):
         symbol = UNITS[shown.column.unit].symbol
-        label = shown.column.label + (f" {symbol}" if symbol not in ("", "%") else "")
+        label = shown.column.label + (f" {symbol}" if symbol not in ("", "%") else "") + shown.mark
         heads += [label] + ([f"{shown.column.label}, published"] if published else [])
     scores = len(heads) - 1
     tested = [i for i, shown in enumerate(data.columns) if shown.comparisons]

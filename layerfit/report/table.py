@@ -75,6 +75,7 @@ class ColumnData:
 
     comparisons: number of methods tested against the best of their group. detectable: the difference that a comparison
     of this column finds with 80% power at Holm's strictest level, median over the comparisons; None without any.
+    first_step: whether a number is memory whose activations are those of a run's first step alone.
     """
 
     column: Column
@@ -82,6 +83,12 @@ class ColumnData:
     higher_is_better: bool
     comparisons: int
     detectable: float | None
+    first_step: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What stands behind the column's name and unit where they are shown."""
+        return ", first step" if self.first_step else ""
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,8 @@ def build(spec: TableSpec, table: list[Cell], store: Store) -> TableData:
     columns: list[ColumnData] = []
     entries: dict[str, list[Entry]] = {label: [] for label in by_row}
     for column in spec.columns:
-        scores = [s for c in table if (r := _usable(store, c)) and (s := score_of(r, column.key))]
+        records = [r for c in table if (r := _usable(store, c))]
+        scores = [s for r in records if (s := score_of(r, column.key))]
         higher = scores[0].higher_is_better if scores else True
         detectable: list[float] = []
         for labels in groups.values():
@@ -139,7 +147,8 @@ def build(spec: TableSpec, table: list[Cell], store: Store) -> TableData:
                 entries[label].append(replace(entry, published=spec.published.get(label, {}).get(column.label)))
         items = min((s.num_items for s in scores), default=None)
         middle = median(detectable) if detectable else None
-        columns.append(ColumnData(column, items, higher, len(detectable), middle))
+        first = any(is_of_first_step(r, str(column.key)) for r in records)
+        columns.append(ColumnData(column, items, higher, len(detectable), middle, first))
     lines = tuple(_line(row, by_row[row.label], tuple(entries[row.label]), store) for row in spec.rows)
     return TableData(spec.name, spec.title, spec.note, lines, tuple(columns), draft=False, with_costs=spec.costs)
 

@@ -164,7 +164,7 @@ def _panel(axes: Axes, data: TableData, index: int, placed: Layout, *, first: bo
     if shown.column.chance is not None:
         _guessing(axes, scale * shown.column.chance)
     symbol = f" ({UNITS[unit].symbol})" if UNITS[unit].symbol else ""
-    axes.set_title(f"{shown.column.label}{symbol}" if first else "")
+    axes.set_title(f"{shown.column.label}{symbol}{shown.mark}" if first else "")
     items = f"{shown.num_items:,} items" if shown.num_items else ""
     lower = "" if shown.higher_is_better else "lower is better"
     below = ", ".join(text for text in (items, lower) if text) if last else ""
