@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Progress:
     total: int = 1
     step: int = 0
     loss: float | None = None
+    notes: list[str] = field(default_factory=list)
+    """Lines of the run that have not been shown yet."""
 
     def read(self) -> None:
         """Read what has been written since the last look. What cannot be read shows nothing: it is for the eye only."""
@@ -48,6 +50,8 @@ class Progress:
                 self.phase, self.total, self.step = name[:20], max(1, total), 0
             case {"event": "step", "step": int(step), "loss": float(loss) | int(loss)}:
                 self.step, self.loss = min(max(0, step), self.total), float(loss)
+            case {"event": "note", "text": str(text)}:
+                self.notes.append(one_line(text))
 
     def share(self) -> float:
         """Return the share of the run that is done, roughly."""
@@ -113,16 +117,27 @@ class Display:
 
     def finished(self, run_id: str, run: RunConfig, status: str) -> None:
         """Show how a run has ended."""
+        self._show_notes()
         self.done += 1
         cell = self.cells.pop(run_id, None)
         seconds = f"{time.time() - cell.began:.0f} s" if cell else "-"
-        line = f"[{self.done}/{self.total}] {name_of(run):<24} {status:<8} {seconds:>6}  {run_id}"
-        if self.progress is None:
-            print(line, file=sys.stderr, flush=True)
-            return
-        self.progress.console.print(line, highlight=False, markup=False)
+        self._print(f"[{self.done}/{self.total}] {name_of(run):<24} {status:<8} {seconds:>6}  {run_id}")
         if run_id in self.bars:
             self.progress.remove_task(self.bars.pop(run_id))
+
+    def _print(self, line: str) -> None:
+        if self.progress is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self.progress.console.print(line, highlight=False, markup=False)
+
+    def _show_notes(self) -> None:
+        """Read what the runs under way have written, and print their notes."""
+        for cell in self.cells.values():
+            cell.read()
+            for text in cell.notes:
+                self._print(f"{cell.name}: {text}")
+            cell.notes.clear()
 
     def queued(self, note: str) -> None:
         """Show the state of a cluster's queue: `3 pending, 2 running`."""
@@ -132,8 +147,7 @@ class Display:
 
     def refresh(self) -> None:
         """Show the progress of the runs under way."""
-        for cell in self.cells.values():
-            cell.read()
+        self._show_notes()
         if self.progress is None:
             return
         finished = self.progress.tasks[0].total - (self.total - self.done)

@@ -222,7 +222,7 @@ def load_model(model: ModelConfig, hub: HubConfig, dtype: str, *, device: str = 
                 config, dtype=number, attn_implementation=attention, trust_remote_code=False
             )
         else:
-            module = _pretrained(model, source, config=config, dtype=number, attn_implementation=attention)
+            module = pretrained(model, source, config=config, dtype=number, attn_implementation=attention)
     return _checked(model, anatomy, module)
 
 
@@ -244,7 +244,7 @@ def _told(model: ModelConfig, source: str | Path) -> Iterator[None]:
         raise UserError(f"model={model.name}: the weights in {source} cannot be read: {one_line(error)}") from error
 
 
-def _pretrained(model: ModelConfig, source: str | Path, **settings: Any) -> Any:
+def pretrained(model: ModelConfig, source: str | Path, **settings: Any) -> Any:
     """Return a model with its weights, all of them finite.
 
     Raises:

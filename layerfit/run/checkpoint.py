@@ -110,17 +110,19 @@ def _check_bytes(file: IO[bytes]) -> None:
         raise Unusable("it is damaged: its bytes are not those that were written, by their digest")
 
 
-def set_aside(path: Path, why: str) -> None:
+def set_aside(path: Path, why: str) -> str | None:
     """Rename a checkpoint to `checkpoint.<time>.broken` and say so; nothing is deleted.
 
-    On several ranks each may call: the first renames it.
+    On several ranks each may call: the first renames it, and is returned what was done.
     """
     kept = path.with_name(f"{path.stem}.{time.strftime('%Y%m%d-%H%M%S')}.{os.getpid()}.broken")
     try:
         path.rename(kept)
     except FileNotFoundError:
-        return  # another rank has
-    say(f"layerfit: {path} cannot be used: {why}; kept as {kept.name}, the run starts anew")
+        return None  # another rank has
+    done = f"{path} cannot be used: {why}; kept as {kept.name}, the run starts anew"
+    say(f"layerfit: {done}")
+    return done
 
 
 def fields_of(state: Any) -> dict[str, Any] | None:

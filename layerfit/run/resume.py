@@ -53,7 +53,9 @@ def resume(training: Training) -> None:
     except Unusable as error:
         why = str(error)
     if engine.any(why is not None):
-        checkpoint.set_aside(training.path, why or "another rank cannot use it")
+        done = checkpoint.set_aside(training.path, why or "another rank cannot use it")
+        if done is not None:
+            training.attempt.tracker.note(done)
         return
     if not engine.agree(0 if saved is None else 1 + len(saved["history"]["losses"])):
         raise UserError(
@@ -131,4 +133,6 @@ def save(training: Training, *, stops: bool) -> None:
         if stops:
             raise
         step = training.attempt.history.step
-        say(f"layerfit: no checkpoint after step {step}: {in_one_line(error)}; the run goes on without it")
+        note = f"no checkpoint after step {step}: {in_one_line(error)}; the run goes on without it"
+        say(f"layerfit: {note}")
+        training.attempt.tracker.note(note)

@@ -24,6 +24,9 @@ class Tracker(Protocol):
     def log(self, step: int, values: dict[str, float]) -> None:
         """Values after `step` optimizer steps."""
 
+    def note(self, text: str) -> None:
+        """A line for whoever watches the run."""
+
     def finish(self, record: Record) -> None:
         """The record is written."""
 
@@ -67,6 +70,10 @@ class JsonLines:
         """Write values."""
         self._write("step", step=step, **values)
 
+    def note(self, text: str) -> None:
+        """Write a note."""
+        self._write("note", text=text)
+
     def finish(self, record: Record) -> None:
         """Write the end."""
         self._write("finished", status=record.result.status)
@@ -107,6 +114,9 @@ class Wandb:
         """Log under `train/`."""
         self.run.log({"train/step": step, **{f"train/{k}": v for k, v in values.items()}})
 
+    def note(self, text: str) -> None:
+        """W&B has no notes while a run goes on."""
+
     def finish(self, record: Record) -> None:
         """Put scores and cost into the summary: `eval/<task>/<metric>`."""
         summary: dict[str, Any] = {f"eval/{s.key}": s.value for s in record.result.scores}
@@ -125,6 +135,9 @@ class NoTracker:
         """Ignore it."""
 
     def log(self, step: int, values: dict[str, float]) -> None:
+        """Ignore it."""
+
+    def note(self, text: str) -> None:
         """Ignore it."""
 
     def finish(self, record: Record) -> None:
@@ -156,6 +169,10 @@ class Several:
     def log(self, step: int, values: dict[str, float]) -> None:
         """Pass it on."""
         self._pass_on("log", step, values)
+
+    def note(self, text: str) -> None:
+        """Pass it on."""
+        self._pass_on("note", text)
 
     def finish(self, record: Record) -> None:
         """Pass it on."""

@@ -51,6 +51,27 @@ def test_a_local_judge_rates_under_its_own_name(loaded, data, tmp_path, chat_mod
     assert any(line["judgment"] for line in lines)
 
 
+def test_a_local_judge_with_broken_weights_is_met_before_the_run(data, chat_model):
+    asked = config(data, model=None, model_path=str(chat_model), dtype="fp32").judge
+    weights = chat_model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors .*copy|cut"):
+        check_judge(asked, NANO, HubConfig())
+
+
+def test_a_local_judge_of_nan_is_refused(chat_model):
+    from safetensors.torch import load_file, save_file
+
+    from layerfit.evaluation.judge.local import LocalJudge
+
+    weights = load_file(chat_model / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, chat_model / "model.safetensors", metadata={"format": "pt"})
+    made = JudgeConfig(benchmarks={"mt_bench": None}, model_path=str(chat_model), dtype="fp32")
+    with pytest.raises(UserError, match=r"model=eval\.judge: model\.norm\.weight .* holds NaN"):
+        LocalJudge(made, HubConfig(), "cpu", 2)
+
+
 def test_a_template_without_a_system_role_gets_its_text_first(chat_model):
     from layerfit.evaluation.judge.local import LocalJudge
 

@@ -1,5 +1,6 @@
 """A checkpoint is used if it is, bit by bit, what was written for this run; else it is set aside, and said so."""
 
+import json
 import random
 import shutil
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from layerfit.launch.queue import Queued
 from layerfit.records import record
 from layerfit.run import checkpoint, loop, resume, worker
 from layerfit.run.checkpoint import Unusable
+from layerfit.run.track import NoTracker
 
 RUN = ["method=lisa", "engine=torch", "eval=none", "training.max_steps=6", "training.batch_size=4"]
 RUN += ["training.checkpoint_every=2", "method.switch_every=3"]
@@ -155,6 +157,8 @@ def test_what_cannot_be_used_is_set_aside_and_the_run_starts_anew(fault, cut, tm
     assert len(said) == 1
     assert said[0].startswith(f"layerfit: {path} cannot be used: ")
     assert said[0].endswith(f"kept as {kept.name}, the run starts anew")
+    events = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
+    assert [f"layerfit: {e['text']}" for e in events if e["event"] == "note"] == said  # for the display of the sweep
 
 
 def test_a_good_one_is_used(cut, tmp_path, capsys, monkeypatch):
@@ -204,7 +208,7 @@ def test_ranks_decide_alike(own, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(resume, "_check", lambda *_: None)
     asked = []
     engine = SimpleNamespace(any=lambda flag: asked.append(flag) or True)  # nothing else of it may be asked
-    attempt = SimpleNamespace(folder=tmp_path, run=None)
+    attempt = SimpleNamespace(folder=tmp_path, run=None, tracker=NoTracker())
     resume.resume(resume.Training(attempt, None, engine, None))
     assert asked == [own]
     assert not path.exists()

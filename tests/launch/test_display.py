@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from layerfit.errors import UserError
-from layerfit.launch.display import Progress
+from layerfit.launch.display import Display, Progress
 from layerfit.launch.queue import last_line, read_queued
 from layerfit.launch.slurm_queue import Job, read_job
 
@@ -123,3 +123,18 @@ def test_a_job_is_read_as_it_was_written(tmp_path):
     (tmp_path / "job.json").write_text(json.dumps({**dataclasses.asdict(job), "job_id": 17}))
     with pytest.raises(UserError, match="not all text"):
         read_job(tmp_path)
+
+
+def test_a_note_of_a_run_is_printed_once(tmp_path, capsys):
+    """Such as a checkpoint that could not be used: otherwise only the run's log would say so."""
+    run = dataclasses.make_dataclass("Run", ["label", "seed"])("mine", 3)
+    display = Display("sweep", 1, 0)
+    display.started("id", run, tmp_path)
+    with (tmp_path / "metrics.jsonl").open("wb") as file:
+        file.write(line({"event": "note", "text": "a\x1b[31mline\nmore"}))
+    display.refresh()
+    display.refresh()
+    display.finished("id", run, "ok")
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == r"mine s3: a\x1b[31mline more"
+    assert len(said) == 2

@@ -15,7 +15,10 @@ from layerfit.evaluation.judge.files import load_benches
 from layerfit.evaluation.judge.local import judge_model
 from layerfit.files.secrets import read_key
 from layerfit.files.shown import one_line
+from layerfit.models.architecture import model_config
 from layerfit.models.hub import model_source
+from layerfit.models.metadata import check_metadata
+from layerfit.models.weights import check_weights
 
 KEY_SETTING = "eval.judge.key_variable"
 
@@ -75,7 +78,7 @@ def check_address(url: str) -> None:
 
 
 def check_local(config: JudgeConfig, hub: HubConfig) -> None:
-    """Raise UserError if a local judge is missing, or is not a chat model."""
+    """Raise UserError if a local judge is missing or broken, or is not a chat model."""
     path = config.model_path or ""
     if config.judgments > 1:
         raise UserError(
@@ -85,7 +88,11 @@ def check_local(config: JudgeConfig, hub: HubConfig) -> None:
     if not Path(path).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         raise UserError(f"eval.judge.model_path={path} is neither a folder nor a hub id (organisation/name)")
     source = model_source(judge_model(config), hub)
-    if isinstance(source, Path) and not has_chat_template(source):
+    if not isinstance(source, Path):
+        return
+    check_metadata(source)
+    check_weights(source, model_config(source))
+    if not has_chat_template(source):
         raise UserError(f"eval.judge.model_path={path} has no chat template; give a chat model")
 
 

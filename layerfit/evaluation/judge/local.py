@@ -12,7 +12,7 @@ from layerfit.config.schema import HubConfig, ModelConfig
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.client import Messages, Reply
 from layerfit.evaluation.judge.generate import Prompt, generate, weights_digest
-from layerfit.models.hub import load_tokenizer, model_source
+from layerfit.models.hub import load_tokenizer, model_source, pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,6 @@ class LocalJudge:
 
     def __post_init__(self) -> None:
         import torch
-        from transformers import AutoModelForCausalLM
 
         where = judge_model(self.config)
         source = model_source(where, self.hub)
@@ -46,9 +45,7 @@ class LocalJudge:
         if self.tokenizer.chat_template is None:
             raise UserError(f"eval.judge.model_path={self.config.model_path} has no chat template; give a chat model")
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[self.config.dtype]
-        revision = {"revision": self.config.revision} if isinstance(source, str) and self.config.revision else {}
-        model: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, trust_remote_code=False, **revision)
-        self.model = model.to(self.device).eval()
+        self.model = pretrained(where, source, dtype=dtype).to(self.device).eval()
 
     def name(self) -> str:
         """Return the judge's name in files and versions: `local-<name>-<hash of its weights>-<dtype>`."""
