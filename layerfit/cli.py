@@ -217,7 +217,7 @@ def _hydra(argv: list[str]) -> int:
         if asked.cfg:
             _check_requested(asked.overrides, multirun=asked.multirun)
         sys.argv = ["layerfit", *argv]
-        with config.told(asked.overrides), redirect_stderr(said if asked.package else sys.stderr):
+        with config.user_errors(asked.overrides), redirect_stderr(said if asked.package else sys.stderr):
             hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(lambda _: None)()
     except SystemExit as ended:
         if ended.code:
@@ -265,13 +265,13 @@ def _run(argv: list[str]) -> int:
 
 def summary(run: RunConfig, run_id: str) -> str:
     """Return one line about a run's record."""
-    from layerfit.files.trouble import in_words
+    from layerfit.files.os_errors import os_error_line
     from layerfit.records import record
 
     try:
         found = record.read(run.paths.results, run_id)
     except (OSError, UserError) as error:
-        said = in_words(error) if isinstance(error, OSError) else error
+        said = os_error_line(error) if isinstance(error, OSError) else error
         return f"{run_id}  {run.method_name():<12} unreadable: {said}"
     if found is None:
         return f"{run_id}  {run.method_name():<12} no record"

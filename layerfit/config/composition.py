@@ -16,7 +16,7 @@ from layerfit.config.checks import check
 from layerfit.config.folders import CONF
 from layerfit.config.identity import least
 from layerfit.config.launcher import LAUNCHERS, LOCAL, SLURM, LauncherConfig
-from layerfit.config.messages import one_line, told
+from layerfit.config.messages import one_line, user_errors
 from layerfit.config.schema import (
     DatasetConfig,
     EngineConfig,
@@ -135,7 +135,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     Raises:
         UserError: if an override is wrong, in one line.
     """
-    with told(overrides):
+    with user_errors(overrides):
         return typed(composed(overrides))
 
 
@@ -197,7 +197,7 @@ def compose_launcher(overrides: list[str]) -> LauncherConfig:
 
     if not overrides:
         return LauncherConfig()
-    with told(overrides):
+    with user_errors(overrides):
         parsed = read(overrides)
         if several := next((p for p in parsed if p.is_sweep_override()), None):
             raise UserError(f"{several.input_line} lists several values; give one: a sweep has one launcher")

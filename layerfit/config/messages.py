@@ -18,7 +18,7 @@ _OURS, _THEIRS = "layerfit", ("hydra", "omegaconf", "antlr4", "yaml")
 
 
 @contextmanager
-def told(overrides: Iterable[str]) -> Iterator[None]:
+def user_errors(overrides: Iterable[str]) -> Iterator[None]:
     """Turn what the libraries raise about a request into a UserError; an error of layerfit's own code passes as it is.
 
     overrides: the words of the request, for the message.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from layerfit.config.folders import conf_folders
 from layerfit.config.launcher import LAUNCHERS
-from layerfit.config.messages import told
+from layerfit.config.messages import user_errors
 from layerfit.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def read(words: Iterable[str]) -> list[Override]:
     parser, out = OverridesParser.create(), []
     for word in words:
         try:
-            with told([word]):
+            with user_errors([word]):
                 override = parser.parse_override(word)
         except (HydraException, UserError) as error:
             raise UserError(_unread(word)) from error
@@ -83,7 +83,7 @@ def _reads(word: str) -> bool:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     try:
-        with told([word]):
+        with user_errors([word]):
             OverridesParser.create().parse_override(word)
     except UserError:
         return False
@@ -150,7 +150,7 @@ def expand(overrides: list[str], *, multirun: bool) -> list[list[str]]:
                 f"{' '.join(counts)} asks for {shown}{total} runs; one sweep has at most "
                 f"{MOST_CELLS:,}: name fewer values, or take several sweeps"
             )
-        with told([text]):
+        with user_errors([text]):
             values = list(itertools.islice(override.sweep_string_iterator(), counts[text]))
         choices.append([f"{override.get_key_element()}={v}" for v in values])
     return [list(combination) for combination in itertools.product(*choices)]

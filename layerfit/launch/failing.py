@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from layerfit.errors import UserError
-from layerfit.files.trouble import in_words
+from layerfit.files.os_errors import os_error_line
 from layerfit.files.writing import clear_temporaries
 from layerfit.launch.display import name_of
 from layerfit.launch.queue import Queue, Queued
@@ -29,7 +29,7 @@ def failing_alone(queued: Queued, fail: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     except (OSError, UserError) as error:
-        say(queued, in_words(error) if isinstance(error, OSError) else str(error))
+        say(queued, os_error_line(error) if isinstance(error, OSError) else str(error))
         fail()
 
 
@@ -45,7 +45,7 @@ def look_up(queue: Queue) -> tuple[dict[str, Queued], dict[str, str]]:
         try:
             status = queued.first_status()
         except (OSError, UserError) as error:
-            say(queued, in_words(error) if isinstance(error, OSError) else str(error))
+            say(queued, os_error_line(error) if isinstance(error, OSError) else str(error))
             ended[run_id] = "failed"
             continue
         if queued.is_enough(status):

@@ -30,8 +30,8 @@ from layerfit.distributed.place import find_place
 from layerfit.errors import UserError
 from layerfit.evaluation.judge.check import check_judge
 from layerfit.evaluation.protocols import check_protocols
+from layerfit.files.os_errors import os_error_line
 from layerfit.files.sizes import show, show_both
-from layerfit.files.trouble import in_words
 from layerfit.methods.base import STATIC, Method
 from layerfit.methods.rankings import ranking_file
 from layerfit.models.architecture import model_config, read_anatomy
@@ -159,7 +159,7 @@ def _refuses(place: Path) -> str | None:
     except FileNotFoundError:
         return f"{place} is a link to {place.readlink()}, which is not there"
     except OSError as error:
-        return in_words(error)
+        return os_error_line(error)
     if not stat.S_ISDIR(status.st_mode):
         return f"{place} is a file, not a folder"
     if os.statvfs(place).f_flag & os.ST_RDONLY:

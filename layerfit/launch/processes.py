@@ -20,8 +20,8 @@ from typing import Any
 from layerfit.distributed.parent import end_with_sweep
 from layerfit.distributed.place import Place, writes
 from layerfit.errors import UserError
+from layerfit.files.os_errors import os_error_line
 from layerfit.files.secrets import hide_output
-from layerfit.files.trouble import in_words
 from layerfit.files.writing import clear_temporaries
 from layerfit.launch.queue import Queued, read_queued
 from layerfit.records.record import EXIT_STATUS
@@ -133,7 +133,7 @@ def _leaving() -> Iterator[list[int]]:
         exit_status.append(EXIT_STATUS["failed"])
         with suppress(OSError):  # the log may be on the disk that is full
             traceback.print_exc()
-            print(f"layerfit: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+            print(f"layerfit: {os_error_line(error) if isinstance(error, OSError) else error}", file=sys.stderr)
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()

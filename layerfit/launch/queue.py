@@ -13,7 +13,7 @@ from layerfit.config.given import Given
 from layerfit.config.schema import RunConfig
 from layerfit.distributed.place import find_place, writes
 from layerfit.errors import UserError
-from layerfit.files.trouble import in_words
+from layerfit.files.os_errors import os_error_line
 from layerfit.methods.rankings import ranking_file
 from layerfit.records import record
 from layerfit.records.aside import sound
@@ -141,7 +141,7 @@ def last_line(log: Path) -> str:
     except FileNotFoundError:
         return "it is empty"
     except OSError as error:
-        return f"it cannot be read: {in_words(error)}"
+        return f"it cannot be read: {os_error_line(error)}"
     shown = ("".join(c for c in line if c.isprintable()).strip()[:200] for line in reversed(text.split("\n")))
     lines = [line for line in shown if line]
     own = (line.removeprefix("layerfit: ") for line in lines if line.startswith("layerfit: "))

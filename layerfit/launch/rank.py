@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 
 from layerfit.distributed.parent import end_with
-from layerfit.files.trouble import in_words
+from layerfit.files.os_errors import os_error_line
 
 if __name__ == "__main__":
     end_with(int(sys.argv[2]))  # before the heavy imports
@@ -18,4 +18,4 @@ if __name__ == "__main__":
             sys.exit(worker.work(Path(sys.argv[1])))
     except OSError as error:
         traceback.print_exc()
-        sys.exit(f"layerfit: {in_words(error)}")
+        sys.exit(f"layerfit: {os_error_line(error)}")

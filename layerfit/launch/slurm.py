@@ -13,7 +13,7 @@ from layerfit import config
 from layerfit.config.launcher import SLURM, SUBMITIT_LOCAL, LauncherConfig
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
-from layerfit.files.trouble import in_words
+from layerfit.files.os_errors import os_error_line
 from layerfit.installation import command_for
 from layerfit.launch import slurm_queue
 from layerfit.launch.display import Display, name_of
@@ -112,7 +112,7 @@ class Submission:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"jobs have no folder: {in_words(error)}") from error
+            raise UserError(f"jobs have no folder: {os_error_line(error)}") from error
         with alone(folder):  # another command of the same sweep waits here, and then finds the jobs
             self._attach()
             for wave in waves(self.todo):

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from layerfit.errors import UserError
+from layerfit.files.os_errors import os_error_line
 from layerfit.files.paths import expand
 from layerfit.files.secrets import hide_in
-from layerfit.files.trouble import in_words
 from layerfit.files.writing import write_atomically
 from layerfit.records.shape import build, loads
 
@@ -328,7 +328,7 @@ def _bytes(path: Path) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise UserError(in_words(error)) from error
+        raise UserError(os_error_line(error)) from error
 
 
 def _items(path: Path) -> Items:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from layerfit.config import composed, required_runs, run_id, told, typed
+from layerfit.config import composed, required_runs, run_id, typed, user_errors
 from layerfit.config.schema import RunConfig
 from layerfit.errors import UserError
 from layerfit.records.record import Broken, Items, Record, read_whole
@@ -92,7 +92,7 @@ def expand(
         UserError: if the overrides do not compose.
     """
     out: list[tuple[int | None, RunConfig]] = []
-    with told(overrides):
+    with user_errors(overrides):
         config = composed((*overrides, f"paths.results={results}"))
         alike = vary in ("seed", "method.seed") and not _follows_seed(config)
         for seed in seeds:

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import torch
 
-from layerfit.run.trouble import say
+from layerfit.run.failures import say
 
 FORMAT = 3
 """3: with a digest and the run's id."""

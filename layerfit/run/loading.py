@@ -25,7 +25,7 @@ from layerfit.methods.rankings import ranking_file
 from layerfit.models.architecture import checkpoint_activations, read_anatomy
 from layerfit.models.hub import load_model, load_tokenizer, model_source
 from layerfit.records import record
-from layerfit.run.trouble import say
+from layerfit.run.failures import say
 
 
 @dataclass

@@ -13,10 +13,10 @@ from layerfit.errors import UserError
 from layerfit.run import checkpoint
 from layerfit.run.attempt import Attempt
 from layerfit.run.checkpoint import Unusable
+from layerfit.run.failures import describe_error, say
 from layerfit.run.history import History, history_dict, restore
 from layerfit.run.loading import Loaded
 from layerfit.run.norms import Norms
-from layerfit.run.trouble import in_one_line, say
 
 NAME = "checkpoint.pt"
 
@@ -133,6 +133,6 @@ def save(training: Training, *, stops: bool) -> None:
         if stops:
             raise
         step = training.attempt.history.step
-        note = f"no checkpoint after step {step}: {in_one_line(error)}; the run goes on without it"
+        note = f"no checkpoint after step {step}: {describe_error(error)}; the run goes on without it"
         say(f"layerfit: {note}")
         training.attempt.tracker.note(note)

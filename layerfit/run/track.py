@@ -12,7 +12,7 @@ from typing import Any, Protocol, TextIO
 from layerfit.config.schema import RunConfig
 from layerfit.files.secrets import hide_in
 from layerfit.records.record import Record
-from layerfit.run.trouble import in_one_line, say
+from layerfit.run.failures import describe_error, say
 
 
 class Tracker(Protocol):
@@ -48,7 +48,7 @@ class JsonLines:
             self._leave(error)
 
     def _leave(self, error: OSError) -> None:
-        say(f"layerfit: metrics.jsonl ends here: {in_one_line(error)}; the run goes on")
+        say(f"layerfit: metrics.jsonl ends here: {describe_error(error)}; the run goes on")
         file, self.file = self.file, None
         if file is not None:
             with suppress(OSError):

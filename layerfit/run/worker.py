@@ -22,9 +22,9 @@ from layerfit.records.record import Items, Measured, Record, Result
 from layerfit.run import interrupt, resume
 from layerfit.run.attempt import Attempt, begin
 from layerfit.run.execution import execute
+from layerfit.run.failures import describe_error, is_out_of_memory, say
 from layerfit.run.interrupt import Interrupted
 from layerfit.run.nulls import without_infinities
-from layerfit.run.trouble import in_one_line, is_out_of_memory, say
 
 ASIDE = "kept"
 """Subfolder of a run's folder for a record that the folder of results did not take; copy its `runs/` there."""
@@ -50,7 +50,7 @@ class Ending:
             return False
         if is_out_of_memory(error):
             traceback.clear_frames(trace)  # what they hold is needed to write a record
-            self._end("oom", in_one_line(error))
+            self._end("oom", describe_error(error))
             return True
         match error:
             case UserError():
@@ -62,7 +62,7 @@ class Ending:
                 found = "diverged", str(error)
             case Exception():
                 self._keep_traceback()
-                found = _cause(error) or ("failed", in_one_line(error))
+                found = _cause(error) or ("failed", describe_error(error))
             case _:
                 return False
         self._end(*found)
@@ -147,8 +147,8 @@ def kept_or_said(ending: Ending) -> tuple[str, str | None]:
         try:
             kept = f"the record (status {result.status}) is in {record.write(without_infinities(own), items, folder)}"
         except OSError as again:
-            kept = f"nor could one in {folder}: {in_one_line(again)}"
-        return "failed", f"no record could be written: {in_one_line(error)}; {kept}"
+            kept = f"nor could one in {folder}: {describe_error(again)}"
+        return "failed", f"no record could be written: {describe_error(error)}; {kept}"
     attempt.tracker.finish(made)
     return result.status, result.message
 

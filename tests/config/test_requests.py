@@ -12,7 +12,7 @@ from omegaconf.errors import ConfigTypeError
 from layerfit import config
 from layerfit.cli import main
 from layerfit.config import words
-from layerfit.config.messages import told
+from layerfit.config.messages import user_errors
 from layerfit.config.schema import DatasetConfig, RunConfig
 from layerfit.errors import UserError, check_range
 from layerfit.files.shown import shown
@@ -153,11 +153,11 @@ def test_paths_that_follow_the_seed_follow_it():
 
 
 def test_an_error_of_our_own_is_not_taken_for_the_users():
-    with pytest.raises(ZeroDivisionError), told(["a=b"]):
+    with pytest.raises(ZeroDivisionError), user_errors(["a=b"]):
         1 // 0  # noqa: B018
-    with pytest.raises(UserError, match="a=b cannot be composed"), told(["a=b"]):
+    with pytest.raises(UserError, match="a=b cannot be composed"), user_errors(["a=b"]):
         hydra_compose("config", overrides=["method=null"])
-    with pytest.raises(AttributeError), told(["a=b"]):
+    with pytest.raises(AttributeError), user_errors(["a=b"]):
         Method().nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
@@ -175,7 +175,7 @@ class Wrong(DatasetConfig):
 
 
 def test_a_bug_in_a_data_class_is_not_taken_for_the_users():
-    with pytest.raises(ConfigTypeError, match="real number"), told(["a=b"]):
+    with pytest.raises(ConfigTypeError, match="real number"), user_errors(["a=b"]):
         OmegaConf.to_object(OmegaConf.structured(Wrong))
 
 

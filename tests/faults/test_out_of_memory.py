@@ -14,7 +14,7 @@ from layerfit import config
 from layerfit.launch.queue import Queued
 from layerfit.records import record
 from layerfit.run import worker
-from layerfit.run.trouble import in_one_line, is_out_of_memory
+from layerfit.run.failures import describe_error, is_out_of_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +49,7 @@ OTHERS = (RuntimeError("The size of tensor a (3) must match"), OSError(errno.ENO
 @pytest.mark.parametrize("error", WORDS.values(), ids=WORDS)
 def test_memory_that_is_not_there_is_known_by_every_name(error):
     assert is_out_of_memory(error)
-    assert "\n" not in in_one_line(error)
+    assert "\n" not in describe_error(error)
 
 
 @pytest.mark.parametrize("error", OTHERS, ids=str)

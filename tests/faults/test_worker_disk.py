@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from layerfit import config
-from layerfit.files.trouble import in_words
+from layerfit.files.os_errors import os_error_line
 from layerfit.launch.queue import Queued
 from layerfit.records import record
 from layerfit.run import worker
+from layerfit.run.failures import describe_error, say
 from layerfit.run.track import JsonLines
-from layerfit.run.trouble import in_one_line, say
 
 FULL, LOCKED = OSError(errno.ENOSPC, "", "the/file"), OSError(errno.EROFS, "", "the/file")
 
@@ -46,7 +46,9 @@ def test_a_record_that_results_cannot_take_is_kept_and_it_is_said_where(tmp_path
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("layerfit:")]
     folder = Path(item.run.paths.outputs) / item.run_id / worker.ASIDE
     path = record.record_path(folder, item.run_id)
-    assert said == [f"layerfit: no record could be written: {in_words(error)}; the record (status ok) is in {path}"]
+    assert said == [
+        f"layerfit: no record could be written: {os_error_line(error)}; the record (status ok) is in {path}"
+    ]
     assert record.read(folder, item.run_id).result.status == "ok"
     monkeypatch.setattr(record, "write", write)  # there is space again: the same command ends it, from its checkpoint
     assert worker.work(item.write()) == 0
@@ -60,7 +62,7 @@ def test_where_nothing_can_be_written_one_line_says_so(tmp_path, monkeypatch, ca
     assert worker.work(item.write()) == 1
     err = capsys.readouterr().err
     assert "Traceback" not in err
-    assert f"no record could be written: {in_words(FULL)}; nor could one in" in err
+    assert f"no record could be written: {os_error_line(FULL)}; nor could one in" in err
 
 
 def test_a_traceback_that_cannot_be_kept_does_not_hide_the_cause(tmp_path, monkeypatch, capsys):
@@ -94,7 +96,7 @@ def test_metrics_that_cannot_be_written_are_left_and_said_once(tmp_path, capsys)
     again.close()
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
-    assert said[0] == f"layerfit: metrics.jsonl ends here: {in_words(FULL)}; the run goes on"
+    assert said[0] == f"layerfit: metrics.jsonl ends here: {os_error_line(FULL)}; the run goes on"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -108,9 +110,10 @@ def test_a_device_that_is_full_ends_no_run():
 
 
 def test_an_error_of_the_system_is_one_line_with_its_path():
-    assert in_one_line(OSError(errno.ENOSPC, "x", "a/b")) == in_words(OSError(errno.ENOSPC, "x", "a/b"))
+    assert describe_error(OSError(errno.ENOSPC, "x", "a/b")) == os_error_line(OSError(errno.ENOSPC, "x", "a/b"))
     assert (
-        in_one_line(OSError(errno.EROFS, "x")) == "the disk is read-only (EROFS); give a folder that can be written to"
+        describe_error(OSError(errno.EROFS, "x"))
+        == "the disk is read-only (EROFS); give a folder that can be written to"
     )
-    assert in_one_line(ValueError("one\ntwo")) == "ValueError: one"
-    assert in_one_line(ValueError()) == "ValueError"
+    assert describe_error(ValueError("one\ntwo")) == "ValueError: one"
+    assert describe_error(ValueError()) == "ValueError"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from layerfit.files import writing
-from layerfit.files.trouble import in_words
+from layerfit.files.os_errors import os_error_line
 from layerfit.files.writing import clear_temporaries, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,11 +105,11 @@ def test_what_cannot_be_written_names_the_file_and_leaves_nothing(tmp_path, monk
         patched.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space") as found:
             write_atomically(path, b"after")
-    assert in_words(found.value).startswith(f"{path}: the disk is full (ENOSPC); free some space")
+    assert os_error_line(found.value).startswith(f"{path}: the disk is full (ENOSPC); free some space")
     assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("a.json", b"before")]
     with pytest.raises(OSError, match=r"a\.json") as found:
         write_atomically(path / "b.json", b"")
-    assert in_words(found.value).startswith(f"{path / 'b.json'}: a file stands where a folder should be")
+    assert os_error_line(found.value).startswith(f"{path / 'b.json'}: a file stands where a folder should be")
 
 
 def test_a_long_name_has_a_temporary_one(tmp_path):
@@ -118,6 +118,6 @@ def test_a_long_name_has_a_temporary_one(tmp_path):
 
 
 def test_what_has_no_words_is_said_as_the_system_says_it():
-    assert in_words(OSError(errno.EXDEV, "Invalid cross-device link", "a")) == "a: Invalid cross-device link"
-    assert in_words(OSError("a\nb")) == "a b"
-    assert in_words(TimeoutError()) == "TimeoutError"
+    assert os_error_line(OSError(errno.EXDEV, "Invalid cross-device link", "a")) == "a: Invalid cross-device link"
+    assert os_error_line(OSError("a\nb")) == "a b"
+    assert os_error_line(TimeoutError()) == "TimeoutError"

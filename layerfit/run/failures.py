@@ -10,7 +10,7 @@ from typing import IO
 
 import torch
 
-from layerfit.files.trouble import in_words
+from layerfit.files.os_errors import os_error_line
 
 NO_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "out of memory", "ALLOC_FAILED")
 """What RuntimeErrors of torch say of an allocation that failed: on the CPU, in C++, in CUDA's calls and libraries."""
@@ -42,9 +42,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return False
 
 
-def in_one_line(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return what an error says: what the system refused, with the fix; else its class and first line."""
     first = str(error).splitlines()[0] if str(error) else ""
     if isinstance(error, OSError) and error.errno is not None:
-        return in_words(error)
+        return os_error_line(error)
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -27,7 +27,7 @@ _WORDS = {
 }
 
 
-def in_words(error: OSError) -> str:
+def os_error_line(error: OSError) -> str:
     """Return `results/runs/ab.json: the disk is full (ENOSPC); free some space there, or ...`."""
     where = f"{error.filename}: " if error.filename is not None else ""
     if error.errno not in _WORDS:
