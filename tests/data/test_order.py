@@ -45,7 +45,8 @@ def execute(folder, name, ranks=1, last=None, log="log"):
     assert (done.returncode == 0) == (last is None), done.stderr[-3000:]
     logs = [folder / f"{log}.{rank}" for rank in range(ranks)]
     steps = [[json.loads(line) for line in path.read_text().splitlines()] for path in logs]
-    return [[tuple(ids) for rank in given for ids in rank] for given in zip(*steps, strict=True)], run
+    taken = [[tuple(ids) for rank in given for ids in rank] for given in zip(*steps, strict=True)]
+    return taken if last is not None else taken[:-1], run  # the last is of the loss that is looked at after training
 
 
 def result(folder, name, run):
