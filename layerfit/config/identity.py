@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from layerfit.config.schema import DatasetConfig, EvalConfig, RunConfig, SaveConfig
 from layerfit.errors import UserError
 from layerfit.files import content
+from layerfit.files.names import is_repository
 from layerfit.files.paths import check_kind, expand
 from layerfit.methods.base import Method
 from layerfit.records.record import id_of
@@ -38,7 +38,7 @@ def _of_model(_: Any, path: Path) -> str:
 def _of_judge(_: Any, path: Path) -> str:
     if path.is_dir():
         return content.of_model(path)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+    if "/" not in str(path) or not is_repository(str(path)):
         raise UserError(f"eval.judge.model_path={path} is neither a folder nor a hub id, <org>/<name>")
     return str(path)
 

@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-
 from layerfit.engines.base import Engine
 from layerfit.errors import Diverged
-
-
-@torch.no_grad()
-def not_finite(tensors: Sequence[Tensor]) -> list[bool]:
-    """Return, for every tensor, whether one of its numbers is NaN or infinite; one wait for the device."""
-    # The extremes are NaN if any number is, and need no tensor of flags beside a large matrix.
-    full = [tensor for tensor in tensors if tensor.numel()]
-    if not full:
-        return [False] * len(tensors)
-    extremes = torch.stack([torch.stack(torch.aminmax(t.detach())).float().to(full[0].device) for t in full])
-    found = iter((~torch.isfinite(extremes).all(dim=1)).tolist())
-    return [bool(tensor.numel()) and next(found) for tensor in tensors]
+from layerfit.models.finite import not_finite
 
 
 def check_weights(engine: Engine) -> None:

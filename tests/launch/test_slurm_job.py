@@ -17,6 +17,7 @@ from layerfit.launch.queue import Queued
 from layerfit.records import record
 from layerfit.run import interrupt
 from tests.helpers.cluster_fakes import SWEEP, cluster
+from tests.helpers.small_runs import results
 
 __all__ = ["cluster"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,16 +107,6 @@ def test_a_worker_that_raises_is_in_its_log(cluster, monkeypatch, tmp_path):
     with pytest.raises(ZeroDivisionError):
         task()
     assert "ZeroDivisionError" in (Path(task.path).parent / "log.txt").read_text()
-
-
-def results(folder: Path) -> dict[str, str]:
-    """What must be equal of every record, and the items."""
-    out = {}
-    for path in sorted((folder / "results" / "runs").glob("*.json")):
-        found = record.read(folder / "results", path.stem)
-        items = record.read_items(folder / "results", path.stem)
-        out[path.stem] = json.dumps([dataclasses.asdict(found.result), items], sort_keys=True)
-    return out
 
 
 def layerfit(folder: Path, *words: str) -> str:

@@ -13,6 +13,7 @@ from layerfit.evaluation.judge.answers import NO_TEMPLATE
 from layerfit.evaluation.judge.client import host_of, is_loopback
 from layerfit.evaluation.judge.files import load_benches
 from layerfit.evaluation.judge.local import judge_model
+from layerfit.files.names import is_repository
 from layerfit.files.secrets import read_key
 from layerfit.files.shown import one_line
 from layerfit.models.architecture import model_config
@@ -85,7 +86,7 @@ def check_local(config: JudgeConfig, hub: HubConfig) -> None:
             f"eval.judge.judgments={config.judgments}, but a judge at eval.judge.model_path is greedy, so all "
             "judgments would be the same; set it to 1"
         )
-    if not Path(path).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+    if not Path(path).is_dir() and ("/" not in path or not is_repository(path)):
         raise UserError(f"eval.judge.model_path={path} is neither a folder nor a hub id (organisation/name)")
     source = model_source(judge_model(config), hub)
     if not isinstance(source, Path):
