@@ -61,8 +61,8 @@ def test_a_rank_ends_with_its_launcher():
 
 def test_a_rank_whose_launcher_was_faster_ends_at_once():
     """The launcher is gone before the rank can ask to be ended with it."""
-    early = "print('starts', os.getpid(), flush=True)\nparent = os.getppid()\n"
-    early += "while os.getppid() == parent: time.sleep(0.01)"
+    early = "print('starts', os.getpid(), flush=True)\n"
+    early += "while os.getppid() == int(sys.argv[1]): time.sleep(0.01)"
     launcher = launch(early)
     rank = int(launcher.stdout.readline().split()[1])
     launcher.kill()
