@@ -106,6 +106,25 @@ def test_data_changed_during_the_start_ends_the_run(place, monkeypatch):
     assert other in again.todo()
 
 
+def test_weights_changed_before_they_are_read_again_end_the_run(place, monkeypatch):
+    """From sharded weights the model that is evaluated is made anew, of the files that are there then."""
+    from layerfit.run import execution, worker
+
+    queue = Queue("g")
+    name = queue.add(composed("method=full", "engine=zero3", own_model(place / "own")))
+
+    def evaluates_while_weights_change(*_):
+        with (place / "own" / "model.safetensors").open("ab") as file:
+            file.write(b" ")
+        return [], {}
+
+    monkeypatch.setattr(execution, "_scores", evaluates_while_weights_change)
+    assert worker.work(queue.runs[name].write()) == 1
+    (record,) = read_all("results").values()
+    assert record.result.status == "failed"
+    assert record.result.message.startswith(f"model.path={place / 'own'} was changed while the run went on")
+
+
 def test_a_run_in_its_own_data_folder_keeps_its_id(place):
     run = composed("dataset.path=.", "method=full")
     before = run_id(run)
