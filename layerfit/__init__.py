@@ -1,3 +1,3 @@
 """layerfit: layer-wise fine-tuning methods, run and compared fairly."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -14,7 +14,7 @@ from layerfit.config.composition import (
 from layerfit.config.folders import CONF, conf_folders, find, joined, place_for_tuned
 from layerfit.config.given import Given, check_unchanged, from_file
 from layerfit.config.identity import identity_of, required_runs, run_id
-from layerfit.config.messages import one_line, user_errors
+from layerfit.config.messages import user_errors
 from layerfit.config.words import expand, parse, split_launcher
 from layerfit.installation import ROOT
 
@@ -37,7 +37,6 @@ __all__ = [
     "identity_of",
     "joined",
     "load",
-    "one_line",
     "parse",
     "place_for_tuned",
     "register",

@@ -16,7 +16,7 @@ from layerfit.config.checks import check
 from layerfit.config.folders import CONF
 from layerfit.config.identity import least
 from layerfit.config.launcher import LAUNCHERS, LOCAL, SLURM, LauncherConfig
-from layerfit.config.messages import one_line, user_errors
+from layerfit.config.messages import describe_hydra_error, user_errors
 from layerfit.config.schema import (
     DatasetConfig,
     EngineConfig,
@@ -175,7 +175,7 @@ def _set(config: DictConfig, override: Override) -> None:
         OmegaConf.update(config, key, value, merge=True)
         current = OmegaConf.select(config, key)
     except OmegaConfBaseException as error:
-        text = one_line(error)
+        text = describe_hydra_error(error)
         raise UserError(text if text.startswith("unknown key") else f"{word}: {text}") from error
     check_switch(override, current)
 

@@ -33,7 +33,7 @@ def user_errors(overrides: Iterable[str]) -> Iterator[None]:
         # OmegaConf gives a TypeError inside a data class of ours this type: a bug, and no mistake of the user's.
         if isinstance(error, ConfigTypeError) and _raised_by(error.__traceback__) == _OURS:
             raise
-        raise UserError(half_registered(overrides) or one_line(error)) from error
+        raise UserError(half_registered(overrides) or describe_hydra_error(error)) from error
     except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise _theirs(overrides, error) from error
 
@@ -43,7 +43,9 @@ def _theirs(overrides: Iterable[str], error: Exception) -> Exception:
     if isinstance(error, RecursionError):
         return UserError(f"{' '.join(overrides)}: a value refers to itself, or is nested too deep; write it out")
     if _raised_by(error.__traceback__) in _THEIRS:
-        return UserError(f"{' '.join(overrides)} cannot be composed: {one_line(error) or type(error).__name__}")
+        return UserError(
+            f"{' '.join(overrides)} cannot be composed: {describe_hydra_error(error) or type(error).__name__}"
+        )
     return error
 
 
@@ -70,7 +72,7 @@ def half_registered(overrides: Iterable[str]) -> str | None:
     return None
 
 
-def one_line(error: Exception) -> str:
+def describe_hydra_error(error: Exception) -> str:
     """Return a Hydra or OmegaConf error as one line: outermost message first, with choices and the closest one."""
     causes: list[str] = []
     current: BaseException | None = error

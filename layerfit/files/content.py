@@ -19,23 +19,10 @@ from typing import NamedTuple
 
 from layerfit.errors import UserError
 from layerfit.files.dataset_folder import data_files
+from layerfit.files.model_folder import PATTERNS
 from layerfit.files.paths import expand
 from layerfit.files.writing import write_atomically
 
-_MODEL = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*.json",
-    "*.model",  # sentencepiece's
-    "vocab.*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.*",
-    "additional_chat_templates/*.jinja",
-    "*.index.json",
-)
-"""A model's files other than its weights, relative to its folder, as transformers looks for them."""
 _WEIGHTS = ("*.safetensors", "*.bin")
 """Of a model with several formats the first is loaded."""
 LARGE = 2**20
@@ -75,7 +62,7 @@ def of_model(folder: Path) -> str:
         UserError: as `of_file`.
     """
     weights = next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
-    files = {path for pattern in _MODEL for path in folder.glob(pattern)}
+    files = {path for pattern in (*PATTERNS, "*.index.json") for path in folder.glob(pattern)}
     return _short(_named(folder, {*files, *weights}))
 
 

@@ -85,7 +85,7 @@ def read_anatomy(model: ModelConfig, source: str | Path) -> Anatomy:
     return model.anatomy(found)
 
 
-def one_line(error: Exception) -> str:
+def describe_library_error(error: Exception) -> str:
     """Return what a library says of a file, in one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
@@ -108,7 +108,7 @@ def transformers_config(model: ModelConfig, source: str | Path) -> Any:
     try:
         return AutoConfig.from_pretrained(str(source), revision=revision(model, source), trust_remote_code=False)
     except Exception as error:  # each key of the file has its own way to be wrong: AttributeError, TypeError, ...
-        raise UserError(f"model={model.name}: no configuration in {source}: {one_line(error)}") from error
+        raise UserError(f"model={model.name}: no configuration in {source}: {describe_library_error(error)}") from error
 
 
 def prepare(model: ModelConfig, config: Any) -> str:

@@ -18,7 +18,7 @@ from layerfit.errors import UserError
 from layerfit.files.names import check_repository, check_revision, is_repository, is_revision
 from layerfit.files.paths import check_kind, expand
 from layerfit.models import architecture, packed, receipt, weights
-from layerfit.models.architecture import one_line
+from layerfit.models.architecture import describe_library_error
 from layerfit.models.metadata import check_metadata
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def load_tokenizer(model: ModelConfig, hub: HubConfig) -> PreTrainedTokenizerBas
             str(source), revision=architecture.revision(model, source), trust_remote_code=False
         )
     except Exception as error:  # each of its files has its own way to be wrong
-        raise UserError(f"model={model.name}: no tokenizer in {source}: {one_line(error)}") from error
+        raise UserError(f"model={model.name}: no tokenizer in {source}: {describe_library_error(error)}") from error
     rows = getattr(architecture.transformers_config(model, source), "vocab_size", None)
     if rows is not None and len(tokenizer) > rows:
         raise UserError(
@@ -239,9 +239,13 @@ def _told(model: ModelConfig, source: str | Path) -> Iterator[None]:
         raise
     # Not RuntimeError: out of memory is one.
     except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, ArithmeticError) as error:
-        raise UserError(f"model={model.name}: transformers cannot use {source}: {one_line(error)}") from error
+        raise UserError(
+            f"model={model.name}: transformers cannot use {source}: {describe_library_error(error)}"
+        ) from error
     except (SafetensorError, pickle.UnpicklingError) as error:
-        raise UserError(f"model={model.name}: the weights in {source} cannot be read: {one_line(error)}") from error
+        raise UserError(
+            f"model={model.name}: the weights in {source} cannot be read: {describe_library_error(error)}"
+        ) from error
 
 
 def pretrained(model: ModelConfig, source: str | Path, **settings: Any) -> Any:

@@ -10,19 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from layerfit.errors import UserError
+from layerfit.files.model_folder import OBJECTS
 
 _LARGEST = 2**28
 """Bytes; the largest published tokenizer.json have 35 MB."""
-FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-)
-"""Those that transformers reads, where they are there."""
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -62,7 +53,7 @@ def _kind(value: object) -> str:
 
 def check_metadata(folder: Path) -> None:
     """Raise UserError if a JSON file that transformers reads in a model's folder cannot be read."""
-    for path in (folder / name for name in FILES):
+    for path in (folder / name for name in OBJECTS):
         if path.is_file():
             about = path.stat()
             _check(path, about.st_mtime_ns, about.st_size)

@@ -8,22 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from layerfit.files.dataset_folder import published
+from layerfit.files.model_folder import is_metadata
 
-_MODEL_FILES = frozenset(
-    [
-        "config.json",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "tokenizer.model",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "merges.txt",
-        "chat_template.jinja",
-        "chat_template.json",
-    ]
-)
 _WEIGHTS = (
     (r"model\.safetensors", None),
     (r"model-\d+-of-\d+\.safetensors", "model.safetensors.index.json"),
@@ -41,7 +27,7 @@ def model_files(names: Iterable[str], *, weights: bool) -> list[str]:
     transformers would load none.
     """
     names = sorted(names)
-    out = [name for name in names if name in _MODEL_FILES]
+    out = [name for name in names if is_metadata(name)]
     if weights:
         kinds = ([n for n in names if re.fullmatch(p, n)] + [n for n in names if n == index] for p, index in _WEIGHTS)
         out += next((found for found in kinds if any(not name.endswith(".json") for name in found)), [])

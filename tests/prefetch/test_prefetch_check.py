@@ -36,7 +36,7 @@ INDICES = ["model.safetensors.index.json", "pytorch_model.bin.index.json"]
 )
 def test_weights_of_one_kind(there, chosen):
     """In the order of `from_pretrained`: safetensors before pickles, a single file before shards."""
-    beside = ["config.json", "tokenizer.json", "tokenizer_config.json"]
+    beside = ["additional_chat_templates/tool_use.jinja", "config.json", "spiece.model", "tokenizer.json", "vocab.txt"]
     unread = ["README.md", "USE_POLICY.md", ".gitattributes", "original/tokenizer.model", "modeling_x.py"]
     assert model_files([*there, *beside, *unread], weights=True) == sorted([*chosen, *beside])
     assert model_files([*there, *beside, *unread], weights=False) == beside

@@ -27,7 +27,7 @@ from threading import Event, Lock, Timer
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
-from layerfit.evaluation.judge.reply import AgainError, Reply, parse_refusal, parse_reply, read_body, shown
+from layerfit.evaluation.judge.reply import AgainError, Reply, parse_refusal, parse_reply, quote_server, read_body
 
 if TYPE_CHECKING:
     import httpx2
@@ -182,7 +182,7 @@ class Server:
                 if watch.late:
                     raise AgainError(f"a time-out after {self.timeout_s:g} s") from error
                 if isinstance(error, httpx2.ConnectError | httpx2.ProxyError):
-                    raise AgainError(f"no connection: {shown(str(error))}") from error
+                    raise AgainError(f"no connection: {quote_server(str(error))}") from error
                 raise AgainError(f"a broken connection: {type(error).__name__}") from error
 
     def _client(self) -> httpx2.Client:

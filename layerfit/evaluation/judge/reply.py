@@ -44,7 +44,7 @@ class Reply:
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
-def shown(text: str) -> str:
+def quote_server(text: str) -> str:
     """Return a server's words for an error message: one harmless line, without keys, cut."""
     return one_line(hide(text)).strip()[:LONGEST_MESSAGE]
 
@@ -57,7 +57,7 @@ def read_body(response: httpx2.Response) -> bytes:
     """
     coding = response.headers.get("Content-Encoding", "").strip().lower() or "identity"
     if coding not in ("identity", "gzip"):
-        raise AgainError(f"a reply packed as {shown(coding)}, which was not asked for")
+        raise AgainError(f"a reply packed as {quote_server(coding)}, which was not asked for")
     unpack = zlib.decompressobj(wbits=31) if coding == "gzip" else None
     parts, size = [], 0
     for raw in response.iter_raw():
@@ -83,10 +83,10 @@ def parse_reply(body: bytes, parameters: dict[str, Any]) -> Reply:
         text = choice["message"]["content"]
         finish = choice.get("finish_reason")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        start = shown(body[:65536].decode(errors="replace"))[:80]
+        start = quote_server(body[:65536].decode(errors="replace"))[:80]
         raise AgainError(f"a reply that is not a chat completion: {start!r}") from error
     if not isinstance(text, str | None):
-        raise AgainError(f"a reply without text: {shown(str(text)[:1000])[:80]}")
+        raise AgainError(f"a reply without text: {quote_server(str(text)[:1000])[:80]}")
     model, fingerprint = _name(data.get("model")), _name(data.get("system_fingerprint"))
     return Reply(_kept(text or ""), model, fingerprint, _name(finish), parameters)
 
@@ -117,8 +117,8 @@ def parse_refusal(body: bytes, parameters: dict[str, Any]) -> Refusal:
         named, text = error.get("param") if isinstance(error, dict) else None, str(error["message"])
     text = text[:65536]
     if not _UNSUPPORTED.search(text):
-        return Refusal(shown(text), None)
+        return Refusal(quote_server(text), None)
     known = [name for name in parameters if name == named or (named is None and re.search(rf"\b{name}\b", text))]
     if "max_tokens" in known and "max_completion_tokens" not in text:  # it has no other name for it
         known.remove("max_tokens")
-    return Refusal(shown(text), known[0] if known else None)
+    return Refusal(quote_server(text), known[0] if known else None)
