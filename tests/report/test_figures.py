@@ -4,10 +4,12 @@ import dataclasses
 import re
 import zlib
 
+import matplotlib
 import pytest
+from matplotlib.text import Text
 
 from layerfit.report import figure, figures
-from layerfit.report.figures import dots
+from layerfit.report.figures import bars, dots, heatmap, lines, style
 from layerfit.report.figures.lines import look, positions
 from layerfit.report.figures.sheets import sheets
 from layerfit.report.matrix import Matrix
@@ -47,6 +49,51 @@ def test_fonts_are_embedded_and_no_date_is_written(drawn):
             boxes = re.findall(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", data)
             assert boxes, kind
             assert all(float(w) <= 6.9 * 72 + 1 for w, _ in boxes), kind
+
+
+LONG = "LLaMA-2-7B: memory by component (activations: first step)"
+POSITIVE = dataclasses.replace(SMALL, values=((0.2, 3.0), (40.0, 0.5)), log=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "sheet"),
+    [
+        (bars, [dataclasses.replace(STACKED, title=LONG)] * 3),
+        (bars, [dataclasses.replace(POSITIVE, title=LONG, drawing="bars")] * 2),
+        (lines, [dataclasses.replace(LINES, title=LONG, values=((0.3, 2, 300), (3, None, 1)))] * 3),
+        (lines, [LINES]),
+        (heatmap, [dataclasses.replace(POSITIVE, title=LONG)] * 3),
+        (heatmap, [dataclasses.replace(RASTER, title=LONG)] * 3),
+    ],
+)
+def test_no_text_is_cut_off_or_lies_on_a_title(module, sheet):
+    with matplotlib.rc_context(style.STYLE):
+        figure = module.draw(sheet)
+        figure.draw_without_rendering()
+        width, height = figure.bbox.size
+        titles = []
+        for axes in figure.axes:
+            x, y = (sorted(limits()) for limits in (axes.get_xlim, axes.get_ylim))
+            ticks = [one for one in axes.get_xticklabels() if x[0] <= one.get_position()[0] <= x[1]]
+            ticks += [one for one in axes.get_yticklabels() if y[0] <= one.get_position()[1] <= y[1]]
+            title = [one for one in axes.findobj(Text) if one.get_text() == axes.get_title(loc="left") != ""]
+            for text in (*ticks, axes.xaxis.label, axes.yaxis.label, *title):
+                box = text.get_window_extent()
+                assert "$" not in text.get_text()
+                assert min(box.x0, box.y0) >= -1, text
+                assert box.x1 <= width + 1, text
+                assert box.y1 <= height + 1, text
+            titles += [one.get_window_extent() for one in title]
+    assert len(titles) == len(sheet)
+    assert not [1 for i, one in enumerate(titles) for other in titles[:i] if one.overlaps(other)]
+
+
+def test_a_logarithmic_axis_has_plain_numbers():
+    with matplotlib.rc_context(style.STYLE):
+        (axes,) = lines.draw([dataclasses.replace(LINES, values=((0.3, 2, 30), (3, None, 1)))]).axes
+        axes.figure.draw_without_rendering()
+        said = [label.get_text() for label in axes.get_yticklabels() if label.get_text()]
+    assert {"0.5", "1", "2", "5", "10", "20"} <= set(said)
 
 
 def test_a_large_raster_is_an_image_and_no_drawing_of_every_cell():

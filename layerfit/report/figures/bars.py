@@ -30,15 +30,17 @@ def draw(sheet: Sheet) -> Figure:
     legend_across = max(1, int(width / (0.5 + longest)))
     entries = len(columns) + with_published
     legend = 0.12 + ENTRY * -(-entries // legend_across) if entries > 1 else 0.0
-    height = down * (TOP + rows + BOTTOM) + legend
-    figure = style.new_figure(width, height)
     panel = (width - labels) / across
+    top = TOP + style.TITLE_LINE * (style.title_lines((m.title for m in sheet), panel - 0.1) - 1)
+    height = down * (top + rows + BOTTOM) + legend
+    figure = style.new_figure(width, height)
     for index, matrix in enumerate(sheet):
         line, place = divmod(index, across)
-        x, y = labels + place * panel, height - line * (TOP + rows + BOTTOM) - TOP - rows
+        x, y = labels + place * panel, height - line * (top + rows + BOTTOM) - top - rows
         axes = figure.add_axes((x / width, y / height, (panel - 0.5) / width, rows / height))
         (_stacks if matrix.drawing == "stacked" else _groups)(axes, matrix, with_published)
         _dress(axes, matrix, named=place == 0)
+        style.title(axes, matrix.title, panel - 0.1)
     if legend:
         style.legend(figure, _legend(sheet, with_published), legend_across, handlelength=1.4)
     return figure
@@ -124,6 +126,7 @@ def _groups(axes: Axes, matrix: Matrix, with_published: bool) -> None:
                 axes.plot(theirs, place, "D", color=style.COLORS[2], markersize=3.4, markerfacecolor="none", zorder=5)
     if matrix.log:
         axes.set_xscale("log")
+        style.log_ticks(axes.xaxis)
 
 
 def _dress(axes: Axes, matrix: Matrix, *, named: bool) -> None:
@@ -131,7 +134,6 @@ def _dress(axes: Axes, matrix: Matrix, *, named: bool) -> None:
     axes.set_yticks(range(len(matrix.rows)), matrix.rows if named else [""] * len(matrix.rows), fontsize=style.NORMAL)
     axes.set_ylim(len(matrix.rows) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
-    axes.set_title(matrix.title)
     axes.set_xlabel(matrix.value_name)
     axes.grid(axis="x", color=style.GRID, linewidth=0.6)
     axes.locator_params(axis="x", nbins=6) if not matrix.log else None

@@ -57,7 +57,7 @@ def _beside(sheet: Sheet) -> Figure:
     tall = 0.36 if any(m.published for m in sheet) else 0.26
     left = 0.3 + max(style.text_width(row) for m in sheet for row in m.rows)
     # A title may be wider than its map.
-    widths = [max(cell * len(m.columns), style.text_width(m.title, 8.0) - left + 0.1) for m in sheet]
+    widths = [max(cell * len(m.columns), style.text_width(m.title, style.TITLE) - left + 0.1) for m in sheet]
     across = max(1, min(len(sheet), int((style.PAGE - BAR_ROOM - 0.1) / (left + max(widths)))))
     down = -(-len(sheet) // across)
     top, bottom, rows = 0.32, 0.44 + 0.16 * any(m.published for m in sheet), max(len(m.rows) for m in sheet)
@@ -73,7 +73,7 @@ def _beside(sheet: Sheet) -> Figure:
         _map(axes, matrix, norm, colors, w, h)
         _numbers(axes, matrix, norm, colors)
         axes.set(xlabel=matrix.column_name, ylabel=matrix.row_name)
-        axes.title.set_position((-0.8 * (left - 0.1) / w, 1.0))
+        axes.set_title(matrix.title, x=-0.8 * (left - 0.1) / w)
     if any(m.published for m in sheet):
         figure.text(0.1 / width, 0.06 / height, "in brackets: published", fontsize=style.SMALL, color=style.SOFT)
     h = tall * rows
@@ -170,4 +170,6 @@ def _bar(figure: Figure, matrix: Matrix, norm: Any, colors: Any, box: tuple[floa
     )
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.tick_params(labelsize=style.SMALL, length=2)
+    if matrix.log:
+        style.log_ticks(bar.ax.yaxis)
     bar.set_label(matrix.value_name, fontsize=style.SMALL)

@@ -28,14 +28,16 @@ def draw(sheet: Sheet) -> Figure:
     legend_across = max(1, int(width / (0.55 + max(style.text_width(n, style.NORMAL) for n in names))))
     legend = 0.12 + ENTRY * -(-(len(names) + any(m.has_published for m in sheet)) // legend_across)
     below = BOTTOM + max(_drop(m.columns) for m in sheet)
-    height = down * (TOP + HEIGHT + below) + legend
-    figure = style.new_figure(width, height)
     panel = width / across
+    top = TOP + style.TITLE_LINE * (style.title_lines((m.title for m in sheet), panel - LEFT) - 1)
+    height = down * (top + HEIGHT + below) + legend
+    figure = style.new_figure(width, height)
     for index, matrix in enumerate(sheet):
         line, place = divmod(index, across)
-        x, y = place * panel + LEFT, height - line * (TOP + HEIGHT + below) - TOP - HEIGHT
+        x, y = place * panel + LEFT, height - line * (top + HEIGHT + below) - top - HEIGHT
         axes = figure.add_axes((x / width, y / height, (panel - LEFT - 0.12) / width, HEIGHT / height))
         _panel(axes, matrix)
+        style.title(axes, matrix.title, panel - LEFT)
         axes.set_ylabel(matrix.value_name if place == 0 else "")
     style.legend(figure, _legend(sheet), legend_across, handlelength=2.4)
     return figure
@@ -67,7 +69,7 @@ def _panel(axes: Axes, matrix: Matrix) -> None:
         axes.plot(*_split(theirs), **hollow, zorder=4)
     if matrix.log:
         axes.set_yscale("log")
-    axes.set_title(matrix.title)
+        style.log_ticks(axes.yaxis)
     axes.set_xlabel(matrix.column_name)
     axes.grid(axis="y", color=style.GRID, linewidth=0.6)
     shown = _labelled(matrix.columns, places)

@@ -6,17 +6,20 @@ A page's text is 6.9 inches wide, a column 3.4: nothing is wider than the page, 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 PAGE, COLUMN = 6.9, 3.4  # inches
 DPI = 170  # of a PNG
-SMALL, NORMAL, LARGE = 6.5, 7.5, 9.0  # points
+TITLE_LINE = 0.14  # inches of a further line of a title
+SMALL, NORMAL, TITLE, LARGE = 6.5, 7.5, 8.0, 9.0  # points
 INK, SOFT, GRID = "#222222", "#5A5A5A", "#E6E6E6"
 MISSING = "#F2F2F2"
 # Okabe & Ito's palette, safe for colour-blind readers; black first, yellow (too pale for a line) left out.
@@ -32,7 +35,7 @@ STYLE: Any = {
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.labelsize": NORMAL,
-    "axes.titlesize": 8.0,
+    "axes.titlesize": TITLE,
     "axes.titlelocation": "left",
     "axes.titlepad": 5.0,
     "axes.edgecolor": SOFT,
@@ -121,6 +124,26 @@ def text_width(text: str, size: float = SMALL) -> float:
 def lines_of(text: str, width: float, size: float) -> list[str]:
     """Break a text into lines that fit in `width` inches."""
     return wrap(text, max(8, int(width / (0.0085 * size)))) or [""]
+
+
+def title_lines(titles: Iterable[str], width: float) -> int:
+    """Return the most lines that one of the titles takes over a panel of `width` inches."""
+    return max(len(lines_of(title, width, TITLE)) for title in titles)
+
+
+def title(axes: Axes, text: str, width: float) -> None:
+    """Write a title over a panel of `width` inches, in as many lines as it needs."""
+    axes.set_title("\n".join(lines_of(text, width, TITLE)))
+
+
+def log_ticks(axis: Axis) -> None:
+    """Mark a logarithmic axis at 1, 2 and 5 times the powers of ten, by plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    # matplotlib's own labels are formulas, which are not parsed here.
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def stamp(figure: Figure, draft: bool) -> None:
