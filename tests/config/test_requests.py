@@ -197,6 +197,7 @@ REFUSED = {
     "engine=torch engine.stage=3": "choose it by its name alone",
     "engine=zero2 engine.offload=true": "zero3_offload",
     "engine.stage=7": "engine.stage=7",
+    "engine=zero2 engine.name=mine": "engine.name=mine is not known; use one of torch, zero0",
     "model.num_layers=null": "model=hf",
     "model.linear=[]": "model.linear=[]",
     "model.revision=''": "model.revision='' is empty",
