@@ -120,7 +120,7 @@ def test_a_models_own_code_never_runs_on_any_rank(hostile, ranks, tmp_path):
     command = [sys.executable, "-m", "layerfit", *words, "engine.device=cpu", "hub.offline=true"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, input="y\n" * 50, capture_output=True, text=True, timeout=200
+        command, cwd=tmp_path, env=environment, input="y\n" * 50, capture_output=True, text=True, timeout=600
     )
     assert "Traceback" not in done.stderr
     if kind == "llama":
