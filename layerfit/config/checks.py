@@ -7,8 +7,14 @@ from layerfit.config.folders import settings
 from layerfit.config.identity import required_runs, run_id
 from layerfit.config.model import ModelConfig
 from layerfit.config.schema import EngineConfig, RunConfig
-from layerfit.config.words import choices
 from layerfit.errors import UserError
+
+ENGINES: dict[str, tuple[int | None, bool]] = {
+    "torch": (None, False),
+    **{f"zero{stage}": (stage, False) for stage in range(4)},
+    "zero3_offload": (3, True),
+}
+"""Stage of ZeRO (None: plain torch) and whether state lies in host memory, by name: `conf/engine/<name>.yaml`."""
 
 
 def check(run: RunConfig) -> None:
@@ -48,15 +54,15 @@ def check(run: RunConfig) -> None:
 
 
 def check_engine(engine: EngineConfig) -> None:
-    """Raise UserError if stage and offload are not those of the engine's file, `conf/engine/<name>.yaml`."""
+    """Raise UserError if the name is not an engine's, or stage and offload are not those of that name."""
     # Methods name the engines that they cannot run on, so a user's own file carries one of these names too.
-    if (own := settings("engine", engine.name)) is None:
-        raise UserError(f"engine.name={engine.name} is not known; use one of {', '.join(choices('engine'))}")
-    if (engine.stage, engine.offload) != (own["stage"], own["offload"]):
+    if engine.name not in ENGINES:
+        raise UserError(f"engine.name={engine.name} is not known; use one of {', '.join(ENGINES)}")
+    if (engine.stage, engine.offload) != ENGINES[engine.name]:
         stage, offload = ("null" if engine.stage is None else engine.stage), str(engine.offload).lower()
         raise UserError(
             f"engine.stage={stage} engine.offload={offload} is not how engine={engine.name} works; choose it by "
-            f"its name alone: engine={'|'.join(choices('engine'))}"
+            f"its name alone: engine={'|'.join(ENGINES)}"
         )
 
 
