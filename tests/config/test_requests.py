@@ -12,6 +12,7 @@ from omegaconf.errors import ConfigTypeError
 from layerfit import config
 from layerfit.cli import main
 from layerfit.config import words
+from layerfit.config.checks import ENGINES
 from layerfit.config.messages import user_errors
 from layerfit.config.schema import DatasetConfig, RunConfig
 from layerfit.errors import UserError, check_range
@@ -247,3 +248,7 @@ def test_hydras_own_flags_said_wrongly(asked, capsys, tmp_path, monkeypatch):
     assert said.count("\n") == 1
     assert said.startswith("layerfit: ")
     assert not list(Path().iterdir())
+
+
+def test_every_engine_has_its_file():
+    assert sorted(ENGINES) == sorted(path.stem for path in (config.CONF / "engine").glob("*.yaml"))

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -198,6 +199,18 @@ def fill(folder: Path, leave: int = 0) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def beside(commands: str):
+    """Inside, another program runs these commands of a shell; it and what it started are ended whatever happens."""
+    other = subprocess.Popen(["sh", "-c", commands], stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(other.pid, signal.SIGKILL)
+        other.wait()
+
+
 def test_a_disk_that_is_full_or_read_only_from_the_start_is_met_before(stubs, capsys):
     with disk(stubs / "results") as results_disk:
         fill(results_disk, leave=8192)
@@ -217,9 +230,8 @@ def test_results_full_in_the_middle(tmp_path):
         filler = fill(results_disk, leave=300 * 1024)
         # A journal of another program fills the rest once the sweep has begun.
         words = f"while [ ! -e {tmp_path}/outputs/*/metrics.jsonl ]; do sleep 0.1; done; cat /dev/zero > {filler}.more"
-        with subprocess.Popen(["sh", "-c", words], stderr=subprocess.DEVNULL) as filling:
+        with beside(words):
             done = layerfit(tmp_path, "method=full", *SMALL)
-            filling.wait()
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
         (said,) = [line for line in done.stderr.splitlines() if line.startswith("layerfit: ")]
@@ -247,10 +259,9 @@ def test_outputs_full_in_the_middle(tmp_path):
         begun = f"while [ ! -e {outputs_disk}/*/metrics.jsonl ]; do sleep 0.1; done"
         # Again and again: it may meet a full disk while a checkpoint is written beside the one that it replaces.
         filling = f"while :; do cat /dev/zero >> {outputs_disk}/filler; sleep 0.02; done"
-        with subprocess.Popen(["sh", "-c", f"{begun}; {filling}"], stderr=subprocess.DEVNULL) as other:
+        with beside(f"{begun}; {filling}"):
             done = layerfit(tmp_path, *words)
             assert shutil.disk_usage(outputs_disk).free < 64 * 1024
-            other.kill()
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     straight = tmp_path / "straight"
     assert layerfit(straight, *words).returncode == 0

@@ -49,7 +49,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_at_its_step(engine, dtype, c
     assert poisoned(words, GRADIENT, math.inf) == (2, "the gradient norm is not finite", [])
 
 
-@pytest.mark.parametrize("engine", [name for name in ENGINES if name in ("zero1", "zero2", "zero3")])
+@pytest.mark.parametrize("engine", ["zero1", "zero2", "zero3"])
 def test_a_step_that_deepspeed_skips_is_seen_whatever_norm_it_tells(engine, monkeypatch):
     """Its norm of a skipped step has been -1, stale and infinite in turn from version to version."""
     monkeypatch.setattr(DeepSpeedEngine, "get_global_grad_norm", lambda _: 1.0)

@@ -39,6 +39,7 @@ def _stacked(sheet: Sheet) -> Figure:
         axes = figure.add_axes((left / style.PAGE, y / height, width / style.PAGE, tall / height))
         last = index == len(sheet) - 1
         _map(axes, matrix, norm, colors, width, tall)
+        axes.set_title(matrix.title)
         axes.set_xlabel(matrix.column_name if last else "")
         axes.tick_params(labelbottom=last)
         axes.set_ylabel(matrix.row_name)
@@ -121,7 +122,6 @@ def _map(axes: Axes, matrix: Matrix, norm: Any, colors: Any, width: float, heigh
     across = max(1, int(width / (0.09 + max(style.text_width(c) for c in matrix.columns))))
     _ticks(axes.xaxis, matrix.columns, across)
     _ticks(axes.yaxis, matrix.rows, max(1, int(height / 0.12)))
-    axes.set_title(matrix.title)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
