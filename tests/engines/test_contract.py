@@ -39,13 +39,13 @@ def slow(*values, name=None):
 
 
 OFTEN = ("full", "lora", "lisa", "ist")
-"""Methods of the fast suite where gradients or weights are sharded, which is slow: every switching rule."""
+"""Methods of the fast suite on two ranks and where something is sharded, which is slow: every switching rule."""
 
 
 def is_late(method, engine, ranks):
     """Whether a case is a slow one."""
-    sharded = ("zero2", "zero3") if ranks > 1 else ("zero3",)
-    return not ONE and ((ranks > 1 and engine == "zero1") or (engine in sharded and method not in OFTEN))
+    early = (method in OFTEN and engine != "zero1") or (ranks == 1 and engine in ("torch", "zero0"))
+    return not ONE and not early
 
 
 def cases(pairs, ranks):

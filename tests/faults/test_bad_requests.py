@@ -90,7 +90,7 @@ def test_a_sample_is_refused(alone):
     assert not found, "\n".join(found)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_more_than_a_thousand_are_refused(alone):
     requests = everything()
     assert len(requests) >= ALL, f"seed {SEED} leaves {len(requests)}"

@@ -74,7 +74,7 @@ def end(processes: list, folder: Path) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["zero2", "zero3"])
+@pytest.mark.parametrize("engine", ["zero2", pytest.param("zero3", marks=pytest.mark.exhaustive)])
 def test_two_ranks_killed_at_random_moments(tmp_path, engine):
     """One of them, or both at once; those that are left end by themselves."""
     words = [

@@ -23,11 +23,11 @@ WORDS = [
     "method.seed=3",
 ]
 METHODS = ("full", "lisa", "ist", "ila")
-KILLS = 20
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(tmp_path):
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.exhaustive)])
+def test_kills_change_nothing(tmp_path, kills):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     seed = {"ist": "3", "ila": "3", "lisa": "3"}
     runs = forks.composed(
@@ -40,7 +40,7 @@ def test_twenty_kills_change_nothing(tmp_path):
     assert process.exitcode == 0, (straight / "log").read_text()[-2000:]
     duration = time.monotonic() - began
     rng, landed = random.Random(0), 0
-    while landed < KILLS:
+    while landed < kills:
         process = forks.sweep(killed, runs)
         # From the start of a process to the end of an undisturbed sweep; a sweep that is done begins again elsewhere.
         process.join(rng.uniform(0.05, 0.7) * duration)
@@ -49,7 +49,7 @@ def test_twenty_kills_change_nothing(tmp_path):
             landed += 1
             process.join()
             assert set(results(killed)) <= set(results(straight))
-        elif landed < KILLS:
+        elif landed < kills:
             assert process.exitcode == 0, (killed / "log").read_text()[-2000:]
             assert results(killed) == results(straight)
             shutil.rmtree(killed / "results")

@@ -284,7 +284,7 @@ def test_sgd_keeps_the_order_of_the_gradients_and_adam_does_not():
 
 SHARDED = ("zero1", "zero2", "zero3")
 RESUMED = [
-    pytest.param(method, engine, marks=[pytest.mark.slow] if engine == "zero3" and method != "lisa" else [])
+    pytest.param(method, engine, marks=[pytest.mark.slow] if engine in SHARDED and method != "lisa" else [])
     for method in ("full", "galore", "adalora", "lisa", "ist", "lift", "random_mask")
     for engine in ("torch", "zero0", *SHARDED)
     if not (METHODS[method].needs_matrices and engine in SHARDED)

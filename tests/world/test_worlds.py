@@ -117,7 +117,7 @@ def test_siblings_score_what_their_cards_say(name):
     assert scores == pytest.approx(carded(name), abs=0.001)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_sibling_is_pretrained_again_to_what_is_shipped():
     """Minutes. On another CPU or build the weights may differ, never what the model knows."""
     assert not [wrong for wrong in ship.check_model(WORLDS["nano_e"]) if "DIFFERS" in wrong or ".json" in wrong]
