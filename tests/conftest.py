@@ -6,6 +6,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # asked for in a process where an earlier test has imported them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from multiprocessing import forkserver
+
 import pytest
 import torch
 
@@ -14,6 +16,14 @@ from layerfit.models.packed import unpack
 
 for folder in (EMBEDDED / "models" / "layerfit").iterdir():
     unpack(folder)  # tests read the folders themselves, without asking the package for them
+
+
+@pytest.fixture
+def own_server():
+    """The fork server that runs come from is begun in this test, with its environment, and ends with it."""
+    forkserver._forkserver._stop()
+    yield
+    forkserver._forkserver._stop()
 
 
 @pytest.fixture(autouse=True)

@@ -227,6 +227,7 @@ def contents(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_server")
 @pytest.mark.parametrize("behaviour", ["echoes", "refuses", "crashes"])
 def test_a_whole_run_leaves_no_key_anywhere(behaviour, tmp_path, monkeypatch, capfd):
     data = write_bench(tmp_path / "data")
