@@ -34,7 +34,7 @@ demo: install  ## run the embedded comparison and print its table (minutes, no G
 test: install  ## run the test suite
 	$(BIN)/python -m pytest -n 2
 
-test-all: install  ## run the slow tests too
+test-all: install  ## run the slow and the exhaustive tests too (more than an hour)
 	$(BIN)/python -m pytest -n 2 -m 'not gpu'
 
 test-gpu: install  ## run the tests that need a CUDA device (elsewhere: one line that says so)
